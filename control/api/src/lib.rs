@@ -1,0 +1,1 @@
+//! The control socket's types and a small client.

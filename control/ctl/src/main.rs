@@ -1,0 +1,3 @@
+//! The culvert command.
+
+fn main() {}

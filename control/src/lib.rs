@@ -1,0 +1,1 @@
+//! The control-plane process: IKE, SA installation, the control socket.

@@ -1,0 +1,3 @@
+//! The control-plane process: IKE, SA installation, the control socket.
+
+fn main() {}

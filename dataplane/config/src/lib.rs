@@ -1,0 +1,1 @@
+//! The [dataplane] section of the configuration, read by both processes.

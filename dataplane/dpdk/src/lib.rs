@@ -1,0 +1,1 @@
+//! Safe EAL, port, pool, mbuf and burst over dpdk-sys.

@@ -1,0 +1,1 @@
+//! The shared memory between the two processes: SA table, policies, rings, statistics.

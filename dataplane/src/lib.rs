@@ -1,0 +1,1 @@
+//! The poll-mode process: DPDK ports, TCP, ESP.

@@ -1,0 +1,3 @@
+//! The poll-mode process: DPDK ports, TCP, ESP.
+
+fn main() {}
