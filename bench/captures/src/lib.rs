@@ -1,0 +1,1 @@
+//! Sessions between real peers, with all keys, as known answers for tests.
