@@ -1,1 +1,3 @@
 //! The poll-mode process: DPDK ports, TCP, ESP.
+
+pub mod net;
