@@ -1,0 +1,221 @@
+//! What a host configures, in the terms of the protocol.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::{Identity, IdentityPattern};
+use crate::path::{IKE_PORT, NAT_T_PORT};
+use crate::proposal::{EspProposal, IkeProposal};
+use crate::ts::TrafficSelector;
+
+/// Which transport an initiator uses. A responder answers on whatever it is asked on, but a
+/// connection with [`TransportChoice::Udp`] is not offered to peers on TCP, nor the reverse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TransportChoice {
+    /// UDP only.
+    Udp,
+    /// TCP only.
+    Tcp,
+    /// UDP first, TCP where UDP gets no answer (RFC 9329, 5.1).
+    #[default]
+    Auto,
+}
+
+/// Addresses that an end of a connection may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AddressMatch {
+    /// `%any`.
+    Any,
+    /// One address.
+    Address(IpAddr),
+    /// All addresses of a network; the length is at most 32 for IPv4 and 128 for IPv6.
+    Network(IpAddr, u8),
+}
+
+impl AddressMatch {
+    /// Whether `address` is one of these.
+    pub fn matches(&self, address: IpAddr) -> bool {
+        match *self {
+            Self::Any => true,
+            Self::Address(own) => own == address,
+            Self::Network(IpAddr::V4(net), len) => match address {
+                IpAddr::V4(a) => {
+                    let shift = 32 - u32::from(len.min(32));
+                    u64::from(u32::from(net)) >> shift == u64::from(u32::from(a)) >> shift
+                }
+                IpAddr::V6(_) => false,
+            },
+            Self::Network(IpAddr::V6(net), len) => match address {
+                IpAddr::V6(a) => {
+                    let shift = 128 - u32::from(len.min(128));
+                    shift == 128 || u128::from(net) >> shift == u128::from(a) >> shift
+                }
+                IpAddr::V4(_) => false,
+            },
+        }
+    }
+
+    /// The address, where this is exactly one.
+    pub const fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Address(address) => Some(*address),
+            Self::Any | Self::Network(..) => None,
+        }
+    }
+}
+
+/// When and how often a request is repeated over UDP (RFC 7296, 2.1).
+///
+/// The n-th repetition follows its predecessor after `timeout * base^n`; after `tries` repetitions
+/// and one more wait the peer is given up. The defaults are strongSwan's: 4 s, 1.8, 5; in all
+/// 165 s.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retransmission {
+    /// Wait before the first repetition.
+    pub timeout: Duration,
+    /// Factor of each next wait; values below 1 count as 1.
+    pub base: f64,
+    /// Number of repetitions, not counting the first transmission.
+    pub tries: u32,
+    /// Longest single wait.
+    pub limit: Duration,
+}
+
+impl Default for Retransmission {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(4),
+            base: 1.8,
+            tries: 5,
+            limit: Duration::from_secs(120),
+        }
+    }
+}
+
+impl Retransmission {
+    /// The wait after transmission number `sent` (1 = the first).
+    pub fn wait(&self, sent: u32) -> Duration {
+        let exponent = i32::try_from(sent.saturating_sub(1)).unwrap_or(i32::MAX);
+        let factor = self.base.max(1.0).powi(exponent);
+        let seconds = (self.timeout.as_secs_f64() * factor).min(self.limit.as_secs_f64());
+        Duration::try_from_secs_f64(seconds).unwrap_or(self.limit)
+    }
+}
+
+/// One connection: who talks to whom, and how. swanctl's `connections.<name>`.
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    /// Name in tables and events.
+    pub name: String,
+    /// Addresses of this gateway. An initiator takes the first single one of the peer's family,
+    /// else [`crate::Host::source_address`].
+    pub local_addrs: Vec<AddressMatch>,
+    /// Addresses of the peer. An initiator takes the first single one.
+    pub remote_addrs: Vec<AddressMatch>,
+    /// UDP port that an initiator sends from: 500, or 4500 to use the marker from the start.
+    pub local_port: u16,
+    /// UDP port that an initiator sends to: 500 or 4500, as above.
+    pub remote_port: u16,
+    /// TCP port that an initiator connects to.
+    pub tcp_remote_port: u16,
+    /// Transport of an initiator, and transports that a responder accepts.
+    pub transport: TransportChoice,
+    /// With [`TransportChoice::Auto`], how many transmissions of IKE_SA_INIT over UDP may stay
+    /// without an answer before TCP is tried. At least 2 are made in any case, because UDP may lose
+    /// one (RFC 9329, 5.1).
+    pub fallback_after: u32,
+    /// Encapsulate ESP in UDP even where no NAT is found.
+    pub encap: bool,
+    /// IKE proposals, best first. Never empty.
+    pub proposals: Vec<IkeProposal>,
+    /// This gateway's identity.
+    pub local_id: Identity,
+    /// Identities that the peer may have.
+    pub remote_id: IdentityPattern,
+    /// The CHILD SAs that may exist. An initiator sets up those it is asked for.
+    pub children: Vec<Arc<ChildConfig>>,
+    /// Repetitions over UDP.
+    pub retransmission: Retransmission,
+    /// How long an answer may take over TCP, where nothing is repeated (RFC 9329, 6.2), and how
+    /// long a lost connection may stay lost while an answer is due.
+    pub tcp_response_timeout: Duration,
+    /// Check the peer's liveness when nothing authentic came from it for so long; `None`: never.
+    pub dpd_delay: Option<Duration>,
+    /// Remove other IKE SAs of this connection with the same two identities when a new one is
+    /// authenticated (swanctl's `unique = replace`). INITIAL_CONTACT does so in any case.
+    pub unique: bool,
+}
+
+impl ConnectionConfig {
+    /// A connection with every default: both addresses `%any`, ports 500, transport `auto` with
+    /// fallback after three transmissions, no children.
+    pub fn new(name: &str, local_id: Identity, remote_id: IdentityPattern) -> Self {
+        Self {
+            name: name.to_owned(),
+            local_addrs: vec![AddressMatch::Any],
+            remote_addrs: vec![AddressMatch::Any],
+            local_port: IKE_PORT,
+            remote_port: IKE_PORT,
+            tcp_remote_port: NAT_T_PORT,
+            transport: TransportChoice::Auto,
+            fallback_after: 3,
+            encap: false,
+            proposals: vec![IkeProposal::default()],
+            local_id,
+            remote_id,
+            children: Vec::new(),
+            retransmission: Retransmission::default(),
+            tcp_response_timeout: Duration::from_secs(60),
+            dpd_delay: None,
+            unique: true,
+        }
+    }
+
+    /// Whether this connection may have these two addresses as its ends.
+    pub fn covers(&self, local: IpAddr, remote: IpAddr) -> bool {
+        self.local_addrs.iter().any(|a| a.matches(local))
+            && self.remote_addrs.iter().any(|a| a.matches(remote))
+    }
+}
+
+/// One kind of CHILD SA. swanctl's `connections.<name>.children.<name>`.
+#[derive(Clone, Debug)]
+pub struct ChildConfig {
+    /// Name in tables and events.
+    pub name: String,
+    /// What lies behind this gateway. Never empty.
+    pub local_ts: Vec<TrafficSelector>,
+    /// What lies behind the peer. Never empty.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// ESP proposals, best first. Never empty.
+    pub proposals: Vec<EspProposal>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_match_their_addresses_and_no_others() {
+        let net = AddressMatch::Network("10.1.0.0".parse().unwrap(), 16);
+        assert!(net.matches("10.1.255.9".parse().unwrap()));
+        assert!(!net.matches("10.2.0.1".parse().unwrap()));
+        assert!(!net.matches("::1".parse().unwrap()));
+        let all4 = AddressMatch::Network("0.0.0.0".parse().unwrap(), 0);
+        assert!(all4.matches("203.0.113.1".parse().unwrap()));
+        let all6 = AddressMatch::Network("::".parse().unwrap(), 0);
+        assert!(all6.matches("2001:db8::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn waits_grow_as_swanctl_documents() {
+        // strongSwan's table for 4.0, 1.8, 5: 4, 7, 13, 23, 42, 76 s.
+        let waits: Vec<u64> = (1..=6)
+            .map(|n| Retransmission::default().wait(n).as_secs_f64().round() as u64)
+            .collect();
+        assert_eq!(waits, [4, 7, 13, 23, 42, 76]);
+        let eager = Retransmission { base: 1e300, ..Retransmission::default() };
+        assert_eq!(eager.wait(40), eager.limit, "an absurd base ends at the limit");
+    }
+}

@@ -1,0 +1,392 @@
+//! What an endpoint tells its host: messages to send, events, rows for tables.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::host::InstallError;
+use crate::id::Identity;
+use crate::message::NotifyType;
+use crate::path::{ConnToken, ConnectRequest, Path, Transport};
+use crate::proposal::{EspSuite, IkeSuite};
+use crate::time::Instant;
+use crate::ts::TrafficSelector;
+
+/// Names one IKE SA in this endpoint for its whole life, across rekeys. Never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IkeSaId(pub u64);
+
+/// Names one pair of CHILD SAs in this endpoint. Never reused; a rekey makes a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChildId(pub u64);
+
+impl fmt::Display for IkeSaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for ChildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Something for the host to do on the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// Send an IKE message (without marker and TCP length) on this path.
+    Message {
+        /// The way it goes.
+        path: Path,
+        /// The IKE message, from its header on.
+        octets: Vec<u8>,
+    },
+    /// Open a TCP connection, send the prefix, and report with [`crate::Endpoint::tcp_opened`] or
+    /// [`crate::Endpoint::tcp_failed`].
+    Connect {
+        /// Returned with the outcome.
+        request: ConnectRequest,
+        /// Address to connect from; `None`: the route's.
+        local: Option<IpAddr>,
+        /// Where to connect to.
+        remote: SocketAddr,
+    },
+    /// Close a TCP connection that this endpoint opened and no longer needs (RFC 9329, 6.1), after
+    /// what was written to it has been sent.
+    Close {
+        /// The connection.
+        conn: ConnToken,
+    },
+}
+
+/// Something worth a log line and a line in `culvert events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The peer is authenticated.
+    IkeUp {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// Connection, for people.
+        connection: String,
+    },
+    /// An IKE SA that was up is gone, and its CHILD SAs with it; the peer handle may be forgotten.
+    IkeDown {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// Connection, for people.
+        connection: String,
+        /// Why.
+        reason: DownReason,
+    },
+    /// An IKE SA has new keys.
+    IkeRekeyed {
+        /// The IKE SA.
+        ike: IkeSaId,
+    },
+    /// A pair of CHILD SAs is installed.
+    ChildUp {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// The pair.
+        child: ChildId,
+        /// Name in the configuration.
+        name: String,
+        /// The pair that it replaces by a rekey.
+        replaces: Option<ChildId>,
+    },
+    /// A pair of CHILD SAs is removed.
+    ChildDown {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// The pair.
+        child: ChildId,
+        /// Name in the configuration.
+        name: String,
+        /// Why.
+        reason: DownReason,
+    },
+    /// No CHILD SA was made, though the IKE SA lives (RFC 7296, 1.3.1).
+    ChildFailed {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// Name in the configuration, where the request got that far.
+        name: Option<String>,
+        /// Why, and what to do.
+        reason: ChildFailure,
+    },
+    /// An initiation by this gateway came to nothing.
+    InitiationFailed {
+        /// The IKE SA that did not come up.
+        ike: IkeSaId,
+        /// Connection, for people.
+        connection: String,
+        /// Whose fault, and what to do.
+        error: InitiationError,
+    },
+    /// A peer's attempt to set up an IKE SA was turned down.
+    Refused {
+        /// The way it came.
+        path: Path,
+        /// Why.
+        error: InitiationError,
+    },
+    /// UDP got no answer; TCP is tried now (RFC 9329, 5.1).
+    FallbackToTcp {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// Transmissions over UDP without an answer.
+        transmissions: u32,
+    },
+    /// The TCP connection of an IKE SA is lost; its SAs stay (RFC 9329, 6.1).
+    TcpLost {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// Whether this gateway, as the Originator, opens a new one.
+        reconnecting: bool,
+    },
+    /// An IKE SA goes another way, because an authentic new message came on it.
+    PathMoved {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// The way it goes now.
+        path: Path,
+    },
+}
+
+/// Why an SA went away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DownReason {
+    /// Somebody asked this gateway to.
+    #[error("terminated here")]
+    TerminatedLocally,
+    /// The peer sent a Delete payload.
+    #[error("deleted by the peer")]
+    DeletedByPeer,
+    /// The peer did not answer.
+    #[error(
+        "the peer does not answer any more; check that it runs and that the network lets it be reached"
+    )]
+    PeerDead,
+    /// The same peer set up another IKE SA.
+    #[error("replaced by a newer IKE SA of the same peer")]
+    Replaced,
+    /// The peer asked for something that the protocol forbids.
+    #[error("the peer broke the protocol: {0}")]
+    ProtocolError(&'static str),
+    /// Replaced by a rekey.
+    #[error("rekeyed")]
+    Rekeyed,
+    /// The IKE SA that the CHILD SA belongs to is gone.
+    #[error("its IKE SA is gone")]
+    IkeGone,
+}
+
+/// Why an IKE SA did not come up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InitiationError {
+    /// Nothing came back.
+    #[error(
+        "{remote} did not answer over {transport}; check the address, that it runs IKEv2 there and that no firewall drops it"
+    )]
+    NoAnswer {
+        /// Transport of the last attempt.
+        transport: Transport,
+        /// Who was asked.
+        remote: SocketAddr,
+    },
+    /// No TCP connection could be opened.
+    #[error(
+        "no TCP connection to {remote}: {reason}; check that it listens there (RFC 9329, usually port 4500)"
+    )]
+    TcpFailed {
+        /// Who was asked.
+        remote: SocketAddr,
+        /// What the host said.
+        reason: String,
+    },
+    /// The TCP connection went away before the peer was authenticated.
+    #[error("{remote} closed the TCP connection before the peer was authenticated; see its log")]
+    TcpClosed {
+        /// Who was asked.
+        remote: SocketAddr,
+    },
+    /// The peer refused with an error notification.
+    #[error("the peer refused with {0}; {hint}", hint = notify_hint(*.0))]
+    PeerRefused(NotifyType),
+    /// None of the peer's proposals is configured here.
+    #[error(
+        "none of the peer's IKE proposals is configured for it here; compare `proposals` on both sides"
+    )]
+    NoProposalChosen,
+    /// Nothing in the configuration fits the peer's addresses and transport.
+    #[error(
+        "no connection is configured for this peer's address and transport; add one, or correct `remote_addrs` or `transport`"
+    )]
+    NoConnection,
+    /// Nothing in the configuration fits the identities.
+    #[error(
+        "no connection of this address accepts the peer's identity {remote}; correct `remote.id`"
+    )]
+    IdentityNotAccepted {
+        /// What the peer claims to be.
+        remote: Identity,
+    },
+    /// The peer is another one than configured.
+    #[error("the peer says it is {got}, which `remote.id` does not accept")]
+    WrongIdentity {
+        /// What the peer claims to be.
+        got: Identity,
+    },
+    /// There is no key for these identities.
+    #[error("no pre-shared key is configured for {remote}; add one under `secrets`")]
+    NoSecret {
+        /// The peer.
+        remote: Identity,
+    },
+    /// The peer's AUTH payload is wrong.
+    #[error(
+        "{remote} could not be authenticated: its pre-shared key is another one than configured here"
+    )]
+    AuthenticationFailed {
+        /// Who the peer claims to be.
+        remote: Identity,
+    },
+    /// The peer wants another authentication method.
+    #[error(
+        "the peer uses authentication method {0}, here only pre-shared keys (2) are configured"
+    )]
+    AuthMethod(u8),
+    /// The peer's messages break the protocol.
+    #[error("the peer broke the protocol: {0}")]
+    PeerMisbehaved(&'static str),
+    /// Terminated here before it came up.
+    #[error("terminated here")]
+    Terminated,
+}
+
+/// Why a CHILD SA was not made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChildFailure {
+    /// The peer refused with an error notification.
+    #[error("the peer refused with {0}; {hint}", hint = notify_hint(*.0))]
+    PeerRefused(NotifyType),
+    /// No configured child has the selectors that the peer wants.
+    #[error(
+        "the peer's traffic selectors fit no configured child; compare `local_ts` and `remote_ts` on both sides"
+    )]
+    TsUnacceptable,
+    /// None of the peer's ESP proposals is configured.
+    #[error(
+        "none of the peer's ESP proposals is configured here; compare `esp_proposals` on both sides"
+    )]
+    NoProposalChosen,
+    /// The peer answered with something that was not asked for.
+    #[error("the peer broke the protocol: {0}")]
+    PeerMisbehaved(&'static str),
+    /// No SPI is left.
+    #[error("the table of SAs is full; raise `dataplane.sas`")]
+    TableFull,
+    /// The data plane refused.
+    #[error(transparent)]
+    Install(#[from] InstallError),
+}
+
+/// What an operator can do about a peer's error notification.
+fn notify_hint(notify: NotifyType) -> &'static str {
+    match notify {
+        NotifyType::NO_PROPOSAL_CHOSEN => "compare the proposals on both sides",
+        NotifyType::AUTHENTICATION_FAILED => {
+            "compare the identities and the pre-shared key on both sides, and see its log"
+        }
+        NotifyType::TS_UNACCEPTABLE => "compare the traffic selectors on both sides",
+        NotifyType::SINGLE_PAIR_REQUIRED => "give one selector for each side",
+        NotifyType::NO_ADDITIONAL_SAS => "it takes no further CHILD SA in this IKE SA",
+        NotifyType::TEMPORARY_FAILURE => "it is busy with another exchange; try again",
+        _ => "see its log",
+    }
+}
+
+/// State of an IKE SA in tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IkeState {
+    /// Waiting for a TCP connection, or for the answer to IKE_SA_INIT.
+    Connecting,
+    /// Keys exist, the peer is not authenticated yet.
+    HalfOpen,
+    /// The peer is authenticated.
+    Established,
+    /// Waiting for the answer to a Delete.
+    Deleting,
+}
+
+impl fmt::Display for IkeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "connecting",
+            Self::HalfOpen => "half-open",
+            Self::Established => "established",
+            Self::Deleting => "deleting",
+        })
+    }
+}
+
+/// An IKE SA as a row of a table.
+#[derive(Clone, Debug)]
+pub struct IkeSnapshot {
+    /// Its name in this endpoint.
+    pub id: IkeSaId,
+    /// Connection; empty for a responder's half-open SA.
+    pub connection: String,
+    /// State.
+    pub state: IkeState,
+    /// Whether this gateway sent the first IKE_SA_INIT; over TCP it is then the Originator, and
+    /// stays so whoever rekeys (RFC 9329, 1.2).
+    pub initiator: bool,
+    /// SPI of the IKE SA's initiator.
+    pub spi_i: u64,
+    /// SPI of the IKE SA's responder; 0 until it is known.
+    pub spi_r: u64,
+    /// This gateway's identity, once a connection is chosen.
+    pub local_id: Option<Identity>,
+    /// The peer's identity, once authenticated.
+    pub remote_id: Option<Identity>,
+    /// Algorithms, once agreed.
+    pub suite: Option<IkeSuite>,
+    /// The way it goes.
+    pub path: Path,
+    /// Whether a NAT sits before this gateway or the peer.
+    pub nat_local: bool,
+    /// Whether a NAT sits before the peer.
+    pub nat_remote: bool,
+    /// When the peer was authenticated, else when the attempt began.
+    pub since: Instant,
+    /// When its keys were made.
+    pub keyed: Instant,
+    /// When the last authentic message came.
+    pub last_heard: Instant,
+    /// Its CHILD SAs.
+    pub children: Vec<ChildSnapshot>,
+}
+
+/// A pair of CHILD SAs as a row of a table.
+#[derive(Clone, Debug)]
+pub struct ChildSnapshot {
+    /// Its name in this endpoint.
+    pub id: ChildId,
+    /// Name in the configuration.
+    pub name: String,
+    /// SPI of packets to this gateway.
+    pub spi_in: u32,
+    /// SPI of packets to the peer.
+    pub spi_out: u32,
+    /// Algorithm and extended sequence numbers.
+    pub suite: EspSuite,
+    /// How ESP is carried.
+    pub transport: Transport,
+    /// Selectors of this gateway's side.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Selectors of the peer's side.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// When it was installed.
+    pub since: Instant,
+}
