@@ -20,10 +20,13 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+pub mod encap;
 pub mod ether;
 pub mod ip;
 pub mod prefix;
 mod reason;
+pub mod route;
+pub mod udp;
 
 pub use reason::DropReason;
 
