@@ -1,0 +1,351 @@
+//! What the two processes say to each other over the rings.
+//!
+//! The `*Changed` records of [`Down`] carry no value: they mean "look at this slot again", so
+//! losing or repeating one is harmless once the next has come.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use crate::ring::{FIELDS_MAX, RawRecord, Ring, RingCorrupt, RingFull};
+use crate::slot::SlotRef;
+use crate::types::{ConnRef, Path};
+use crate::words::{Record, WordReader, WordWriter};
+
+/// A record that could not be understood: the other process wrote nonsense, or the memory is
+/// damaged. The record, or all that waited in a damaged ring, was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// The ring's positions contradict each other; it was emptied.
+    #[error("the ring's positions contradict each other, it was emptied")]
+    Ring,
+    /// The record is of no kind that this version knows, or its fields mean nothing.
+    #[error("a record of kind {kind} has no meaning, it was dropped")]
+    Record {
+        /// The record's kind.
+        kind: u8,
+    },
+}
+
+/// Why a connection could not be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ConnectFailure {
+    /// The peer answered with a reset.
+    Refused = 1,
+    /// No answer in time.
+    TimedOut = 2,
+    /// No route, or no neighbour answered.
+    Unreachable = 3,
+    /// The worker's connection table is full.
+    TableFull = 4,
+    /// No local port is free.
+    NoPort = 5,
+    /// The gateway has no such local address, or none of the peer's family.
+    NoAddress = 6,
+}
+
+impl ConnectFailure {
+    fn from_number(number: u16) -> Option<ConnectFailure> {
+        [
+            ConnectFailure::Refused,
+            ConnectFailure::TimedOut,
+            ConnectFailure::Unreachable,
+            ConnectFailure::TableFull,
+            ConnectFailure::NoPort,
+            ConnectFailure::NoAddress,
+        ]
+        .into_iter()
+        .find(|reason| *reason as u16 == number)
+    }
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum CloseReason {
+    /// The peer closed it.
+    Peer = 1,
+    /// The peer reset it.
+    Reset = 2,
+    /// It was not answered any more.
+    TimedOut = 3,
+    /// This gateway closed it on control's word.
+    Local = 4,
+    /// The stream does not follow RFC 9329: no prefix, or a length that cannot be.
+    Protocol = 5,
+    /// The prefix did not come in time.
+    Silent = 6,
+    /// The dataplane was restarted; its connections are gone.
+    Restarted = 7,
+}
+
+impl CloseReason {
+    fn from_number(number: u16) -> Option<CloseReason> {
+        [
+            CloseReason::Peer,
+            CloseReason::Reset,
+            CloseReason::TimedOut,
+            CloseReason::Local,
+            CloseReason::Protocol,
+            CloseReason::Silent,
+            CloseReason::Restarted,
+        ]
+        .into_iter()
+        .find(|reason| *reason as u16 == number)
+    }
+}
+
+/// From a worker to control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Up<'a> {
+    /// An IKE message arrived, without non-ESP marker and frame length.
+    IkeMessage {
+        /// The way it came.
+        path: Path,
+        /// The message.
+        payload: &'a [u8],
+    },
+    /// A TCP connection is open and its prefix has been seen or sent.
+    TcpOpened {
+        /// The connection.
+        conn: ConnRef,
+        /// This gateway's end.
+        local: SocketAddr,
+        /// The peer's end.
+        remote: SocketAddr,
+        /// Whether this gateway opened it (RFC 9329's TCP Originator).
+        originator: bool,
+        /// The token of the [`Down::TcpConnect`] that asked for it; 0 when the peer opened it.
+        token: u64,
+    },
+    /// A connection asked for could not be opened.
+    TcpConnectFailed {
+        /// The token of the [`Down::TcpConnect`].
+        token: u64,
+        /// Why.
+        reason: ConnectFailure,
+    },
+    /// A connection that was reported open is gone.
+    TcpClosed {
+        /// The connection.
+        conn: ConnRef,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// An authentic packet of the peer came another way; its path has moved there.
+    PathMoved {
+        /// The peer.
+        peer: SlotRef,
+    },
+    /// The outbound sequence numbers of an SA are nearly used up: time to rekey.
+    SequenceNearlyExhausted {
+        /// The SA.
+        sa: SlotRef,
+    },
+    /// Every record of this worker from before this one is from an earlier life of the dataplane:
+    /// its connections are gone, the slots are being read again.
+    Restarted {
+        /// The dataplane's new epoch.
+        epoch: u64,
+    },
+}
+
+impl Up<'_> {
+    pub(crate) fn push(&self, ring: Ring<'_>) -> Result<(), RingFull> {
+        let mut fields = [0; FIELDS_MAX];
+        let mut out = WordWriter::new(&mut fields);
+        let (kind, payload): (u8, &[u8]) = match self {
+            Up::IkeMessage { path, payload } => {
+                path.encode(&mut out);
+                (1, payload)
+            }
+            Up::TcpOpened { conn, local, remote, originator, token } => {
+                conn.encode(&mut out);
+                out.put_socket(*local);
+                out.put_socket(*remote);
+                out.put(u64::from(*originator));
+                out.put(*token);
+                (2, &[])
+            }
+            Up::TcpConnectFailed { token, reason } => {
+                out.put(*token);
+                out.put(*reason as u64);
+                (3, &[])
+            }
+            Up::TcpClosed { conn, reason } => {
+                conn.encode(&mut out);
+                out.put(*reason as u64);
+                (4, &[])
+            }
+            Up::PathMoved { peer } => {
+                peer.encode(&mut out);
+                (5, &[])
+            }
+            Up::SequenceNearlyExhausted { sa } => {
+                sa.encode(&mut out);
+                (6, &[])
+            }
+            Up::Restarted { epoch } => {
+                out.put(*epoch);
+                (7, &[])
+            }
+        };
+        let used = out.used();
+        ring.push(kind, &fields[..used], payload)
+    }
+}
+
+/// Reads a record that a worker wrote.
+pub(crate) fn decode_up(record: Result<RawRecord<'_>, RingCorrupt>) -> Result<Up<'_>, Malformed> {
+    let record = record.map_err(|RingCorrupt| Malformed::Ring)?;
+    up_fields(&record).ok_or(Malformed::Record { kind: record.kind })
+}
+
+fn up_fields<'a>(record: &RawRecord<'a>) -> Option<Up<'a>> {
+    let words = &mut WordReader::new(record.fields);
+    Some(match record.kind {
+        1 => Up::IkeMessage { path: Path::decode(words)?, payload: record.payload },
+        2 => Up::TcpOpened {
+            conn: ConnRef::decode(words)?,
+            local: words.take_socket()?,
+            remote: words.take_socket()?,
+            originator: words.take()? == 1,
+            token: words.take()?,
+        },
+        3 => Up::TcpConnectFailed {
+            token: words.take()?,
+            reason: ConnectFailure::from_number(u16::try_from(words.take()?).ok()?)?,
+        },
+        4 => Up::TcpClosed {
+            conn: ConnRef::decode(words)?,
+            reason: CloseReason::from_number(u16::try_from(words.take()?).ok()?)?,
+        },
+        5 => Up::PathMoved { peer: SlotRef::decode(words)? },
+        6 => Up::SequenceNearlyExhausted { sa: SlotRef::decode(words)? },
+        7 => Up::Restarted { epoch: words.take()? },
+        _ => return None,
+    })
+}
+
+/// From control to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Down<'a> {
+    /// Send an IKE message; the worker adds non-ESP marker and frame length where the path needs
+    /// them.
+    IkeSend {
+        /// The way to send it. Over TCP the connection must still be there, or the message is
+        /// dropped and counted.
+        path: Path,
+        /// The message.
+        payload: &'a [u8],
+    },
+    /// Open a TCP connection; [`Up::TcpOpened`] or [`Up::TcpConnectFailed`] answers.
+    TcpConnect {
+        /// Comes back in the answer; not 0.
+        token: u64,
+        /// Local address; `None`: the gateway's first of the peer's family.
+        local: Option<IpAddr>,
+        /// The peer.
+        remote: SocketAddr,
+    },
+    /// Close a connection: in order, or with a reset.
+    TcpClose {
+        /// The connection.
+        conn: ConnRef,
+        /// Reset it instead of sending what waits.
+        abort: bool,
+    },
+    /// Look at this SA's slot again.
+    SaChanged {
+        /// Index of the slot.
+        index: u32,
+    },
+    /// Look at this policy's slot again.
+    PolicyChanged {
+        /// Index of the slot.
+        index: u32,
+    },
+    /// Look at this peer's slot again.
+    PeerChanged {
+        /// Index of the slot.
+        index: u32,
+    },
+    /// Send this peer's packets this way from now on.
+    PathSet {
+        /// The peer.
+        peer: SlotRef,
+        /// The way.
+        path: Path,
+    },
+}
+
+impl Down<'_> {
+    pub(crate) fn push(&self, ring: Ring<'_>) -> Result<(), RingFull> {
+        let mut fields = [0; FIELDS_MAX];
+        let mut out = WordWriter::new(&mut fields);
+        let (kind, payload): (u8, &[u8]) = match self {
+            Down::IkeSend { path, payload } => {
+                path.encode(&mut out);
+                (1, payload)
+            }
+            Down::TcpConnect { token, local, remote } => {
+                out.put(*token);
+                out.put(u64::from(local.is_some()));
+                out.put_address(local.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
+                out.put_socket(*remote);
+                (2, &[])
+            }
+            Down::TcpClose { conn, abort } => {
+                conn.encode(&mut out);
+                out.put(u64::from(*abort));
+                (3, &[])
+            }
+            Down::SaChanged { index } => {
+                out.put(u64::from(*index));
+                (4, &[])
+            }
+            Down::PolicyChanged { index } => {
+                out.put(u64::from(*index));
+                (5, &[])
+            }
+            Down::PeerChanged { index } => {
+                out.put(u64::from(*index));
+                (6, &[])
+            }
+            Down::PathSet { peer, path } => {
+                peer.encode(&mut out);
+                path.encode(&mut out);
+                (7, &[])
+            }
+        };
+        let used = out.used();
+        ring.push(kind, &fields[..used], payload)
+    }
+}
+
+/// Reads a record that control wrote.
+pub(crate) fn decode_down(
+    record: Result<RawRecord<'_>, RingCorrupt>,
+) -> Result<Down<'_>, Malformed> {
+    let record = record.map_err(|RingCorrupt| Malformed::Ring)?;
+    down_fields(&record).ok_or(Malformed::Record { kind: record.kind })
+}
+
+fn down_fields<'a>(record: &RawRecord<'a>) -> Option<Down<'a>> {
+    let words = &mut WordReader::new(record.fields);
+    Some(match record.kind {
+        1 => Down::IkeSend { path: Path::decode(words)?, payload: record.payload },
+        2 => {
+            let token = words.take()?;
+            let has_local = words.take()? == 1;
+            let local = words.take_address()?;
+            let remote = words.take_socket()?;
+            Down::TcpConnect { token, local: has_local.then_some(local), remote }
+        }
+        3 => Down::TcpClose { conn: ConnRef::decode(words)?, abort: words.take()? == 1 },
+        4 => Down::SaChanged { index: u32::try_from(words.take()?).ok()? },
+        5 => Down::PolicyChanged { index: u32::try_from(words.take()?).ok()? },
+        6 => Down::PeerChanged { index: u32::try_from(words.take()?).ok()? },
+        7 => Down::PathSet { peer: SlotRef::decode(words)?, path: Path::decode(words)? },
+        _ => return None,
+    })
+}
