@@ -19,10 +19,12 @@
 //! the worker counts under. Input from the wire is parsed, never asserted.
 #![deny(unsafe_code)]
 
+pub mod arp;
 pub mod checksum;
 pub mod encap;
 pub mod ether;
 pub mod ip;
+pub mod nd;
 pub mod prefix;
 mod reason;
 pub mod route;
