@@ -246,27 +246,29 @@ const OPTION_NOP: u8 = 1;
 const OPTION_LSRR: u8 = 131;
 const OPTION_SSRR: u8 = 137;
 
-/// Cuts the next option off IPv4 options; `None` at their end. Shared with fragmentation.
-pub(super) fn next_v4_option(options: &[u8]) -> Result<Option<(&[u8], &[u8])>, DropReason> {
+/// Cuts the next option off IPv4 options and returns it with the rest; an empty one at their end.
+/// Shared with fragmentation.
+pub(super) fn next_v4_option(options: &[u8]) -> Result<(&[u8], &[u8]), DropReason> {
     let len = match options {
-        [] | [OPTION_END, ..] => return Ok(None),
+        [] | [OPTION_END, ..] => 0,
         [OPTION_NOP, ..] => 1,
         [_, len, ..] if *len >= 2 => usize::from(*len),
         _ => return Err(DropReason::IpBadOptions),
     };
-    options.split_at_checked(len).map(Some).ok_or(DropReason::IpBadOptions)
+    options.split_at_checked(len).ok_or(DropReason::IpBadOptions)
 }
 
 /// Walks at most 40 octets of options, one or more each. Source routes are refused (RFC 7126,
 /// 4.3 and 4.4), the rest passes unread.
 fn check_v4_options(mut options: &[u8]) -> Result<(), DropReason> {
-    while let Some((option, rest)) = next_v4_option(options)? {
-        if matches!(option.first(), Some(&(OPTION_LSRR | OPTION_SSRR))) {
-            return Err(DropReason::IpSourceRoute);
+    loop {
+        let (option, rest) = next_v4_option(options)?;
+        match option.first() {
+            None => return Ok(()),
+            Some(&(OPTION_LSRR | OPTION_SSRR)) => return Err(DropReason::IpSourceRoute),
+            Some(_) => options = rest,
         }
-        options = rest;
     }
-    Ok(())
 }
 
 fn parse_v6(packet: &[u8]) -> Result<Header, DropReason> {

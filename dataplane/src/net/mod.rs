@@ -23,6 +23,7 @@ pub mod arp;
 pub mod checksum;
 pub mod encap;
 pub mod ether;
+pub mod icmp;
 pub mod ip;
 pub mod nd;
 pub mod prefix;

@@ -247,7 +247,7 @@ mod tests {
         assert!(message.contains("gateway 198.51.100.1 of route 0.0.0.0/0"), "{message}");
         let two = [route("10.0.0.0", 8, None, 0), route("10.0.0.0", 8, None, 1)];
         assert!(matches!(RouteTable::build(&two), Err(RouteError::Ambiguous(_))));
-        let repeated = [two[0]; ROUTES_MAX + 1];
+        let repeated = vec![two[0]; ROUTES_MAX + 1];
         assert!(RouteTable::build(&repeated[1..]).is_ok());
         assert!(matches!(RouteTable::build(&repeated), Err(RouteError::TooMany(_))));
     }
