@@ -13,7 +13,6 @@ const FUNCTIONS: &[&str] = &[
     "culvert_rte_.*",
     "rte_dev_probe",
     "rte_dev_remove",
-    "rte_eal_cleanup",
     "rte_eal_init",
     "rte_eal_remote_launch",
     "rte_eal_wait_lcore",
@@ -21,9 +20,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_adjust_nb_rx_tx_desc",
     "rte_eth_dev_close",
     "rte_eth_dev_configure",
-    "rte_eth_dev_get_port_by_name",
     "rte_eth_dev_info_get",
-    "rte_eth_dev_set_mtu",
     "rte_eth_dev_socket_id",
     "rte_eth_dev_start",
     "rte_eth_dev_stop",
@@ -42,14 +39,15 @@ const FUNCTIONS: &[&str] = &[
     "rte_pktmbuf_free_bulk",
     "rte_pktmbuf_pool_create",
     "rte_strerror",
-    "rte_version",
 ];
 
 const CONSTANTS: &[&str] = &[
     "CULVERT_.*",
     "RTE_ETHER_CRC_LEN",
     "RTE_ETHER_HDR_LEN",
+    "RTE_MAX_ETHPORTS",
     "RTE_MAX_LCORE",
+    "RTE_ETH_MQ_RX_RSS",
     "RTE_MEMPOOL_CACHE_MAX_SIZE",
     "RTE_PKTMBUF_HEADROOM",
 ];

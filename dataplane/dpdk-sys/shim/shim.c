@@ -1,7 +1,6 @@
 #include "shim.h"
 
 int culvert_rte_errno(void) { return rte_errno; }
-unsigned int culvert_rte_lcore_id(void) { return rte_lcore_id(); }
 uint64_t culvert_rte_rdtsc(void) { return rte_rdtsc(); }
 
 struct rte_mbuf *culvert_rte_pktmbuf_alloc(struct rte_mempool *pool) {

@@ -16,9 +16,8 @@
 #include <rte_mempool.h>
 #include <rte_version.h>
 
-/* rte_errno and the lcore id are thread-local variables of DPDK's, which Rust cannot name. */
+/* A thread-local variable of DPDK, which Rust cannot name. */
 int culvert_rte_errno(void);
-unsigned int culvert_rte_lcore_id(void);
 uint64_t culvert_rte_rdtsc(void);
 
 struct rte_mbuf *culvert_rte_pktmbuf_alloc(struct rte_mempool *pool);
