@@ -36,6 +36,8 @@ uint16_t culvert_rte_eth_tx_prepare(uint16_t port, uint16_t queue, struct rte_mb
 
 /* Constants that are macros with casts, which bindgen does not evaluate. */
 #define CULVERT_CONST(name) static const uint64_t CULVERT_##name = (name)
+CULVERT_CONST(RTE_MBUF_F_EXTERNAL);
+CULVERT_CONST(RTE_MBUF_F_INDIRECT);
 CULVERT_CONST(RTE_MBUF_F_RX_RSS_HASH);
 CULVERT_CONST(RTE_MBUF_F_RX_IP_CKSUM_MASK);
 CULVERT_CONST(RTE_MBUF_F_RX_IP_CKSUM_BAD);

@@ -7,6 +7,11 @@
 use crate::{ChecksumStatus, TxOffload, pool::HEADROOM};
 use std::{fmt, marker::PhantomData, mem, ptr::NonNull, slice};
 
+/// Flags that say whose the buffer is (some drivers attach their own), not what the packet is:
+/// without them it would be freed the wrong way.
+const BUFFER_FLAGS: u64 =
+    dpdk_sys::CULVERT_RTE_MBUF_F_EXTERNAL | dpdk_sys::CULVERT_RTE_MBUF_F_INDIRECT;
+
 /// A packet buffer that has one owner; dropping it returns it to its pool.
 ///
 /// It may be sent to other threads (rings between workers), and freed on any.
@@ -176,7 +181,7 @@ impl Mbuf {
         raw.data_off = HEADROOM.min(raw.buf_len);
         raw.data_len = 0;
         raw.pkt_len = 0;
-        raw.ol_flags = 0;
+        raw.ol_flags &= BUFFER_FLAGS;
         // SAFETY: the rest of the chain was this packet's, and is cut off now.
         drop(rest.map(|rest| unsafe { Self::from_raw(rest) }));
     }
@@ -191,7 +196,8 @@ impl Mbuf {
             || unsafe { dpdk_sys::culvert_rte_pktmbuf_linearize(self.0.as_ptr()) == 0 }
     }
 
-    /// Puts another packet behind this one as further segments.
+    /// Puts another packet behind this one as further segments. Send it only through ports with
+    /// [`crate::Offloads::tx_segments`].
     ///
     /// # Errors
     /// Gives `tail` back when there would be more segments than DPDK allows (65,535).
@@ -260,20 +266,21 @@ impl Mbuf {
         let raw = self.raw();
         let valid = raw.ol_flags & dpdk_sys::CULVERT_RTE_MBUF_F_RX_RSS_HASH != 0;
         // SAFETY: every view of this union is plain integers; the flag says which one is meant.
-        valid.then(|| unsafe { raw.__bindgen_anon_2.hash.rss })
+        let hash = unsafe { raw.__bindgen_anon_2.hash.rss };
+        valid.then_some(hash)
     }
 
     /// Forgets what a NIC said on receive and what was asked for on transmit.
     #[inline]
     pub fn clear_offloads(&mut self) {
-        self.raw_mut().ol_flags = 0;
+        self.raw_mut().ol_flags &= BUFFER_FLAGS;
     }
 
     /// Asks the NIC for checksums or segmentation, in place of anything asked before.
     #[inline]
     pub fn request(&mut self, offload: &TxOffload) {
         let raw = self.raw_mut();
-        raw.ol_flags = offload.flags();
+        raw.ol_flags = (raw.ol_flags & BUFFER_FLAGS) | offload.flags();
         raw.__bindgen_anon_3.tx_offload = offload.lengths();
     }
 

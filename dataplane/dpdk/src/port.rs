@@ -413,6 +413,7 @@ impl Port {
     #[must_use]
     pub fn link(&self) -> Link {
         let mut link = sys::rte_eth_link::default();
+        let _one_at_a_time = control();
         // SAFETY: an open port; failing leaves `link` zero, which is down.
         unsafe { sys::rte_eth_link_get_nowait(self.port.id, &mut link) };
         let known = link.link_speed != 0 && link.link_speed != u32::MAX;
