@@ -11,9 +11,12 @@
 //! It needs root, and the packages that `scripts/setup` installs.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod cleanup;
 pub mod command;
+pub mod demo;
 pub mod firewall;
+pub mod gateway;
 pub mod namespace;
 pub mod process;
 pub mod relay;

@@ -1,5 +1,51 @@
 //! Whole-system tests: every one builds the lab's network, starts real programs in it and judges
-//! them by what arrives. They need root and the packages of `scripts/setup`; they run one at a time
-//! and each ends by itself.
+//! them by what arrives. They need root, the packages of `scripts/setup`, and the workspace's
+//! programs built (`cargo build --workspace --bins`); they run one at a time and each ends by
+//! itself.
 
+mod command;
 mod foreign;
+mod port;
+mod strongswan;
+mod survival;
+mod tcp;
+mod transport;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use culvert_lab::gateway::{Gateway, Settings};
+use culvert_lab::topology::{Family, Lab, Owner, SIDE_A, SIDE_B};
+use culvert_lab::traffic;
+
+/// Octets of a bulk transfer: enough to fill every buffer and window on the way several times.
+const BULK: u64 = 4_000_000;
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A lab with two gateways, which `scenario` gets before any tunnel stands.
+fn with_gateways(
+    settings: (Settings, Settings),
+    scenario: impl for<'lab> FnOnce(&'lab Lab, &mut Gateway<'lab>, &mut Gateway<'lab>) -> Result<()>,
+) -> Result<()> {
+    let owner = |settings: &Settings| {
+        if settings.one_armed { Owner::DpdkOneArmed } else { Owner::Dpdk }
+    };
+    Lab::run(owner(&settings.0), owner(&settings.1), |lab| {
+        let mut b = Gateway::start(lab, &lab.b, "gateway-b", &settings.1)?;
+        let mut a = Gateway::start(lab, &lab.a, "gateway-a", &settings.0)?;
+        scenario(lab, &mut a, &mut b)?;
+        a.check_alive()?;
+        b.check_alive()
+    })
+}
+
+/// Ping and a compared bulk transfer each way between the protected hosts.
+fn exchange(lab: &Lab, family: Family) -> Result<()> {
+    let (a, b) = (SIDE_A.host.of(family), SIDE_B.host.of(family));
+    traffic::ping_until_answered(&lab.a.inside, b, PING_TIMEOUT)?;
+    ensure!(traffic::ping(&lab.a.inside, b, 5, 56)? == 5, "pings to {b} were lost");
+    ensure!(traffic::ping(&lab.b.inside, a, 5, 1200)? == 5, "pings to {a} were lost");
+    traffic::bulk(&lab.a.inside, &lab.b.inside, b, BULK)?;
+    traffic::bulk(&lab.b.inside, &lab.a.inside, a, BULK)?;
+    Ok(())
+}
