@@ -4,6 +4,7 @@
 
 use super::DropReason;
 use super::ether::{self, EtherType, MacAddr};
+use super::neighbour::Learnt;
 use super::prefix::OwnAddresses;
 use std::net::Ipv4Addr;
 
@@ -77,8 +78,8 @@ pub fn parse(frame: &ether::Header, payload: &[u8]) -> Result<Message, DropReaso
 pub struct Received {
     /// Send [`Message::reply`].
     pub answer: bool,
-    /// Offer the sender to the neighbour cache: as the answer to an own request when `true`.
-    pub learn: Option<bool>,
+    /// Offer this to the neighbour cache.
+    pub learn: Option<Learnt>,
 }
 
 /// RFC 826, "Packet Reception": who is meant, and what can be learnt.
@@ -92,14 +93,17 @@ pub fn receive(message: &Message, own: &OwnAddresses) -> Result<Received, DropRe
     }
     let for_us = own.contains(message.target_ip.into());
     let announcement = message.sender_ip == message.target_ip;
-    let known_sender = !message.sender_ip.is_unspecified();
+    let probe = message.sender_ip.is_unspecified();
+    let learn = |solicited, create| {
+        let (address, mac) = (message.sender_ip.into(), Some(message.sender_mac));
+        Some(Learnt { address, mac, solicited, overrides: true, create })
+    };
     match message.operation {
-        Operation::Request if for_us => {
-            Ok(Received { answer: true, learn: known_sender.then_some(false) })
-        }
-        Operation::Reply if for_us => Ok(Received { answer: false, learn: Some(true) }),
+        Operation::Request if for_us && probe => Ok(Received { answer: true, learn: None }),
+        Operation::Request if for_us => Ok(Received { answer: true, learn: learn(false, true) }),
+        Operation::Reply if for_us => Ok(Received { answer: false, learn: learn(true, false) }),
         // A station says that it moved: what is known of it is renewed, nothing is added.
-        _ if announcement && known_sender => Ok(Received { answer: false, learn: Some(false) }),
+        _ if announcement && !probe => Ok(Received { answer: false, learn: learn(false, false) }),
         _ => Err(DropReason::ArpNotOurs),
     }
 }
@@ -164,6 +168,11 @@ mod tests {
         OwnAddresses::new(&[(OWN_IP.into(), 24)]).unwrap()
     }
 
+    fn learnt(solicited: bool, create: bool) -> Option<Learnt> {
+        let (address, mac) = (PEER_IP.into(), Some(PEER));
+        Some(Learnt { address, mac, solicited, overrides: true, create })
+    }
+
     fn through_the_wire(message: &Message, destination: MacAddr) -> Result<Message, DropReason> {
         let mut frame = [0; 60];
         assert_eq!(message.write_frame(destination, &mut frame), Ok(FRAME_LEN));
@@ -178,7 +187,7 @@ mod tests {
         let received = through_the_wire(&request, MacAddr::BROADCAST).unwrap();
         assert_eq!(received, request);
         let what = receive(&received, &own()).unwrap();
-        assert_eq!(what, Received { answer: true, learn: Some(false) });
+        assert_eq!(what, Received { answer: true, learn: learnt(false, true) });
         let reply = through_the_wire(&received.reply(OWN), PEER).unwrap();
         assert_eq!((reply.sender_mac, reply.sender_ip), (OWN, OWN_IP));
         assert_eq!((reply.target_mac, reply.target_ip), (PEER, PEER_IP));
@@ -197,13 +206,19 @@ mod tests {
         let none = Ipv4Addr::UNSPECIFIED;
         use Operation::{Reply, Request};
         for (message, expected) in [
-            (message(Reply, PEER_IP, OWN_IP), Ok(Received { answer: false, learn: Some(true) })),
+            (
+                message(Reply, PEER_IP, OWN_IP),
+                Ok(Received { answer: false, learn: learnt(true, false) }),
+            ),
             // Announcements (RFC 5227, 3), as request and as reply.
             (
                 message(Request, PEER_IP, PEER_IP),
-                Ok(Received { answer: false, learn: Some(false) }),
+                Ok(Received { answer: false, learn: learnt(false, false) }),
             ),
-            (message(Reply, PEER_IP, PEER_IP), Ok(Received { answer: false, learn: Some(false) })),
+            (
+                message(Reply, PEER_IP, PEER_IP),
+                Ok(Received { answer: false, learn: learnt(false, false) }),
+            ),
             // A probe for our address is answered, its sender has no address yet.
             (message(Request, none, OWN_IP), Ok(Received { answer: true, learn: None })),
             (message(Request, none, none), Err(DropReason::ArpNotOurs)),

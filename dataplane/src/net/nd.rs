@@ -10,6 +10,7 @@ use super::DropReason;
 use super::checksum;
 use super::ether::{self, EtherType, MacAddr};
 use super::ip::{self, V6_HEADER_LEN, protocol};
+use super::neighbour::Learnt;
 use super::prefix::OwnAddresses;
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -162,19 +163,6 @@ pub const fn solicited_node(target: Ipv6Addr) -> Ipv6Addr {
     Ipv6Addr::from_octets([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
-/// Something that a message says about a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Learnt {
-    /// The neighbour.
-    pub address: Ipv6Addr,
-    /// Its link-layer address; `None` when an advertisement only confirms it.
-    pub mac: Option<MacAddr>,
-    /// An answer to an own solicitation: proves that the neighbour is reachable.
-    pub solicited: bool,
-    /// May replace a different address that is known.
-    pub overrides: bool,
-}
-
 /// What a message asks of its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
@@ -205,10 +193,11 @@ pub fn receive(
             }
             let answer = Some(Advertisement::answer(source, target, source_mac, frame_source));
             let learn = source_mac.map(|mac| Learnt {
-                address: source,
+                address: source.into(),
                 mac: Some(mac),
                 solicited: false,
                 overrides: true,
+                create: true,
             });
             Ok(Received { answer, learn })
         }
@@ -216,7 +205,8 @@ pub fn receive(
             if own.contains(target.into()) {
                 return Err(DropReason::NdOwnAddress);
             }
-            let learn = Some(Learnt { address: target, mac, solicited, overrides });
+            let address = target.into();
+            let learn = Some(Learnt { address, mac, solicited, overrides, create: false });
             Ok(Received { answer: None, learn })
         }
     }

@@ -62,7 +62,13 @@ fn solicitation_is_answered_and_the_answer_learnt() {
     assert_eq!(solicitation, expected);
 
     let received = receive(&solicitation, header.source, &own()).unwrap();
-    let learnt = Learnt { address: peer_ip(), mac: Some(PEER), solicited: false, overrides: true };
+    let learnt = Learnt {
+        address: peer_ip().into(),
+        mac: Some(PEER),
+        solicited: false,
+        overrides: true,
+        create: true,
+    };
     assert_eq!(received.learn, Some(learnt));
     received.answer.unwrap().write_frame(OWN, &mut frame).unwrap();
 
@@ -72,7 +78,7 @@ fn solicitation_is_answered_and_the_answer_learnt() {
     let advertisement = parsed(packet_of(&frame)).unwrap();
     let peers = OwnAddresses::new(&[(peer_ip().into(), 64)]).unwrap();
     let learnt = receive(&advertisement, OWN, &peers).unwrap().learn.unwrap();
-    assert_eq!((learnt.address, learnt.mac), (own_ip(), Some(OWN)));
+    assert_eq!((learnt.address, learnt.mac), (own_ip().into(), Some(OWN)));
     assert!(learnt.solicited && learnt.overrides);
 }
 

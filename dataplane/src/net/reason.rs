@@ -76,7 +76,6 @@ drop_reasons! {
     // Neighbour cache
     NeighbourPending "neighbour_pending" "next hop's address is being resolved",
     NeighbourFailed "neighbour_failed" "next hop does not answer",
-    NeighbourFull "neighbour_full" "neighbour cache has no entry to give away",
     // Policy
     PolicyNone "policy_none" "no policy selects the packet",
     PolicyInbound "policy_inbound" "decrypted packet outside of its SA's selectors",
