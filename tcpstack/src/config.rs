@@ -1,0 +1,210 @@
+//! What a [`Stack`](crate::Stack) is told once.
+
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// The least MTU that lets a peer use IPv6 (RFC 8200, 5). Outer IPv4 paths below it carry so little
+/// of a tunnelled packet that they are refused too.
+pub const MTU_MIN: u16 = 1280;
+
+/// The greatest buffer of one direction of a connection: 2^30 octets is what window scaling can
+/// express (RFC 7323, 2.3).
+pub const BUFFER_BYTES_MAX: usize = 1 << 30;
+
+/// The least buffer of one direction: one frame of RFC 9329 of the greatest length fits in it.
+pub const BUFFER_BYTES_MIN: usize = 1 << 16;
+
+/// Limits and sizes of one stack, that is of one worker.
+#[derive(Debug, Clone)]
+pub struct StackConfig {
+    /// Connections of all states together, those that linger after a close included. The table of
+    /// connections is sized by it once.
+    pub connections_max: u32,
+    /// Of these, incoming ones whose handshake is not finished. When a SYN comes beyond it, the
+    /// oldest of them makes room, so that a flood cannot lock out peers that answer in time.
+    pub half_open_max: u32,
+    /// Receive buffer of each connection, and therefore the greatest window that a peer sees.
+    /// Goodput is at most this for each round trip: 256 KiB carry 100 Mbit/s over 20 ms.
+    pub rx_buffer_bytes: usize,
+    /// Send buffer of each connection: what is not acknowledged yet. It bounds goodput like the
+    /// receive buffer, and it bounds how long a sealed frame may wait.
+    pub tx_buffer_bytes: usize,
+    /// The greatest IP packet to send, in octets; the MSS follows from it (RFC 9293, 3.7.1).
+    pub mtu: u16,
+    /// Who fills in the checksums of packets that the stack sends.
+    pub tx_checksum: TxChecksum,
+    /// Local ports for connections of our own.
+    pub ephemeral_ports: EphemeralPorts,
+    /// How long a connection of our own may take to open.
+    pub connect_timeout: Duration,
+    /// How long octets may stay unacknowledged while the peer says nothing at all
+    /// (RFC 9293, 3.8.3).
+    pub user_timeout: Duration,
+}
+
+impl Default for StackConfig {
+    /// The gateway's defaults: 10,240 connections of 256 KiB each way. The memory of a buffer is
+    /// touched only as far as it is used.
+    fn default() -> Self {
+        Self {
+            connections_max: 10_240,
+            half_open_max: 1_024,
+            rx_buffer_bytes: 256 * 1024,
+            tx_buffer_bytes: 256 * 1024,
+            mtu: 1500,
+            tx_checksum: TxChecksum::Software,
+            ephemeral_ports: EphemeralPorts::default(),
+            connect_timeout: Duration::from_secs(10),
+            user_timeout: Duration::from_secs(100),
+        }
+    }
+}
+
+/// Who fills in the checksums of outgoing packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TxChecksum {
+    /// The stack: packets leave it complete.
+    Software,
+    /// The device: the IPv4 header checksum and the TCP checksum are zero.
+    Device,
+}
+
+/// Whether the device has verified the checksums of a received packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RxChecksum {
+    /// It has, and they are right.
+    Verified,
+    /// It has not: the stack does.
+    Unknown,
+}
+
+/// The local ports of outgoing connections: those of `first..=last` that leave the remainder
+/// `offset` when divided by `stride`. With one stride for all workers and an offset for each, a
+/// port names the worker that owns its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EphemeralPorts {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port.
+    pub last: u16,
+    /// The number of workers.
+    pub stride: u16,
+    /// The number of this worker, below `stride`.
+    pub offset: u16,
+}
+
+impl Default for EphemeralPorts {
+    /// The range that RFC 6335, 6 calls dynamic, all of it for one worker.
+    fn default() -> Self {
+        Self { first: 49_152, last: 65_535, stride: 1, offset: 0 }
+    }
+}
+
+impl EphemeralPorts {
+    /// How many ports there are. The range is valid.
+    pub(crate) fn count(&self) -> u16 {
+        self.base().map_or(0, |base| (self.last - base) / self.stride + 1)
+    }
+
+    /// The port of this index below [`EphemeralPorts::count`].
+    pub(crate) fn port(&self, index: u16) -> u16 {
+        self.base().unwrap_or(self.first) + index * self.stride
+    }
+
+    /// The lowest port of this worker, if there is any.
+    fn base(&self) -> Option<u16> {
+        let stride = self.stride.max(1);
+        let missing = (stride + self.offset % stride - self.first % stride) % stride;
+        self.first.checked_add(missing).filter(|base| *base <= self.last)
+    }
+}
+
+/// A configuration that no stack can work with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// No connection is allowed, or more than an index can name.
+    #[error("connections_max must be between 1 and 16,777,216")]
+    Connections,
+    /// No handshake is allowed.
+    #[error("half_open_max must be at least 1")]
+    HalfOpen,
+    /// A buffer cannot hold a frame, or is beyond what window scaling can express.
+    #[error("a buffer must have between {BUFFER_BYTES_MIN} and {BUFFER_BYTES_MAX} octets")]
+    Buffer,
+    /// IPv6 could not be used.
+    #[error("the MTU must be at least {MTU_MIN}")]
+    Mtu,
+    /// The range is empty, begins at 0 or holds no port for this worker.
+    #[error("the ephemeral port range holds no port for this worker")]
+    Ports,
+}
+
+/// More connections than this no worker can have: the index of a connection leaves room for
+/// flags.
+const CONNECTIONS_LIMIT: u32 = 1 << 24;
+
+impl StackConfig {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let buffer = BUFFER_BYTES_MIN..=BUFFER_BYTES_MAX;
+        let ports = &self.ephemeral_ports;
+        if !(1..=CONNECTIONS_LIMIT).contains(&self.connections_max) {
+            Err(ConfigError::Connections)
+        } else if self.half_open_max == 0 {
+            Err(ConfigError::HalfOpen)
+        } else if !buffer.contains(&self.rx_buffer_bytes) || !buffer.contains(&self.tx_buffer_bytes)
+        {
+            Err(ConfigError::Buffer)
+        } else if self.mtu < MTU_MIN {
+            Err(ConfigError::Mtu)
+        } else if ports.first == 0 || ports.offset >= ports.stride || ports.count() == 0 {
+            Err(ConfigError::Ports)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(ports: EphemeralPorts) -> Vec<u16> {
+        (0..ports.count()).map(|index| ports.port(index)).collect()
+    }
+
+    #[test]
+    fn workers_share_the_port_range_without_overlap() {
+        let share = |offset| all(EphemeralPorts { first: 1001, last: 1010, stride: 3, offset });
+        assert_eq!(share(0), [1002, 1005, 1008]);
+        assert_eq!(share(1), [1003, 1006, 1009]);
+        assert_eq!(share(2), [1001, 1004, 1007, 1010]);
+    }
+
+    #[test]
+    fn the_range_may_end_at_the_last_port() {
+        let ports = all(EphemeralPorts { first: 65_533, last: 65_535, stride: 2, offset: 1 });
+        assert_eq!(ports, [65_533, 65_535]);
+        let none = EphemeralPorts { first: 65_535, last: 65_535, stride: 2, offset: 0 };
+        assert_eq!(none.count(), 0);
+    }
+
+    #[test]
+    fn each_mistake_has_its_name() {
+        let check = |change: fn(&mut StackConfig)| {
+            let mut config = StackConfig::default();
+            change(&mut config);
+            config.check()
+        };
+        assert_eq!(check(|_| {}), Ok(()));
+        assert_eq!(check(|c| c.connections_max = 0), Err(ConfigError::Connections));
+        assert_eq!(check(|c| c.connections_max = u32::MAX), Err(ConfigError::Connections));
+        assert_eq!(check(|c| c.half_open_max = 0), Err(ConfigError::HalfOpen));
+        assert_eq!(check(|c| c.rx_buffer_bytes = 65_535), Err(ConfigError::Buffer));
+        assert_eq!(check(|c| c.tx_buffer_bytes = (1 << 30) + 1), Err(ConfigError::Buffer));
+        assert_eq!(check(|c| c.mtu = 1279), Err(ConfigError::Mtu));
+        assert_eq!(check(|c| c.ephemeral_ports.offset = 1), Err(ConfigError::Ports));
+        assert_eq!(check(|c| c.ephemeral_ports.first = 0), Err(ConfigError::Ports));
+        assert_eq!(check(|c| c.ephemeral_ports.last = 1), Err(ConfigError::Ports));
+    }
+}
