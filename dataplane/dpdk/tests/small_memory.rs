@@ -1,5 +1,7 @@
 //! DPDK without hugepages, as in CI and in laboratories: every scenario, and what mbufs do.
 
+#![allow(clippy::unwrap_used)] // helpers of tests, outside of their functions
+
 use culvert_dpdk::{Eal, EalError, Memory, available_cpus};
 use std::sync::OnceLock;
 

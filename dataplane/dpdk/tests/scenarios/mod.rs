@@ -1,5 +1,6 @@
 //! What must hold with every kind of memory. DPDK starts once in a process, so that each test
 //! binary starts it its own way and runs these.
+#![allow(clippy::unwrap_used)] // helpers of tests, outside of their functions
 
 use culvert_dpdk::{
     BURST_SIZE, Burst, Device, Eal, Mbuf, Pool, PoolConfig, PortConfig, PortError, Started, devargs,
