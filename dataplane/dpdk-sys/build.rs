@@ -7,7 +7,7 @@
 //! drivers in release builds, because calls into them are cheaper. `CULVERT_DPDK_LINK=shared` or
 //! `static` overrides the profile.
 
-use std::{env, error::Error, fs, path::Path, path::PathBuf};
+use std::{env, error::Error, fs, panic, panic::AssertUnwindSafe, path::Path, path::PathBuf};
 
 const FUNCTIONS: &[&str] = &[
     "culvert_rte_.*",
@@ -111,7 +111,7 @@ const DRIVERS_WITH_LIBRARIES: &[(&[&str], &[&str])] = &[
     (&["common_mlx5", "net_mlx5"], &["libmlx5", "libibverbs"]),
 ];
 
-const MISSING: &str = "DPDK 22.11 is needed to build culvert's dataplane. \
+const MISSING: &str = "DPDK 22.11 and libclang are needed to build culvert's dataplane. \
     On Debian 12: apt-get install libdpdk-dev libclang-dev clang pkg-config (scripts/setup does it)";
 
 fn main() {
@@ -206,8 +206,11 @@ fn generate_bindings(flags: &[String]) -> Result<(), Box<dyn Error>> {
     for name in CONSTANTS {
         bindings = bindings.allowlist_var(name);
     }
+    // bindgen panics where it finds no libclang, and says which it looked for.
+    let generated = panic::catch_unwind(AssertUnwindSafe(|| bindings.generate()));
+    let bindings = generated.map_err(|_| MISSING)??;
     let path = Path::new(&env::var("OUT_DIR")?).join("bindings.rs");
-    fs::write(path, bindings.generate()?.to_string())?;
+    fs::write(path, bindings.to_string())?;
     Ok(())
 }
 

@@ -66,6 +66,7 @@
 mod burst;
 mod cycles;
 pub mod devargs;
+mod device;
 mod eal;
 mod error;
 mod lcore;
@@ -77,11 +78,12 @@ mod queue;
 
 pub use burst::{BURST_SIZE, Burst, Drain};
 pub use cycles::{tsc, tsc_hz};
+pub use device::{Device, PortConfig};
 pub use eal::{Eal, EalBuilder, LogLevel, MAX_WORKERS, Memory, available_cpus};
 pub use error::{EalError, Errno, LaunchError, PoolError, PortError};
 pub use lcore::{Lcore, LcoreHandle};
 pub use mbuf::{Mbuf, Segments};
 pub use offload::{ChecksumStatus, IpVersion, L4, Offloads, TxOffload};
 pub use pool::{Pool, PoolConfig};
-pub use port::{Device, Link, Port, PortConfig, PortStats, Started};
+pub use port::{Link, Port, PortStats, Started};
 pub use queue::{RxQueue, TxQueue};

@@ -1,6 +1,6 @@
 //! Receive and transmit queues: what a worker polls.
 
-use crate::{Burst, port::OpenPort};
+use crate::{Burst, device::OpenPort};
 use std::{cell::Cell, marker::PhantomData, sync::Arc};
 
 /// A receive queue. One owner, on any one thread: `Send`, not `Sync`, not `Clone`.

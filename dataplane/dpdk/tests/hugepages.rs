@@ -29,6 +29,7 @@ fn the_scenarios_hold_on_hugepages_and_their_lack_is_named() {
     scenarios::unsent_mbufs_stay_in_the_burst(eal);
     scenarios::a_worker_forwards_on_its_lcore(eal);
     scenarios::an_exhausted_pool_says_so(eal);
+    scenarios::captures_are_replayed_and_written(eal);
     scenarios::af_packet_crosses_a_veth(eal);
     scenarios::impossible_ports_are_refused(eal);
 }

@@ -60,3 +60,8 @@ fn af_packet_crosses_a_veth() {
 fn impossible_ports_are_refused() {
     scenarios::impossible_ports_are_refused(eal());
 }
+
+#[test]
+fn captures_are_replayed_and_written() {
+    scenarios::captures_are_replayed_and_written(eal());
+}

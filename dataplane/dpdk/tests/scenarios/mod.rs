@@ -5,7 +5,7 @@
 use culvert_dpdk::{
     BURST_SIZE, Burst, Device, Eal, Mbuf, Pool, PoolConfig, PortConfig, PortError, Started, devargs,
 };
-use std::{process::Command, thread, time::Duration};
+use std::{fs, path::PathBuf, process, process::Command, thread, time::Duration};
 
 /// A pool that these scenarios do not exhaust by accident.
 pub(crate) fn pool(eal: Eal, name: &str) -> Pool {
@@ -134,6 +134,50 @@ pub(crate) fn an_exhausted_pool_says_so(eal: Eal) {
     assert_eq!(pool.available(), 63);
 }
 
+/// A capture file of `frames`, in pcap's format: a header, and a header before each frame.
+fn capture_file(name: &str, frames: &[&[u8]]) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("culvert-{}-{name}.pcap", process::id()));
+    let header: [u32; 6] = [0xa1b2_c3d4, 0x0004_0002, 0, 0, 65_535, 1];
+    let mut octets: Vec<u8> = header.into_iter().flat_map(u32::to_le_bytes).collect();
+    for frame in frames {
+        let length = frame.len() as u32;
+        octets.extend([0, 0, length, length].into_iter().flat_map(u32::to_le_bytes));
+        octets.extend(*frame);
+    }
+    fs::write(&path, octets).unwrap();
+    path
+}
+
+/// A capture is replayed without end, in order, as a load; or once, with what is sent captured.
+pub(crate) fn captures_are_replayed_and_written(eal: Eal) {
+    let pool = pool(eal, "capture");
+    let frames: [&[u8]; 3] = [&[1; 60], &[2; 1_000], &[3; 1_514]];
+    let from = capture_file("from", &frames);
+    let mut burst = Burst::new();
+    {
+        let mut port = start(eal, &devargs::replay(0, &from), pool);
+        for _ in 0..100 {
+            assert_eq!(port.rx_queues[0].burst(&mut burst), BURST_SIZE);
+            let first = burst[0].data()[0];
+            for (mbuf, turn) in burst.drain().zip(usize::from(first - 1)..) {
+                assert_eq!(mbuf.data(), frames[turn % 3]);
+            }
+        }
+    }
+    let into = from.with_extension("out");
+    {
+        let mut port = start(eal, &devargs::capture(1, &from, &into), pool);
+        assert_eq!(port.rx_queues[0].burst(&mut burst), 3);
+        assert_eq!(port.tx_queues[0].burst(&mut burst), 3);
+    }
+    let (read, written) = (fs::read(&from).unwrap(), fs::read(&into).unwrap());
+    assert_eq!(read.len(), written.len());
+    assert!(frames.iter().all(|frame| written.windows(frame.len()).any(|octets| octets == *frame)));
+    fs::remove_file(from).unwrap();
+    fs::remove_file(into).unwrap();
+    assert_eq!(pool.available(), pool.capacity());
+}
+
 /// Runs `ip` in this thread's network namespace.
 fn ip(arguments: &str) {
     let status = Command::new("ip").args(arguments.split(' ')).status().unwrap();
@@ -156,12 +200,46 @@ pub(crate) fn af_packet_crosses_a_veth(eal: Eal) {
         assert_ne!(left.port.mac(), right.port.mac());
         assert!(left.port.link().up);
         exchange(&pool, left, right);
+        two_queues_share_a_veth(eal, pool);
         assert_eq!(pool.available(), pool.capacity());
         // The ports took their devices along: the names are free again.
         drop(start(eal, &devargs::af_packet(0, "cv0", 1), pool));
     })
     .join()
     .unwrap();
+}
+
+/// With two queue pairs, each can send, and each flow arrives on one of the other side's.
+fn two_queues_share_a_veth(eal: Eal, pool: Pool) {
+    let config = PortConfig { rx_queues: 2, tx_queues: 2, ..PortConfig::default() };
+    let mut ports = ["cv0", "cv1"].into_iter().zip(0..).map(|(interface, number)| {
+        let device = Device::open(eal, &devargs::af_packet(number, interface, 2)).unwrap();
+        assert_eq!(device.max_queues(), (2, 2));
+        device.start(&config, &[pool]).unwrap()
+    });
+    let (mut left, mut right) = (ports.next().unwrap(), ports.next().unwrap());
+    let mut burst = Burst::new();
+    for tx in &mut left.tx_queues {
+        (0..10).for_each(|number| burst.push(frame(&pool, number)).unwrap());
+        assert_eq!(tx.burst(&mut burst), 10);
+    }
+    let mut arrived = 0;
+    for _ in 0..1000 {
+        for rx in &mut right.rx_queues {
+            rx.burst(&mut burst);
+            arrived += burst.drain().filter(is_ours).count();
+        }
+        if arrived == 20 {
+            break;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(arrived, 20);
+}
+
+/// The kernel's own chatter (router solicitations) arrives as well.
+fn is_ours(mbuf: &Mbuf) -> bool {
+    mbuf.data().get(12..14) == Some(&[0x88, 0xb5])
 }
 
 fn exchange(pool: &Pool, mut left: Started, mut right: Started) {
@@ -171,9 +249,7 @@ fn exchange(pool: &Pool, mut left: Started, mut right: Started) {
     let mut arrived = Vec::new();
     for _ in 0..1000 {
         right.rx_queues[0].burst(&mut burst);
-        // The kernel's own chatter (router solicitations) arrives as well.
-        let ours = burst.drain().filter(|mbuf| mbuf.data().get(12..14) == Some(&[0x88, 0xb5]));
-        arrived.extend(ours.map(|mbuf| (mbuf.len(), number_of(&mbuf))));
+        arrived.extend(burst.drain().filter(is_ours).map(|mbuf| (mbuf.len(), number_of(&mbuf))));
         if arrived.len() == 10 {
             break;
         }
