@@ -31,6 +31,8 @@ pub(crate) struct Segment {
     pub(crate) rst: bool,
     /// Octets of data.
     pub(crate) data_bytes: u32,
+    /// The window as the header has it.
+    pub(crate) window: u16,
 }
 
 impl Segment {
@@ -106,6 +108,7 @@ impl Segment {
             fin: tcp.fin(),
             rst: tcp.rst(),
             data_bytes: tcp.payload().len() as u32,
+            window: tcp.window_len(),
         })
     }
 

@@ -49,6 +49,8 @@ pub(crate) struct Sent {
     pub(crate) segments: u64,
     /// The window of the last of them, as its header had it.
     pub(crate) window: u16,
+    /// Whether the peer's last segment announced no window: what is sent now is a probe.
+    pub(crate) peer_window_shut: bool,
 }
 
 /// How far a socket is, in the words of RFC 9293, 3.3.2 as far as they matter to a caller.

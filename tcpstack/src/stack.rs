@@ -17,8 +17,6 @@
 mod receive;
 mod replies;
 mod slots;
-#[cfg(test)]
-mod tests;
 mod transmit;
 
 use std::net::{IpAddr, SocketAddr};

@@ -3,7 +3,7 @@
 
 use smoltcp::phy::{Device, DeviceCapabilities, RxToken, TxToken};
 use smoltcp::time::Instant;
-use smoltcp::wire::{IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket};
+use smoltcp::wire::{IpAddress, IpVersion, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
 
 use super::Sent;
 use crate::api::Transmit;
@@ -32,6 +32,11 @@ impl<'a, T: Transmit> Port<'a, T> {
         Self { received: Some(packet), ..self }
     }
 
+    fn sending(&mut self) -> Sending<'_, T> {
+        let fills_checksum = self.capabilities.checksum.tcp.tx();
+        Sending { sent: self.sent, to: self.to, fills_checksum }
+    }
+
     /// Whether something could not be sent for want of room.
     pub(super) fn refused(&self) -> bool {
         self.refused
@@ -50,7 +55,7 @@ impl<T: Transmit> Device for Port<'_, T> {
 
     fn receive(&mut self, _: Instant) -> Option<(Self::RxToken<'_>, Self::TxToken<'_>)> {
         let received = Received(self.received.take()?);
-        Some((received, Sending { sent: self.sent, to: self.to }))
+        Some((received, self.sending()))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Self::TxToken<'_>> {
@@ -58,7 +63,7 @@ impl<T: Transmit> Device for Port<'_, T> {
             self.refused = true;
             return None;
         }
-        Some(Sending { sent: self.sent, to: self.to })
+        Some(self.sending())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -79,48 +84,70 @@ impl RxToken for Received<'_> {
 pub(super) struct Sending<'a, T> {
     sent: &'a mut Sent,
     to: &'a mut T,
+    fills_checksum: bool,
 }
 
 impl<T: Transmit> TxToken for Sending<'_, T> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
-        let sent = self.sent;
+        let (sent, fills_checksum) = (self.sent, self.fills_checksum);
         self.to.packet(len, |packet| {
             let result = fill(packet);
-            sent.note(packet);
+            sent.note(packet, fills_checksum);
             result
         })
     }
 }
 
 impl Sent {
-    /// Keeps what this packet says.
-    fn note(&mut self, packet: &[u8]) {
-        let tcp = match IpVersion::of_packet(packet) {
-            Ok(IpVersion::Ipv4) => {
-                TcpPacket::new_unchecked(Ipv4Packet::new_unchecked(packet).payload())
-            }
-            Ok(IpVersion::Ipv6) => {
-                TcpPacket::new_unchecked(Ipv6Packet::new_unchecked(packet).payload())
-            }
-            Err(_) => return,
-        };
+    /// Keeps what this packet says, and corrects it where smoltcp is wrong.
+    fn note(&mut self, packet: &mut [u8], fills_checksum: bool) {
+        let (source, destination, payload): (IpAddress, IpAddress, _) =
+            match IpVersion::of_packet(packet) {
+                Ok(IpVersion::Ipv4) => {
+                    let ip = Ipv4Packet::new_unchecked(packet);
+                    let ends = (ip.src_addr().into(), ip.dst_addr().into());
+                    let header = usize::from(ip.header_len());
+                    (ends.0, ends.1, &mut ip.into_inner()[header..])
+                }
+                Ok(IpVersion::Ipv6) => {
+                    let ip = Ipv6Packet::new_unchecked(packet);
+                    let ends = (ip.src_addr().into(), ip.dst_addr().into());
+                    let header = ip.header_len();
+                    (ends.0, ends.1, &mut ip.into_inner()[header..])
+                }
+                Err(_) => return,
+            };
+        let mut tcp = TcpPacket::new_unchecked(payload);
         self.segments += 1;
         if tcp.rst() {
             return;
         }
+        self.window = tcp.window_len();
         let seq = number(tcp.seq_number());
+        let length = tcp.segment_len() as u32;
         if tcp.syn() {
             self.first = seq.wrapping_add(1);
             self.next = self.first;
+        } else if length == 0 && is_before(seq, self.next) {
+            // RFC 9293, 3.10.7.4: an ACK has the sequence number SND.NXT. After a retransmission
+            // timeout smoltcp's has that of the octet to be sent again, which the peer may have
+            // received: then it drops the ACK as old, and if both ends do it, neither learns
+            // what the other has received, and they repeat themselves for ever.
+            tcp.set_seq_number(TcpSeqNumber(self.next.cast_signed()));
+            if fills_checksum {
+                tcp.fill_checksum(&source, &destination);
+            }
+        } else if is_before(self.next, seq.wrapping_add(length)) && !self.peer_window_shut {
+            // Not so a zero window probe (RFC 9293, 3.8.6.1): its octet is beyond the window, and
+            // an ACK with the number after it would be too.
+            self.next = seq.wrapping_add(length);
         }
-        let length = tcp.segment_len() as u32;
-        let next = seq.wrapping_add(length);
-        // A retransmission or a probe does not go back.
-        if next.wrapping_sub(self.next).cast_signed() > 0 {
-            self.next = next;
-        }
-        self.window = tcp.window_len();
     }
+}
+
+/// Whether one sequence number comes before another (RFC 9293, 3.4).
+fn is_before(this: u32, that: u32) -> bool {
+    this.wrapping_sub(that).cast_signed() < 0
 }
 
 /// The device of an interface before its first packet.

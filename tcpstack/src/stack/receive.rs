@@ -82,6 +82,7 @@ impl Stack {
         if connection.phase == Phase::Connecting && segment.syn {
             connection.peer_first = segment.seq.wrapping_add(1);
         }
+        connection.socket.sent.peer_window_shut = segment.window == 0;
         let unacknowledged = connection.socket.unacknowledged();
         self.engine.receive(now, &mut connection.socket, packet, &mut self.replies);
         if connection.socket.unacknowledged() < unacknowledged {
