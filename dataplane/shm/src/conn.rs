@@ -153,6 +153,16 @@ impl<'a> ConnWriter<'a> {
         add(&self.slot.octets_out, octets);
     }
 
+    /// Shows what the connection has carried, as its owner counts it elsewhere; the time of the
+    /// last frame stays.
+    #[inline]
+    pub fn show(&self, stats: &ConnStats) {
+        self.slot.octets_in.store(stats.octets_in, Ordering::Relaxed);
+        self.slot.octets_out.store(stats.octets_out, Ordering::Relaxed);
+        self.slot.segments_in.store(stats.segments_in, Ordering::Relaxed);
+        self.slot.segments_out.store(stats.segments_out, Ordering::Relaxed);
+    }
+
     /// Notes that a whole frame came.
     #[inline]
     pub fn frame(&self, now_ns: u64) {

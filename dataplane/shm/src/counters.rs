@@ -59,6 +59,10 @@ counters! {
     InnerTxFull = "inner_tx_full",
     /// No packet buffer was left in the pool.
     PoolEmpty = "pool_empty",
+    /// Packets dropped because more of them were made in one batch than are kept.
+    BatchFull = "batch_full",
+    /// Packets dropped because they do not fit into a buffer.
+    NoRoom = "no_room",
 
     /// Frames shorter than an Ethernet header.
     EthernetShort = "ethernet_short",
@@ -66,6 +70,10 @@ counters! {
     EthernetNotOurs = "ethernet_not_ours",
     /// Frames of a type other than IPv4, IPv6 and ARP.
     EthernetTypeUnknown = "ethernet_type_unknown",
+    /// Frames whose source is no station's address.
+    EthernetBadSource = "ethernet_bad_source",
+    /// Frames with a VLAN tag.
+    EthernetVlan = "ethernet_vlan",
 
     /// IPv4 packets whose header is cut off or has impossible lengths.
     Ipv4Malformed = "ipv4_malformed",
@@ -93,6 +101,22 @@ counters! {
     Ipv4Fragmented = "ipv4_fragmented",
     /// Packets for which there is no route.
     IpNoRoute = "ip_no_route",
+    /// Packets whose IP version contradicts the frame's type.
+    IpBadVersion = "ip_bad_version",
+    /// Packets with IPv4 options that are malformed.
+    IpBadOptions = "ip_bad_options",
+    /// Packets with a source route.
+    IpSourceRoute = "ip_source_route",
+    /// Fragments with an impossible offset or length.
+    IpBadFragment = "ip_bad_fragment",
+    /// Packets with a source that cannot be on the wire.
+    IpMartianSource = "ip_martian_source",
+    /// Packets with a destination that is never forwarded to.
+    IpMartianDestination = "ip_martian_destination",
+    /// Packets whose upper-layer header is incomplete.
+    TransportTruncated = "transport_truncated",
+    /// Inner packets that cannot tell of the congestion that the outer ones met (RFC 6040, 4.2).
+    EcnIllegal = "ecn_illegal",
     /// Packets from the tunnel that are not IPv4 or IPv6, or are malformed.
     InnerMalformed = "inner_malformed",
 
@@ -129,6 +153,8 @@ counters! {
     NeighbourQueueFull = "neighbour_queue_full",
     /// Neighbours not learnt because the table is full.
     NeighbourTableFull = "neighbour_table_full",
+    /// Claims of other stations to have one of our addresses.
+    NeighbourClaimsOurs = "neighbour_claims_ours",
 
     /// UDP datagrams that are cut off or have impossible lengths.
     UdpMalformed = "udp_malformed",
@@ -168,6 +194,11 @@ counters! {
     FramingKeepalive = "framing_keepalive",
     /// Frames too short for what they should be.
     FramingShort = "framing_short",
+    /// Frames that were received in part when their connection ended (RFC 9329, 6.1).
+    FramingPartial = "framing_partial",
+    /// Streams closed because too many messages in a row were nobody's, or because a packet of a
+    /// known SPI failed its check (RFC 9329, 6.1).
+    FramingCorrupt = "framing_corrupt",
     /// Streams closed because they do not begin with the prefix.
     FramingBadPrefix = "framing_bad_prefix",
     /// Streams closed because of a length of 0 or 1.
@@ -221,6 +252,8 @@ counters! {
     HandoffReceived = "handoff_received",
     /// Packets dropped because the other worker's ring was full.
     HandoffFull = "handoff_full",
+    /// Sealed frames of other workers dropped because their connection was gone or full.
+    HandoffTcpLost = "handoff_tcp_lost",
 
     /// IKE messages passed to the control process.
     IkeUp = "ike_up",
@@ -232,6 +265,14 @@ counters! {
     RingDownMalformed = "ring_down_malformed",
     /// IKE messages not sent because their connection or route is gone.
     IkeDownNoPath = "ike_down_no_path",
+    /// IKE messages not sent because they are longer than their path can carry.
+    IkeTooBig = "ike_too_big",
+    /// Messages in TCP streams that have the marker of IKE but cannot be IKE messages.
+    IkeMalformed = "ike_malformed",
+    /// SAs of the control process that cannot be used: bad keys or window.
+    SaUnusable = "sa_unusable",
+    /// Policies of the control process that cannot be used: too many to one destination.
+    PolicyRefused = "policy_refused",
 }
 
 impl Counter {

@@ -169,6 +169,16 @@ impl WorkerView {
         Some(SaWriter::new(&self.region.sas().get(index as usize)?.moving))
     }
 
+    /// The owner of the live SA with this inbound SPI, whoever it is: who has to open its packets.
+    /// A look at three words of the slot.
+    #[inline]
+    pub fn sa_owner(&self, spi: u32) -> Option<u16> {
+        let sas = self.region.sas();
+        let slot = sas.get(spi as usize & sas.len().wrapping_sub(1))?;
+        let (owner, spi_in) = slot.config.read_part(SaConfig::owner_and_spi)?;
+        (spi_in == spi).then_some(owner)
+    }
+
     /// Whether the SA is still in use: a look at its state word alone.
     #[inline]
     pub fn sa_in_use(&self, sa: SlotRef) -> bool {

@@ -137,6 +137,17 @@ pub struct SaConfig {
     pub remote: SelectorList,
 }
 
+impl SaConfig {
+    /// Owner and inbound SPI, from the first words of the encoded configuration.
+    pub(crate) fn owner_and_spi(words: &[AtomicU64]) -> Option<(u16, u32)> {
+        let word = |index: usize| Some(words.get(index)?.load(Ordering::Relaxed));
+        let (peer, replay_window) = (SlotRef::WORDS, 1);
+        let quad = word(peer)?;
+        let pair = word(peer + 1 + replay_window)?;
+        Some((quad as u16, pair as u32))
+    }
+}
+
 impl Record for SaConfig {
     const WORDS: usize =
         1 + 1 + 1 + 1 + 2 * KeyMaterial::WORDS + Name::WORDS + 2 + 2 * SelectorList::WORDS;
