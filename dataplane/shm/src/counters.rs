@@ -75,16 +75,10 @@ counters! {
     /// Frames with a VLAN tag.
     EthernetVlan = "ethernet_vlan",
 
-    /// IPv4 packets whose header is cut off or has impossible lengths.
-    Ipv4Malformed = "ipv4_malformed",
+    /// IP packets whose header is cut off or has impossible lengths.
+    IpMalformed = "ip_malformed",
     /// IPv4 packets with a wrong header checksum.
     Ipv4BadChecksum = "ipv4_bad_checksum",
-    /// IPv4 packets with a source that cannot be: multicast, broadcast, loopback or our own.
-    Ipv4BadSource = "ipv4_bad_source",
-    /// IPv6 packets whose header is cut off or has impossible lengths.
-    Ipv6Malformed = "ipv6_malformed",
-    /// IPv6 packets with a source that cannot be: multicast, loopback or our own.
-    Ipv6BadSource = "ipv6_bad_source",
     /// IPv6 packets with extension headers that are malformed or too many.
     Ipv6BadExtension = "ipv6_bad_extension",
     /// Packets to an address on the outer side that is not ours.
