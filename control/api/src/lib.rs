@@ -41,6 +41,8 @@ pub const REQUEST_OCTETS_MAX: usize = 64 << 10;
 pub const REPLY_OCTETS_MAX: usize = 4 << 20;
 /// Name of the socket below the runtime directory.
 pub const SOCKET_NAME: &str = "control.sock";
+/// The configuration when nothing else is said.
+pub const CONFIG_PATH_DEFAULT: &str = "/etc/culvert/culvert.toml";
 /// The socket when nothing else is said.
 pub const SOCKET_PATH_DEFAULT: &str = "/run/culvert/control.sock";
 
@@ -80,7 +82,11 @@ pub enum Command {
     /// One [`TcpConnection`] for each that is open.
     Tcp,
     /// One [`Counter`] for each that the workers keep.
-    Counters,
+    Counters {
+        /// Also those that are zero.
+        #[serde(default)]
+        all: bool,
+    },
     /// Sets a connection up and answers with an [`Outcome`] when it stands or has failed.
     Initiate {
         /// Name of the connection.

@@ -148,12 +148,10 @@ pub struct IkeSa {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IkeState {
-    /// A TCP connection is being opened for it.
+    /// A TCP connection is being opened for it, or `IKE_SA_INIT` is under way (RFC 7296, 1.2).
     Connecting,
-    /// `IKE_SA_INIT` is under way (RFC 7296, 1.2).
-    Init,
-    /// `IKE_AUTH` is under way (RFC 7296, 1.2).
-    Auth,
+    /// It has keys, but the peer is not authenticated yet (RFC 7296, 1.2).
+    HalfOpen,
     /// It stands.
     Established,
     /// It is being deleted.
@@ -301,8 +299,7 @@ impl fmt::Display for IkeState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Connecting => "connecting",
-            Self::Init => "init",
-            Self::Auth => "auth",
+            Self::HalfOpen => "half-open",
             Self::Established => "established",
             Self::Deleting => "deleting",
             Self::Orphaned => "orphaned",

@@ -24,7 +24,7 @@ const TCP_CONNECTIONS_DEFAULT: u32 = 10_240;
 const REPLAY_WINDOW_DEFAULT: u32 = 1024;
 const SAS: RangeInclusive<u32> = 16..=SAS_MAX;
 const SAS_DEFAULT: u32 = 16_384;
-const POLICIES: RangeInclusive<u32> = 16..=1 << 22;
+const POLICIES: RangeInclusive<u32> = 16..=1 << 20;
 /// Policies for each SA pair when the file does not say: a few selectors of a few prefixes.
 const POLICIES_OF_SA: u32 = 4;
 /// A ring must hold the largest IKE message (65,535 octets) more than once.
@@ -55,7 +55,7 @@ impl Section {
 impl Checker<'_> {
     fn dataplane(&mut self, section: &Section) -> Option<Dataplane> {
         let sas = self.power_of_two("sas", section.sas.as_ref(), SAS, SAS_DEFAULT);
-        let policies = sas.unwrap_or(SAS_DEFAULT) * POLICIES_OF_SA;
+        let policies = (sas.unwrap_or(SAS_DEFAULT) * POLICIES_OF_SA).min(*POLICIES.end());
         let policies = self.number("policies", section.policies.as_ref(), POLICIES, policies);
         let peers = section.peers.as_ref();
         let peers = self.number("peers", peers, SAS, sas.unwrap_or(SAS_DEFAULT));

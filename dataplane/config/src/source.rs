@@ -9,14 +9,15 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
+use zeroize::Zeroize;
 
 /// Largest configuration file, in octets.
 pub const FILE_OCTETS_MAX: u64 = 16 << 20;
 /// Mistakes reported in one run; further ones are only counted.
 pub const PROBLEMS_MAX: usize = 50;
 
-/// A configuration file that was read.
-#[derive(Debug)]
+/// A configuration file that was read. It may hold secrets: it is overwritten when dropped, and
+/// never printed.
 pub struct Source {
     path: PathBuf,
     text: String,
@@ -120,6 +121,12 @@ impl Source {
     fn line(&self, offset: usize) -> usize {
         let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
         1 + before.iter().filter(|octet| **octet == b'\n').count()
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.text.zeroize();
     }
 }
 

@@ -1,0 +1,352 @@
+//! Rows as tables.
+
+use std::io::{self, Write};
+
+use culvert_api::{
+    ChildSa, Connection, Counter, Event, IkeSa, IkeState, Outcome, Row, Status, TcpConnection,
+};
+
+use crate::table::{Align, Table, printable};
+use crate::units;
+
+/// Stands for what there is none of.
+const NONE: &str = "-";
+
+/// Prints the rows of an answer, each kind as its own table.
+pub(crate) fn rows(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
+    macro_rules! of_kind {
+        ($kind:ident) => {
+            rows.iter().filter_map(|row| if let Row::$kind(row) = row { Some(row) } else { None })
+        };
+    }
+    if rows.is_empty() {
+        return writeln!(out, "none");
+    }
+    of_kind!(Status).try_for_each(|row| status(row, out))?;
+    of_kind!(Outcome).try_for_each(|row| outcome(row, out))?;
+    let tables = [
+        connections(of_kind!(Connection)),
+        ike_sas(of_kind!(IkeSa)),
+        child_sas(of_kind!(IkeSa)),
+        tcp(of_kind!(Tcp)),
+        counters(of_kind!(Counter)),
+    ];
+    let mut first = true;
+    for table in tables.iter().filter(|table| !table.is_empty()) {
+        if !first {
+            writeln!(out)?;
+        }
+        first = false;
+        table.print(out)?;
+    }
+    Ok(())
+}
+
+/// Prints an event as a line.
+pub(crate) fn event(event: &Event, out: &mut dyn Write) -> io::Result<()> {
+    let connection = event.connection.as_deref().unwrap_or(NONE);
+    let ike = event.ike.map_or(String::new(), |ike| format!("#{ike}"));
+    let happening = event.happening.to_string();
+    let line = format!("{}  {connection}{ike}  {happening}", units::time(event.time_ms));
+    writeln!(out, "{}", printable(&line))
+}
+
+fn outcome(row: &Outcome, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", printable(&row.message))
+}
+
+fn status(row: &Status, out: &mut dyn Write) -> io::Result<()> {
+    let dataplane = if row.dataplane.up {
+        format!(
+            "up for {}, {} worker(s), start {}",
+            units::span(row.dataplane.since_s),
+            row.dataplane.workers,
+            row.dataplane.starts
+        )
+    } else {
+        "down: start culvert-dataplane with the same configuration".to_owned()
+    };
+    let orphaned = match row.child_sas_orphaned {
+        0 => String::new(),
+        count => format!(", {count} of an earlier control process"),
+    };
+    let lines = [
+        ("Culvert", format!("{}, up for {}", row.version, units::span(row.uptime_s))),
+        ("Configuration", row.config.clone()),
+        ("Dataplane", dataplane),
+        ("Connections", row.connections.to_string()),
+        ("IKE SAs", format!("{}, {} half-open", row.ike_sas, row.ike_sas_half_open)),
+        ("CHILD SAs", format!("{} of {}{orphaned}", row.child_sas, row.child_sas_max)),
+        ("TCP connections", row.tcp_connections.to_string()),
+        (
+            "Traffic",
+            format!("in {}, out {}", units::octets(row.octets_in), units::octets(row.octets_out)),
+        ),
+    ];
+    for (name, value) in lines {
+        writeln!(out, "{name:<16} {}", printable(&value))?;
+    }
+    Ok(())
+}
+
+fn connections<'a>(rows: impl Iterator<Item = &'a Connection>) -> Table {
+    let mut table = Table::new(&[
+        ("CONNECTION", Align::Left),
+        ("LOCAL", Align::Left),
+        ("REMOTE", Align::Left),
+        ("TRANSPORT", Align::Left),
+        ("CHILD", Align::Left),
+        ("TRAFFIC", Align::Left),
+        ("START", Align::Left),
+        ("IKE SAS", Align::Right),
+    ]);
+    let end = |id: &str, addresses: &[String]| format!("{id} at {}", any(addresses));
+    for row in sorted(rows, |row| row.name.clone()) {
+        for (index, child) in row.children.iter().enumerate() {
+            let head = [
+                row.name.clone(),
+                end(&row.local_id, &row.local_addrs),
+                end(&row.remote_id, &row.remote_addrs),
+                row.transport.clone(),
+            ];
+            // The connection is told once, with its first child.
+            let head = head.map(|cell| if index == 0 { cell } else { String::new() });
+            let traffic = format!("{} === {}", child.local_ts.join(" "), child.remote_ts.join(" "));
+            let sas = if index == 0 { row.ike_sas.to_string() } else { String::new() };
+            let tail = [child.name.clone(), traffic, child.start_action.clone(), sas];
+            table.row(head.into_iter().chain(tail));
+        }
+    }
+    table
+}
+
+fn any(addresses: &[String]) -> String {
+    if addresses.is_empty() { "%any".into() } else { addresses.join(" ") }
+}
+
+fn ike_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
+    let mut table = Table::new(&[
+        ("IKE SA", Align::Right),
+        ("CONNECTION", Align::Left),
+        ("STATE", Align::Left),
+        ("ROLE", Align::Left),
+        ("LOCAL", Align::Left),
+        ("REMOTE", Align::Left),
+        ("REMOTE ID", Align::Left),
+        ("VIA", Align::Left),
+        ("ALGORITHMS", Align::Left),
+        ("SPIS", Align::Left),
+        ("AGE", Align::Right),
+    ]);
+    for row in sorted(rows, |row| (row.connection.clone(), row.id)) {
+        let via = match &row.tcp {
+            Some(tcp) => format!("{} {tcp}", row.transport),
+            None => row.transport.to_string(),
+        };
+        let spis = match row.state {
+            IkeState::Orphaned => NONE.into(),
+            _ => format!("{} {}", row.spi_initiator, row.spi_responder),
+        };
+        table.row([
+            number(row.id),
+            text(&row.connection),
+            row.state.to_string(),
+            row.role.map_or(NONE.into(), |role| role.to_string()),
+            row.local.clone(),
+            row.remote.clone(),
+            text(&row.remote_id),
+            via,
+            text(&row.proposal),
+            spis,
+            units::span(row.age_s),
+        ]);
+    }
+    table
+}
+
+fn child_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
+    let mut table = Table::new(&[
+        ("CHILD SA", Align::Left),
+        ("SPI IN", Align::Left),
+        ("SPI OUT", Align::Left),
+        ("IKE SA", Align::Right),
+        ("STATE", Align::Left),
+        ("ALGORITHM", Align::Left),
+        ("TRAFFIC", Align::Left),
+        ("PACKETS IN", Align::Right),
+        ("IN", Align::Right),
+        ("PACKETS OUT", Align::Right),
+        ("OUT", Align::Right),
+        ("DROPPED", Align::Right),
+        ("IDLE", Align::Right),
+        ("AGE", Align::Right),
+        ("EXPIRES", Align::Right),
+    ]);
+    for ike in sorted(rows, |row| (row.connection.clone(), row.id)) {
+        for child in sorted(ike.children.iter(), |child| (child.name.clone(), child.spi_in.clone()))
+        {
+            table.row(child_sa(ike, child));
+        }
+    }
+    table
+}
+
+fn child_sa(ike: &IkeSa, child: &ChildSa) -> [String; 15] {
+    let span = |seconds: Option<u64>| seconds.map_or(NONE.into(), units::span);
+    [
+        child.name.clone(),
+        child.spi_in.clone(),
+        child.spi_out.clone(),
+        number(ike.id),
+        child.state.to_string(),
+        child.proposal.clone(),
+        format!("{} === {}", child.local_ts.join(" "), child.remote_ts.join(" ")),
+        child.packets_in.to_string(),
+        units::octets(child.octets_in),
+        child.packets_out.to_string(),
+        units::octets(child.octets_out),
+        child.drops_in.saturating_add(child.drops_out).to_string(),
+        span(child.idle_s),
+        units::span(child.age_s),
+        span(child.expires_s),
+    ]
+}
+
+fn tcp<'a>(rows: impl Iterator<Item = &'a TcpConnection>) -> Table {
+    let mut table = Table::new(&[
+        ("TCP", Align::Left),
+        ("LOCAL", Align::Left),
+        ("REMOTE", Align::Left),
+        ("ORIGINATOR", Align::Left),
+        ("CONNECTION", Align::Left),
+        ("IN", Align::Right),
+        ("OUT", Align::Right),
+        ("IDLE", Align::Right),
+        ("AGE", Align::Right),
+    ]);
+    for row in sorted(rows, |row| (row.remote.clone(), row.id.clone())) {
+        table.row([
+            row.id.clone(),
+            row.local.clone(),
+            row.remote.clone(),
+            if row.originator { "here" } else { "peer" }.into(),
+            row.connection.clone().unwrap_or_else(|| NONE.into()),
+            units::octets(row.octets_in),
+            units::octets(row.octets_out),
+            row.idle_s.map_or(NONE.into(), units::span),
+            units::span(row.age_s),
+        ]);
+    }
+    table
+}
+
+fn counters<'a>(rows: impl Iterator<Item = &'a Counter>) -> Table {
+    let mut table = Table::new(&[
+        ("COUNTER", Align::Left),
+        ("TOTAL", Align::Right),
+        ("WHAT IT COUNTS", Align::Left),
+    ]);
+    // In the order of the gateway, which keeps together what belongs together.
+    for row in rows {
+        table.row([row.name.clone(), row.total.to_string(), row.help.clone()]);
+    }
+    table
+}
+
+fn sorted<'a, T, K: Ord>(rows: impl Iterator<Item = &'a T>, key: impl Fn(&T) -> K) -> Vec<&'a T> {
+    let mut rows: Vec<&T> = rows.collect();
+    rows.sort_by_cached_key(|row| key(row));
+    rows
+}
+
+fn number(number: Option<u64>) -> String {
+    number.map_or(NONE.into(), |number| number.to_string())
+}
+
+fn text(text: &str) -> String {
+    if text.is_empty() { NONE.into() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_api::{ChildState, Happening, Role, Transport};
+
+    use super::*;
+
+    fn printed(rows: &[Row]) -> String {
+        let mut out = Vec::new();
+        super::rows(rows, &mut out).expect("a vector takes all");
+        String::from_utf8(out).expect("text")
+    }
+
+    fn ike(id: Option<u64>, connection: &str, children: Vec<ChildSa>) -> Row {
+        Row::IkeSa(IkeSa {
+            id,
+            connection: connection.into(),
+            state: if id.is_some() { IkeState::Established } else { IkeState::Orphaned },
+            role: id.map(|_| Role::Initiator),
+            transport: Transport::Tcp,
+            local: "192.0.2.1:40000".into(),
+            remote: "198.51.100.7:4500".into(),
+            local_id: "gw.example".into(),
+            remote_id: "branch.example".into(),
+            spi_initiator: "1111111111111111".into(),
+            spi_responder: "2222222222222222".into(),
+            proposal: "aes128gcm16-prfsha256-x25519".into(),
+            tcp: Some("0/12/3".into()),
+            age_s: 125,
+            children,
+        })
+    }
+
+    fn child(name: &str) -> ChildSa {
+        ChildSa {
+            name: name.into(),
+            state: ChildState::Installed,
+            spi_in: "c0de0001".into(),
+            spi_out: "beef0002".into(),
+            proposal: "aes128gcm16-esn".into(),
+            local_ts: vec!["10.1.0.0/24".into()],
+            remote_ts: vec!["10.2.0.0/24".into()],
+            packets_in: 10,
+            octets_in: 14_000,
+            packets_out: 20,
+            octets_out: 2048,
+            drops_in: 1,
+            drops_out: 2,
+            age_s: 124,
+            idle_s: Some(0),
+            expires_s: None,
+        }
+    }
+
+    #[test]
+    fn sas_are_two_tables_sorted_by_connection() {
+        let text = printed(&[ike(Some(2), "z", vec![child("net")]), ike(None, "a", vec![])]);
+        let expected = "\
+IKE SA  CONNECTION  STATE        ROLE       LOCAL            REMOTE             REMOTE ID       VIA         ALGORITHMS                    SPIS                                 AGE
+     -  a           orphaned     -          192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  -                                  2m05s
+     2  z           established  initiator  192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  1111111111111111 2222222222222222  2m05s
+
+CHILD SA  SPI IN    SPI OUT   IKE SA  STATE      ALGORITHM        TRAFFIC                      PACKETS IN        IN  PACKETS OUT       OUT  DROPPED  IDLE    AGE  EXPIRES
+net       c0de0001  beef0002       2  installed  aes128gcm16-esn  10.1.0.0/24 === 10.2.0.0/24          10  13.6 KiB           20  2.00 KiB        3    0s  2m04s        -
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn no_rows_say_so() {
+        assert_eq!(printed(&[]), "none\n");
+    }
+
+    #[test]
+    fn events_are_lines() {
+        let happening = Happening::IkeDown { reason: "terminated\u{7} here".into() };
+        let event =
+            Event { time_ms: 0, connection: Some("branch".into()), ike: Some(3), happening };
+        let mut out = Vec::new();
+        super::event(&event, &mut out).expect("a vector takes all");
+        let expected = "1970-01-01 00:00:00.000  branch#3  IKE SA down: terminated\\u{7} here\n";
+        assert_eq!(String::from_utf8(out).expect("text"), expected);
+    }
+}
