@@ -7,8 +7,9 @@
 //!
 //! How a packet passes through:
 //!
-//! * **From the wire**: [`ether::parse`] → [`arp`] or [`ip::parse`] → for an own address [`nd`],
-//!   [`icmp`], [`udp`] or the TCP engine; for others the outbound path.
+//! * **From the wire**: [`ether::parse`] → [`arp`] or [`ip::parse`] → on the outer side
+//!   [`prefix::OwnAddresses::check_outer`] → for an own address [`nd`], [`icmp`], [`udp`], ESP or the
+//!   TCP engine; for others, on the inner side, the outbound path.
 //! * **Outbound** (inner side to tunnel): [`ip::parse`] → [`policy`] → [`ip::decrement_hop_limit`]
 //!   → [`mss`], [`fragment`] or a packet-too-big of [`icmp`] → sealing → [`encap`].
 //! * **Inbound** (tunnel to inner side): ESP opened → [`ip::parse`] → the inbound check of

@@ -1,5 +1,7 @@
 //! Address prefixes and the gateway's own addresses.
 
+use super::DropReason;
+use super::ip;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -122,7 +124,7 @@ impl OwnAddresses {
         }
         let list = list
             .iter()
-            .map(|&(address, len)| match super::ip::check_source(address) {
+            .map(|&(address, len)| match ip::check_source(address) {
                 Ok(()) => Ok((address, Prefix::new(address, len)?)),
                 Err(_) => Err(OwnAddressesError::NotUnicast(address)),
             })
@@ -145,6 +147,23 @@ impl OwnAddresses {
                     && prefix.address().is_ipv4()
                     && (prefix.last() == address || prefix.address() == address)
             })
+    }
+
+    /// Refuses an outer packet that is not for an own address or whose source cannot have sent it
+    /// (RFC 1812, 5.3.7): what [`ip::check_source`] names, own and broadcast addresses.
+    ///
+    /// # Errors
+    /// [`DropReason::IpNotOurs`], [`DropReason::IpMartianSource`].
+    #[inline]
+    pub fn check_outer(&self, header: &ip::Header) -> Result<(), DropReason> {
+        if !self.contains(header.destination) {
+            return Err(DropReason::IpNotOurs);
+        }
+        ip::check_source(header.source)?;
+        if self.contains(header.source) || self.is_broadcast(header.source) {
+            return Err(DropReason::IpMartianSource);
+        }
+        Ok(())
     }
 
     /// The own address to speak to `destination` from: one on its link, else the first of its
@@ -171,40 +190,72 @@ impl OwnAddresses {
 mod tests {
     use super::*;
 
-    fn ip(text: &str) -> IpAddr {
+    fn addr(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    /// The header of an IPv4 packet.
+    fn header(source: &str, destination: &str) -> ip::Header {
+        let mut packet = [0; ip::V4_HEADER_LEN];
+        super::super::encap::Outer {
+            source: addr(source),
+            destination: addr(destination),
+            traffic_class: 0,
+            dont_fragment: true,
+            identification: 0,
+            flow_label: 0,
+        }
+        .write_ip(&mut packet, 50)
+        .unwrap();
+        ip::parse(&packet).unwrap()
+    }
+
+    #[test]
+    fn outer_packets_are_for_us_and_from_another_host() {
+        let own = OwnAddresses::new(&[(addr("192.0.2.1"), 24)]).unwrap();
+        for (source, destination, expected) in [
+            ("198.51.100.7", "192.0.2.1", Ok(())),
+            ("192.0.2.9", "192.0.2.1", Ok(())),
+            ("198.51.100.7", "192.0.2.2", Err(DropReason::IpNotOurs)),
+            ("198.51.100.7", "192.0.2.255", Err(DropReason::IpNotOurs)),
+            ("192.0.2.1", "192.0.2.1", Err(DropReason::IpMartianSource)),
+            ("192.0.2.255", "192.0.2.1", Err(DropReason::IpMartianSource)),
+            ("127.0.0.1", "192.0.2.1", Err(DropReason::IpMartianSource)),
+        ] {
+            assert_eq!(own.check_outer(&header(source, destination)), expected, "{source}");
+        }
     }
 
     #[test]
     fn prefix_bounds() {
-        let v4 = Prefix::new(ip("192.0.2.77"), 26).unwrap();
+        let v4 = Prefix::new(addr("192.0.2.77"), 26).unwrap();
         assert_eq!(v4.to_string(), "192.0.2.64/26");
-        assert_eq!(v4.last(), ip("192.0.2.127"));
-        assert!(v4.contains(ip("192.0.2.127")) && !v4.contains(ip("192.0.2.128")));
-        assert!(!v4.contains(ip("::192.0.2.100")));
-        let all = Prefix::new(ip("2001:db8::1"), 0).unwrap();
-        assert!(all.contains(ip("ffff::")) && !all.contains(ip("0.0.0.0")));
-        assert_eq!(Prefix::new(ip("::1"), 128).unwrap(), Prefix::host(ip("::1")));
-        assert!(Prefix::new(ip("10.0.0.0"), 33).is_err());
+        assert_eq!(v4.last(), addr("192.0.2.127"));
+        assert!(v4.contains(addr("192.0.2.127")) && !v4.contains(addr("192.0.2.128")));
+        assert!(!v4.contains(addr("::192.0.2.100")));
+        let all = Prefix::new(addr("2001:db8::1"), 0).unwrap();
+        assert!(all.contains(addr("ffff::")) && !all.contains(addr("0.0.0.0")));
+        assert_eq!(Prefix::new(addr("::1"), 128).unwrap(), Prefix::host(addr("::1")));
+        assert!(Prefix::new(addr("10.0.0.0"), 33).is_err());
     }
 
     #[test]
     fn own_addresses_of_a_side() {
         let own = OwnAddresses::new(&[
-            (ip("10.0.0.1"), 8),
-            (ip("192.0.2.1"), 24),
-            (ip("192.0.2.5"), 31),
-            (ip("2001:db8::1"), 64),
+            (addr("10.0.0.1"), 8),
+            (addr("192.0.2.1"), 24),
+            (addr("192.0.2.5"), 31),
+            (addr("2001:db8::1"), 64),
         ])
         .unwrap();
-        assert!(own.contains(ip("192.0.2.1")) && !own.contains(ip("192.0.2.2")));
-        assert!(own.is_broadcast(ip("192.0.2.255")) && own.is_broadcast(ip("10.255.255.255")));
-        assert!(!own.is_broadcast(ip("192.0.2.4")) && !own.is_broadcast(ip("2001:db8::")));
-        assert_eq!(own.source_for(ip("192.0.2.9")), Some(ip("192.0.2.1")));
-        assert_eq!(own.source_for(ip("198.51.100.1")), Some(ip("10.0.0.1")));
-        assert_eq!(own.source_for(ip("2001:db8:1::")), Some(ip("2001:db8::1")));
-        assert_eq!(OwnAddresses::default().source_for(ip("10.0.0.1")), None);
-        let group = OwnAddresses::new(&[(ip("224.0.0.5"), 24)]);
-        assert_eq!(group.unwrap_err(), OwnAddressesError::NotUnicast(ip("224.0.0.5")));
+        assert!(own.contains(addr("192.0.2.1")) && !own.contains(addr("192.0.2.2")));
+        assert!(own.is_broadcast(addr("192.0.2.255")) && own.is_broadcast(addr("10.255.255.255")));
+        assert!(!own.is_broadcast(addr("192.0.2.4")) && !own.is_broadcast(addr("2001:db8::")));
+        assert_eq!(own.source_for(addr("192.0.2.9")), Some(addr("192.0.2.1")));
+        assert_eq!(own.source_for(addr("198.51.100.1")), Some(addr("10.0.0.1")));
+        assert_eq!(own.source_for(addr("2001:db8:1::")), Some(addr("2001:db8::1")));
+        assert_eq!(OwnAddresses::default().source_for(addr("10.0.0.1")), None);
+        let group = OwnAddresses::new(&[(addr("224.0.0.5"), 24)]);
+        assert_eq!(group.unwrap_err(), OwnAddressesError::NotUnicast(addr("224.0.0.5")));
     }
 }
