@@ -42,3 +42,9 @@ pub fn replay(number: u16, capture: &Path) -> String {
 pub fn capture(number: u16, from: &Path, into: &Path) -> String {
     format!("net_pcap{number},rx_pcap={},tx_pcap={}", from.display(), into.display())
 }
+
+/// A kernel interface of this name, made for the purpose (TUN/TAP): what is sent arrives there.
+#[must_use]
+pub fn tap(number: u16, interface: &str) -> String {
+    format!("net_tap{number},iface={interface}")
+}

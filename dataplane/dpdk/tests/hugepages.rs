@@ -30,6 +30,7 @@ fn the_scenarios_hold_on_hugepages_and_their_lack_is_named() {
     scenarios::a_worker_forwards_on_its_lcore(eal);
     scenarios::an_exhausted_pool_says_so(eal);
     scenarios::captures_are_replayed_and_written(eal);
+    scenarios::several_queues_get_rss(eal);
     scenarios::af_packet_crosses_a_veth(eal);
     scenarios::impossible_ports_are_refused(eal);
 }

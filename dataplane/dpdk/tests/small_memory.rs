@@ -65,3 +65,8 @@ fn impossible_ports_are_refused() {
 fn captures_are_replayed_and_written() {
     scenarios::captures_are_replayed_and_written(eal());
 }
+
+#[test]
+fn several_queues_get_rss() {
+    scenarios::several_queues_get_rss(eal());
+}

@@ -285,3 +285,16 @@ pub(crate) fn impossible_ports_are_refused(eal: Eal) {
     drop(held);
     start(default(), &[pool]).unwrap();
 }
+
+/// More queues than one are spread over by a symmetric hash where the device has one.
+pub(crate) fn several_queues_get_rss(eal: Eal) {
+    let pool = pool(eal, "rss");
+    let start = |rx_queues| {
+        let config = PortConfig { rx_queues, tx_queues: 1, ..PortConfig::default() };
+        let device = Device::open(eal, &devargs::null(20, 64)).unwrap();
+        let started = device.start(&config, &[pool]).unwrap();
+        (started.port.rss(), started.rx_queues.len())
+    };
+    assert_eq!(start(1), (false, 1));
+    assert_eq!(start(4), (true, 4));
+}
