@@ -1,0 +1,433 @@
+//! The life of connections: opening, closing, limits, and what strangers can do to them.
+
+mod common;
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{A, ACK, B, FIN, Link, Net, RST, SYN, Segment, Tcp, V4, V6};
+use culvert_tcpstack::{
+    CloseReason, ConnError, ConnId, ConnectError, DropReason, EphemeralPorts, Event, RxChecksum,
+    SegmentOutcome, Stack, StackConfig, TxChecksum,
+};
+
+fn dropped(reason: DropReason) -> SegmentOutcome {
+    SegmentOutcome::Dropped(reason)
+}
+
+fn closed(id: ConnId, reason: CloseReason) -> Event {
+    Event::Closed { id, reason }
+}
+
+/// A SYN from a stranger to B.
+fn syn(port: u16, seq: u32) -> Segment {
+    Segment {
+        source: SocketAddr::from(([203, 0, 113, 9], port)),
+        destination: SocketAddr::new(V4[B].parse().unwrap(), 4500),
+        seq,
+        ack: 0,
+        flags: SYN,
+        data: Vec::new(),
+    }
+}
+
+/// RFC 9293, 3.5: SYN, SYN-ACK, ACK, in both families, and what each end is told.
+#[test]
+fn a_handshake_opens_a_connection_at_both_ends() {
+    for addresses in [V4, V6] {
+        let mut net = Net::new(5, Link::PERFECT, &StackConfig::default(), addresses);
+        net.trace = Some(Vec::new());
+        let [a, b] = net.open();
+        let [at_a, at_b] = [(A, a), (B, b)].map(|(end, id)| net.stacks[end].info(id).unwrap());
+        assert_eq!((at_a.local, at_a.remote), (at_b.remote, at_b.local));
+        assert_eq!((at_a.originator, at_b.originator), (true, false));
+        assert!(at_a.opened_at < at_b.opened_at, "the ACK takes its time");
+        let trace = net.trace.take().unwrap();
+        let flags: Vec<_> = trace.iter().map(|(end, _, p)| (*end, Tcp(p).flags())).collect();
+        assert_eq!(flags, [(A, SYN), (B, SYN | ACK), (A, ACK)]);
+    }
+}
+
+/// RFC 9293, 3.7.1: the MSS is the MTU without the headers. RFC 9293, 3.7.2: packets may not be
+/// fragmented. Not-ECT, constant DSCP and flow label.
+#[test]
+fn packets_say_what_they_must() {
+    for (addresses, mss) in [(V4, 1360_u16), (V6, 1340)] {
+        let config = StackConfig { mtu: 1400, ..StackConfig::default() };
+        let mut net = Net::new(6, Link::PERFECT, &config, addresses);
+        net.trace = Some(Vec::new());
+        let [a, _] = net.open();
+        net.send(A, a, &[1; 5000]);
+        net.run_for(Duration::from_millis(100));
+        let trace = net.trace.take().unwrap();
+        let [high, low] = mss.to_be_bytes();
+        for (_, _, packet) in &trace[..2] {
+            assert_eq!(Tcp(packet).options()[..4], [2, 4, high, low]);
+        }
+        assert_eq!(trace.iter().map(|(_, _, packet)| packet.len()).max(), Some(1400));
+        for (_, _, packet) in &trace {
+            if addresses == V4 {
+                assert_eq!(packet[..2], [0x45, 0], "no options, DSCP 0, Not-ECT");
+                assert_eq!(packet[6..8], [0x40, 0], "DF, no fragment");
+            } else {
+                assert_eq!(packet[..4], [0x60, 0, 0, 0], "traffic class 0, flow label 0");
+            }
+        }
+    }
+}
+
+/// RFC 9293, 3.10.7.1: a SYN to a closed port gets a RST that acknowledges it, and the other end
+/// is told that it was refused.
+#[test]
+fn a_closed_port_refuses() {
+    let mut net = Net::perfect();
+    let remote = SocketAddr::new(net.addresses[B], 500);
+    let id = net.stacks[A].connect(net.now, net.addresses[A], remote).unwrap();
+    let syn = net.take(A).remove(0);
+    assert_eq!(net.deliver(B, &syn), dropped(DropReason::PortClosed));
+    let rst = net.take(B).remove(0);
+    assert_eq!((Tcp(&rst).flags(), Tcp(&rst).seq()), (RST | ACK, 0));
+    assert_eq!(Tcp(&rst).ack(), Tcp(&syn).seq().wrapping_add(1));
+    assert_eq!(net.deliver(A, &rst), SegmentOutcome::Accepted);
+    assert_eq!(net.events(A), [closed(id, CloseReason::Refused)]);
+    assert_eq!(net.take(A), Vec::<Vec<u8>>::new());
+    assert_eq!(net.stacks[A].recv(id, |_| 0), Err(ConnError::Gone));
+}
+
+/// RFC 9293, 3.10.7.1: a segment of no connection gets a RST with the number that it
+/// acknowledges; a RST gets nothing.
+#[test]
+fn strangers_are_reset() {
+    let mut net = Net::perfect();
+    let stray = Segment { flags: ACK, ack: 0x1234_5678, ..syn(1000, 77) };
+    assert_eq!(net.deliver(B, &stray.packet()), dropped(DropReason::NoConnection));
+    let rst = net.take(B).remove(0);
+    assert_eq!((Tcp(&rst).flags(), Tcp(&rst).seq()), (RST, 0x1234_5678));
+    let fin = Segment { flags: FIN, data: vec![1, 2], ..syn(1000, 77) };
+    net.deliver(B, &fin.packet());
+    assert_eq!(Tcp(&net.take(B)[0]).ack(), 77 + 3);
+    let rst = Segment { flags: RST, ..syn(1000, 77) };
+    assert_eq!(net.deliver(B, &rst.packet()), dropped(DropReason::NoConnection));
+    assert_eq!(net.take(B), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn a_flood_is_not_answered_by_a_flood() {
+    let mut net = Net::perfect();
+    let mut resets = 0;
+    for port in 1..=1000 {
+        let stray = Segment { flags: ACK, ..syn(port, 7) };
+        net.deliver(B, &stray.packet());
+        resets += net.take(B).len();
+    }
+    assert_eq!(resets, 200, "in one second");
+    let stats = net.stacks[B].stats();
+    assert_eq!((stats.resets_sent, stats.resets_suppressed), (200, 800));
+    net.run_for(Duration::from_secs(1));
+    net.deliver(B, &Segment { flags: ACK, ..syn(1, 7) }.packet());
+    assert_eq!(net.take(B).len(), 1);
+}
+
+/// The peer closes: what it had sent is given out first, then the reason, and both ends finish
+/// the close by themselves (RFC 9293, 3.6).
+#[test]
+fn a_peer_that_closes_is_heard_to_the_end() {
+    let mut net = Net::perfect();
+    let [a, b] = net.open();
+    net.send(A, a, b"last words");
+    net.stacks[A].close(a);
+    assert_eq!(net.events(A), [closed(a, CloseReason::LocalClosed)]);
+    net.run_for(Duration::from_secs(1));
+    assert_eq!(net.events(B), [Event::Readable(b)]);
+    assert_eq!(net.recv(B, b), b"last words");
+    assert_eq!(net.events(B), [closed(b, CloseReason::PeerClosed)]);
+    assert_eq!(net.stacks[B].send_with(b, 1, |_| 1), Err(ConnError::Gone));
+    net.trace = Some(Vec::new());
+    net.run_for(Duration::from_secs(60));
+    let flags: Vec<u8> = net.trace.iter().flatten().map(|(_, _, p)| Tcp(p).flags()).collect();
+    assert_eq!(flags, [FIN | ACK, ACK]);
+    assert_eq!(net.stacks.each_ref().map(Stack::poll_timeout), [None, None], "nothing is left");
+}
+
+/// The peer aborts: what had come before is still readable when its event is handled.
+#[test]
+fn a_reset_ends_a_connection_at_once() {
+    let mut net = Net::perfect();
+    let [a, b] = net.open();
+    net.send(A, a, b"half a fra");
+    net.transmit();
+    net.stacks[A].abort(a);
+    assert_eq!(net.events(A), [closed(a, CloseReason::LocalAborted)]);
+    net.run_for(Duration::from_millis(100));
+    assert_eq!(net.stacks[B].poll_event(), Some(Event::Readable(b)));
+    assert_eq!(net.recv(B, b), b"half a fra");
+    assert_eq!(net.events(B), [closed(b, CloseReason::PeerReset)]);
+}
+
+/// What a peer sends after our close is discarded, so that its FIN is not kept back.
+#[test]
+fn a_talkative_peer_can_be_closed() {
+    let mut net = Net::perfect();
+    let [a, b] = net.open();
+    net.stacks[B].close(b);
+    assert_eq!(net.events(B), [closed(b, CloseReason::LocalClosed)]);
+    net.send(A, a, &[1; 250_000]);
+    net.run_for(Duration::from_secs(5));
+    assert_eq!(net.events(A), [closed(a, CloseReason::PeerClosed)]);
+    net.run_for(Duration::from_secs(60));
+    assert_eq!(net.stacks.each_ref().map(Stack::poll_timeout), [None, None]);
+}
+
+/// A peer that never answers our FIN does not keep its slot.
+#[test]
+fn a_close_takes_only_so_long() {
+    let config = StackConfig { connections_max: 1, ..StackConfig::default() };
+    let mut net = Net::new(8, Link::PERFECT, &config, V4);
+    let [a, _] = net.open();
+    net.link.loss = 1000;
+    net.stacks[A].close(a);
+    net.events(A);
+    let remote = SocketAddr::new(net.addresses[B], 4500);
+    let again = |net: &mut Net| net.stacks[A].connect(net.now, net.addresses[A], remote);
+    net.run_for(Duration::from_secs(19));
+    assert_eq!(again(&mut net), Err(ConnectError::ConnectionsMax));
+    net.run_for(Duration::from_secs(2));
+    let new = again(&mut net).unwrap();
+    assert_eq!((new.index, new.generation), (a.index, a.generation + 1));
+}
+
+#[test]
+fn nobody_answers() {
+    let mut net = Net::perfect();
+    net.link.loss = 1000;
+    net.trace = Some(Vec::new());
+    let id = net.connect();
+    assert_eq!(net.stacks[A].send_with(id, 1, |_| 1), Err(ConnError::NotOpen));
+    assert_eq!(net.stacks[A].recv(id, |_| 0), Err(ConnError::NotOpen));
+    net.run_for(Duration::from_secs(9));
+    assert_eq!(net.events(A), []);
+    let syns = net.trace.iter().flatten().filter(|(_, _, p)| Tcp(p).flags() == SYN).count();
+    assert!(syns >= 3, "{syns} SYNs");
+    net.run_for(Duration::from_secs(2));
+    assert_eq!(net.events(A), [closed(id, CloseReason::ConnectTimeout)]);
+}
+
+/// Half-open connections are bounded: the oldest makes room, so a peer that answers gets through
+/// a flood of those that do not. Those that never answer go by themselves.
+#[test]
+fn a_syn_flood_does_not_lock_the_door() {
+    let config = StackConfig { connections_max: 32, half_open_max: 16, ..StackConfig::default() };
+    let mut net = Net::new(9, Link::PERFECT, &config, V4);
+    for port in 1..=1000 {
+        assert_eq!(net.deliver(B, &syn(port, 7).packet()), SegmentOutcome::Accepted);
+        net.take(B);
+    }
+    assert_eq!(net.stacks[B].stats().half_open_evicted, 1000 - 16);
+    net.open();
+    assert_eq!(net.stacks[B].stats().half_open_evicted, 1000 - 16 + 1);
+    net.link.loss = 1000;
+    net.run_for(Duration::from_secs(10));
+    assert_eq!(net.stacks[B].stats().half_open_timeouts, 15);
+    assert_eq!(net.events(B), [], "the caller hears of none of them");
+}
+
+/// `connections_max` holds at both ends.
+#[test]
+fn connections_are_bounded() {
+    let config = StackConfig { connections_max: 3, ..StackConfig::default() };
+    let mut net = Net::new(10, Link::PERFECT, &config, V4);
+    let ids: HashSet<ConnId> = (0..3).map(|_| net.connect()).collect();
+    let remote = SocketAddr::new(net.addresses[B], 4500);
+    let fourth = net.stacks[A].connect(net.now, net.addresses[A], remote);
+    assert_eq!(fourth, Err(ConnectError::ConnectionsMax));
+    net.run_for(Duration::from_secs(1));
+    let opened = |event: &Event| matches!(event, Event::Opened { .. });
+    assert_eq!(net.events(B).iter().filter(|event| opened(event)).count(), 3);
+    let outcome = net.deliver(B, &syn(9, 9).packet());
+    assert_eq!(outcome, dropped(DropReason::ConnectionsMax));
+    assert!(ids.iter().all(|id| net.stacks[A].info(*id).is_some()));
+}
+
+/// A local port names its worker, none is used twice towards one peer, and they do not follow
+/// each other (RFC 6056).
+#[test]
+fn ephemeral_ports_name_the_worker() {
+    let ports = EphemeralPorts { first: 40_000, last: 40_099, stride: 4, offset: 3 };
+    let config = StackConfig { ephemeral_ports: ports, ..StackConfig::default() };
+    let mut net = Net::new(11, Link::PERFECT, &config, V4);
+    let local = |net: &mut Net| {
+        let id = net.connect();
+        net.stacks[A].info(id).unwrap().local.port()
+    };
+    let found: Vec<u16> = (0..25).map(|_| local(&mut net)).collect();
+    assert!(found.iter().all(|port| (40_000..40_100).contains(port) && port % 4 == 3));
+    assert_eq!(found.iter().collect::<HashSet<_>>().len(), 25);
+    assert!(!found.is_sorted());
+    let remote = SocketAddr::new(net.addresses[B], 4500);
+    let here = net.addresses[A];
+    assert_eq!(net.stacks[A].connect(net.now, here, remote), Err(ConnectError::NoPort));
+    let elsewhere = SocketAddr::new(net.addresses[B], 4501);
+    assert!(net.stacks[A].connect(net.now, here, elsewhere).is_ok());
+}
+
+#[test]
+fn addresses_that_make_no_connection_are_refused() {
+    let mut net = Net::perfect();
+    for (local, remote) in [
+        ("192.0.2.1", "[2001:db8::1]:4500"),
+        ("0.0.0.0", "192.0.2.2:4500"),
+        ("192.0.2.1", "224.0.0.1:4500"),
+        ("192.0.2.1", "192.0.2.2:0"),
+    ] {
+        let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+        let refused = net.stacks[A].connect(net.now, local, remote);
+        assert_eq!(refused, Err(ConnectError::Address));
+    }
+}
+
+/// RFC 6528: from one initial sequence number the next cannot be told, at either end.
+#[test]
+fn initial_sequence_numbers_do_not_follow_each_other() {
+    let mut net = Net::perfect();
+    net.trace = Some(Vec::new());
+    for _ in 0..200 {
+        net.connect();
+    }
+    net.run_for(Duration::from_millis(100));
+    let trace = net.trace.take().unwrap();
+    for (end, flags) in [(A, SYN), (B, SYN | ACK)] {
+        let numbers: Vec<u32> = trace
+            .iter()
+            .filter(|(from, _, packet)| (*from, Tcp(packet).flags()) == (end, flags))
+            .map(|(_, _, packet)| Tcp(packet).seq())
+            .collect();
+        assert_eq!(numbers.len(), 200);
+        let steps: HashSet<u32> =
+            numbers.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+        assert_eq!(steps.len(), 199, "steps that repeat");
+        // Were they near each other, the top octet would take few values.
+        let tops: HashSet<u32> = numbers.iter().map(|number| number >> 24).collect();
+        assert!(tops.len() > 100, "{} of 256 top octets", tops.len());
+    }
+}
+
+/// RFC 5961, 3.2: a RST inside the window that is not exactly right does not end the connection
+/// but is answered by an ACK, rarely; one that is right ends it.
+#[test]
+fn a_blind_reset_is_challenged() {
+    let mut net = Net::perfect();
+    let [a, b] = net.open();
+    let info = net.stacks[B].info(b).unwrap();
+    net.send(A, a, b"1234");
+    let data = net.take(A).remove(0);
+    let next = Tcp(&data).seq().wrapping_add(4);
+    net.deliver(B, &data);
+    let rst = |seq| {
+        let (source, destination) = (info.remote, info.local);
+        Segment { source, destination, seq, ack: 0, flags: RST, data: Vec::new() }.packet()
+    };
+    net.take(B);
+    for offset in [2, 100, 65_000, 0x8000_0000, u32::MAX] {
+        let blind = rst(next.wrapping_add(offset));
+        assert_eq!(net.deliver(B, &blind), dropped(DropReason::Challenged));
+    }
+    let answers = net.take(B);
+    assert_eq!(answers.len(), 1, "one challenge ACK for all of them");
+    assert_eq!((Tcp(&answers[0]).flags(), Tcp(&answers[0]).ack()), (ACK, next));
+    assert_eq!(Tcp(&answers[0]).seq(), Tcp(&data).ack());
+    assert_eq!(net.events(B), [Event::Readable(b)]);
+    assert_eq!(net.deliver(B, &rst(next)), SegmentOutcome::Accepted);
+    assert_eq!(net.events(B), [closed(b, CloseReason::PeerReset)]);
+}
+
+/// RFC 5961, 4.2: a SYN on an open connection is answered by an ACK, whatever its number; a peer
+/// that has really started anew answers that with a RST.
+#[test]
+fn a_blind_syn_is_challenged() {
+    let mut net = Net::perfect();
+    let [_, b] = net.open();
+    let info = net.stacks[B].info(b).unwrap();
+    let again = Segment { source: info.remote, destination: info.local, ..syn(0, 12_345) };
+    assert_eq!(net.deliver(B, &again.packet()), dropped(DropReason::Challenged));
+    let answer = net.take(B).remove(0);
+    assert_eq!(Tcp(&answer).flags(), ACK);
+    // The peer, which knows of nothing.
+    let mut new = Net::perfect();
+    new.deliver(A, &answer);
+    let rst = new.take(A).remove(0);
+    assert_eq!(net.deliver(B, &rst), SegmentOutcome::Accepted);
+    assert_eq!(net.events(B), [closed(b, CloseReason::PeerReset)]);
+    assert_eq!(net.deliver(B, &again.packet()), SegmentOutcome::Accepted);
+}
+
+/// RFC 9293, 3.6.1: a new SYN may follow a connection that is in TIME-WAIT.
+#[test]
+fn time_wait_gives_way_to_a_new_connection() {
+    let mut net = Net::perfect();
+    let [_, b] = net.open();
+    let info = net.stacks[B].info(b).unwrap();
+    net.stacks[B].close(b);
+    net.events(B);
+    net.run_for(Duration::from_secs(1));
+    let again = Segment { source: info.remote, destination: info.local, ..syn(0, 12_345) };
+    assert_eq!(net.deliver(B, &again.packet()), SegmentOutcome::Accepted);
+    assert_eq!(Tcp(&net.take(B)[0]).flags(), SYN | ACK);
+}
+
+/// Checksums are verified here or by the device, and filled in here or by the device.
+#[test]
+fn checksums_are_somebodys_task() {
+    for (at, v6) in [(10, false), (37, false), (57, true)] {
+        let mut net =
+            Net::new(12, Link::PERFECT, &StackConfig::default(), if v6 { V6 } else { V4 });
+        net.connect();
+        let mut syn = net.take(A).remove(0);
+        syn[at] ^= 1;
+        assert_eq!(net.deliver(B, &syn), dropped(DropReason::BadChecksum));
+        let verified = net.stacks[B].handle_segment(net.now, &syn, RxChecksum::Verified);
+        assert_eq!(verified, SegmentOutcome::Accepted);
+    }
+    let config = StackConfig { tx_checksum: TxChecksum::Device, ..StackConfig::default() };
+    let mut net = Net::new(12, Link::PERFECT, &config, V4);
+    net.connect();
+    let syn = net.take(A).remove(0);
+    assert_eq!((&syn[10..12], &syn[36..38]), (&[0, 0][..], &[0, 0][..]));
+}
+
+/// The cost of a packet does not depend on the number of connections: as many are looked at with
+/// 10,000 open as with one. Counted, not timed.
+#[test]
+fn ten_thousand_connections_cost_nothing_extra() {
+    let work = |connections: u32| {
+        let config = StackConfig {
+            rx_buffer_bytes: 65_536,
+            tx_buffer_bytes: 65_536,
+            half_open_max: 20_000,
+            ..StackConfig::default()
+        };
+        let mut net = Net::new(13, Link::PERFECT, &config, V4);
+        let ids: Vec<ConnId> = (0..connections).map(|_| net.connect()).collect();
+        // The handshakes' timers are past after this.
+        net.run_for(Duration::from_secs(20));
+        let opened = net.events(B).len();
+        assert_eq!(opened, connections as usize);
+        let before = net.stacks[B].stats();
+        let probe = ids[ids.len() / 2];
+        for _ in 0..100 {
+            // A length that divides the buffer: no segment is split where the ring wraps.
+            net.send(A, probe, &[1; 1024]);
+            net.run_for(Duration::from_millis(20));
+            for event in net.events(B) {
+                let Event::Readable(id) = event else { panic!("{event:?}") };
+                assert_eq!(net.recv(B, id).len(), 1024);
+            }
+        }
+        let after = net.stacks[B].stats();
+        assert_eq!(after.segments_in - before.segments_in, 100);
+        after.connections_polled - before.connections_polled
+    };
+    let one = work(1);
+    assert!((100..=400).contains(&one), "{one} looks for 100 segments");
+    assert_eq!(work(10_000), one);
+}
