@@ -55,3 +55,58 @@ impl<const N: usize> Cell<N> {
         if count & 1 == 0 { even } else { odd }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    fn cell() -> Cell<4> {
+        let copy = || [const { AtomicU64::new(0) }; 4];
+        Cell { count: AtomicU64::new(0), copies: [copy(), copy()] }
+    }
+
+    #[test]
+    fn a_writer_that_dies_in_the_middle_leaves_the_old_value() {
+        let cell = cell();
+        cell.write(&[1, 2, 3, 4]);
+        // The next write's copy, half filled, its count not raised.
+        cell.copy(2)[0].store(9, Ordering::Relaxed);
+        cell.copy(2)[1].store(9, Ordering::Relaxed);
+        assert_eq!(cell.read(), Some([1, 2, 3, 4]));
+        // Its successor writes as if nothing had happened.
+        cell.write(&[5, 6, 7, 8]);
+        assert_eq!(cell.read(), Some([5, 6, 7, 8]));
+    }
+
+    #[test]
+    fn a_reader_never_sees_halves_of_two_values() {
+        let cell = cell();
+        let enough = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1u64.. {
+                    cell.write(&[number, !number, number ^ 0xff, number << 1]);
+                    if number.is_multiple_of(8) {
+                        std::thread::yield_now();
+                    }
+                    if enough.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+            let (mut last, mut seen) = (0, 0);
+            while seen < 20_000 {
+                // A reader may lose against a writer that never pauses; it then says so.
+                let Some([number, inverse, mixed, doubled]) = cell.read() else { continue };
+                if number > 0 {
+                    assert_eq!([inverse, mixed, doubled], [!number, number ^ 0xff, number << 1]);
+                    seen += 1;
+                }
+                assert!(number >= last, "time does not run backwards");
+                last = number;
+            }
+            enough.store(true, Ordering::Relaxed);
+        });
+    }
+}

@@ -24,6 +24,20 @@ pub struct TableFull {
     pub slots: usize,
 }
 
+/// Why an SA was not installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InstallError {
+    /// The slot is not reserved under this generation: it was retired meanwhile, or never reserved.
+    #[error("the SA's slot is not reserved any more")]
+    NotReserved,
+    /// The configuration's inbound SPI does not name the slot.
+    #[error("the SPI {0:#010x} does not name the SA's slot")]
+    WrongSpi(u32),
+    /// It is installed, but its owner could not be told: announce it later.
+    #[error(transparent)]
+    RingFull(#[from] RingFull),
+}
+
 /// Which table a retired slot is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Table {
@@ -134,18 +148,22 @@ impl ControlView {
         Ok((SlotRef { index, generation }, spi))
     }
 
-    /// Fills a reserved slot and tells the owner. The generation is `sa`'s.
+    /// Fills a reserved slot and tells the owner.
     ///
     /// # Errors
-    /// [`RingFull`] when the owner could not be told: call [`ControlView::announce_sa`] later.
-    /// A slot that is not reserved under this generation is left alone.
-    pub fn install_sa(&mut self, sa: SlotRef, config: &SaConfig) -> Result<(), RingFull> {
-        let Some(slot) = self.region.sas().get(sa.index as usize) else { return Ok(()) };
+    /// [`InstallError`]; after [`InstallError::RingFull`] the SA is installed, and
+    /// [`ControlView::announce_sa`] tells the owner later.
+    pub fn install_sa(&mut self, sa: SlotRef, config: &SaConfig) -> Result<(), InstallError> {
+        let slots = self.region.sas();
+        let slot = slots.get(sa.index as usize).ok_or(InstallError::NotReserved)?;
         if slot.config.state() != (sa.generation, Some(SlotState::Reserved)) {
-            return Ok(());
+            return Err(InstallError::NotReserved);
+        }
+        if config.spi_in < SPI_MIN || config.spi_in & (slots.len() as u32 - 1) != sa.index {
+            return Err(InstallError::WrongSpi(config.spi_in));
         }
         slot.config.publish(sa.generation, SlotState::Live, config);
-        self.send(config.owner, &Down::SaChanged { index: sa.index })
+        Ok(self.send(config.owner, &Down::SaChanged { index: sa.index })?)
     }
 
     /// Tells the owner of an SA to look at it again.

@@ -48,7 +48,7 @@ mod words;
 
 pub use bell::Bell;
 pub use conn::{ConnInfo, ConnState, ConnStats};
-pub use control::{Collected, ControlView, TableFull};
+pub use control::{Collected, ControlView, InstallError, TableFull};
 pub use counters::Counter;
 pub use dataplane::{AttachError, DataplaneView, Load, WorkerView};
 pub use layout::{Layout, LayoutError};
@@ -58,7 +58,8 @@ pub use policy::Policy;
 pub use region::{Region, RegionError, WorkerStats};
 pub use ring::RingFull;
 pub use sa::{
-    KeyMaterial, Mode, SaConfig, SaCounts, SaDrop, SaWriter, SequenceCounter, SequenceExhausted,
+    Algorithm, KeyMaterial, Mode, SaConfig, SaCounts, SaDrop, SaWriter, SequenceCounter,
+    SequenceExhausted,
 };
 pub use slot::{SlotRef, SlotState};
 pub use time::monotonic_ns;

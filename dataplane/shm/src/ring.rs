@@ -174,3 +174,172 @@ impl<'a> Ring<'a> {
         &self.data[position as usize & (self.data.len() - 1)]
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+
+    /// A ring over plain memory.
+    pub(crate) struct Memory {
+        pub(super) positions: Positions,
+        pub(super) data: Vec<AtomicU64>,
+    }
+
+    impl Memory {
+        pub(crate) fn new(words: usize) -> Memory {
+            let position = || Position(AtomicU64::new(0));
+            let data = (0..words).map(|_| AtomicU64::new(0)).collect();
+            Memory { positions: Positions { head: position(), tail: position() }, data }
+        }
+
+        pub(crate) fn ring(&self) -> Ring<'_> {
+            Ring::new(&self.positions, &self.data)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tests_support::Memory;
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    /// A push of a record, or a pop.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(u8, Vec<u64>, Vec<u8>),
+        Pop,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let octets = proptest::collection::vec(any::<u8>(), 0..200);
+        let fields = proptest::collection::vec(any::<u64>(), 0..=FIELDS_MAX);
+        let push = (any::<u8>(), fields, octets).prop_map(|(k, f, o)| Step::Push(k, f, o));
+        proptest::collection::vec(prop_oneof![3 => push, 2 => Just(Step::Pop)], 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn a_ring_is_a_bounded_queue(start in any::<u64>(), steps in steps()) {
+            let memory = Memory::new(128);
+            memory.positions.head.0.store(start, Ordering::Relaxed);
+            memory.positions.tail.0.store(start, Ordering::Relaxed);
+            let (ring, mut scratch) = (memory.ring(), Scratch::new());
+            let mut queue: VecDeque<(u8, Vec<u64>, Vec<u8>)> = VecDeque::new();
+            let mut used = 0;
+            for step in steps {
+                match step {
+                    Step::Push(kind, fields, octets) => {
+                        let words = 1 + fields.len() + octets.len().div_ceil(8);
+                        let fits = used + words <= 128;
+                        prop_assert_eq!(ring.push(kind, &fields, &octets).is_ok(), fits);
+                        if fits {
+                            used += words;
+                            queue.push_back((kind, fields, octets));
+                        }
+                    }
+                    Step::Pop => {
+                        let got = ring.pop(&mut scratch).map(|record| {
+                            let record = record.unwrap();
+                            (record.kind, record.fields.to_vec(), record.payload.to_vec())
+                        });
+                        let want = queue.pop_front();
+                        if let Some((_, fields, octets)) = &want {
+                            used -= 1 + fields.len() + octets.len().div_ceil(8);
+                        }
+                        prop_assert_eq!(got, want);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn a_corrupted_ring_gives_errors_and_recovers(
+            head in any::<u64>(),
+            distance in prop_oneof![0u64..64, any::<u64>()],
+            words in proptest::collection::vec(prop_oneof![0u64..1 << 12, any::<u64>()], 64),
+        ) {
+            let memory = Memory::new(64);
+            memory.positions.head.0.store(head, Ordering::Relaxed);
+            memory.positions.tail.0.store(head.wrapping_sub(distance), Ordering::Relaxed);
+            for (shared, word) in memory.data.iter().zip(words) {
+                shared.store(word, Ordering::Relaxed);
+            }
+            let (ring, mut scratch) = (memory.ring(), Scratch::new());
+            // Every pop consumes a word at least or empties the ring, so it ends.
+            let popped = (0..=64).take_while(|_| ring.pop(&mut scratch).is_some()).count();
+            prop_assert!(popped <= 64);
+            prop_assert_eq!(ring.tail(), head);
+            prop_assert!(ring.push(9, &[1], b"after").is_ok());
+            let record = ring.pop(&mut scratch).unwrap().unwrap();
+            prop_assert_eq!((record.kind, record.payload), (9, &b"after"[..]));
+        }
+    }
+
+    #[test]
+    fn a_producer_with_a_broken_tail_refuses_to_overwrite() {
+        let memory = Memory::new(64);
+        memory.positions.tail.0.store(1000, Ordering::Relaxed);
+        assert_eq!(memory.ring().push(1, &[], &[]), Err(RingFull));
+    }
+
+    #[test]
+    fn records_of_the_greatest_length_pass_and_longer_ones_do_not() {
+        let memory = Memory::new(1 << 14);
+        let (ring, mut scratch) = (memory.ring(), Scratch::new());
+        let octets: Vec<u8> = (0..PAYLOAD_OCTETS_MAX).map(|n| n as u8).collect();
+        assert_eq!(ring.push(1, &[], &vec![0; PAYLOAD_OCTETS_MAX + 1]), Err(RingFull));
+        ring.push(1, &[7; FIELDS_MAX], &octets).unwrap();
+        assert_eq!(ring.pop(&mut scratch).unwrap().unwrap().payload, octets);
+        assert!(ring.pop(&mut scratch).is_none());
+    }
+
+    /// A message that says itself what it must be.
+    fn checksummed(number: u64) -> Vec<u8> {
+        (0..number % 300).map(|at| (number.wrapping_mul(31) ^ at) as u8).collect()
+    }
+
+    #[test]
+    fn two_threads_pass_every_record_whole_and_in_order() {
+        const RECORDS: u64 = 50_000;
+        let memory = Memory::new(256);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..RECORDS {
+                    let payload = checksummed(number);
+                    while memory.ring().push(1, &[number], &payload).is_err() {
+                        std::thread::yield_now();
+                    }
+                }
+            });
+            let mut scratch = Scratch::new();
+            for number in 0..RECORDS {
+                let record = loop {
+                    if memory.ring().head() != memory.ring().tail() {
+                        break memory.ring().pop(&mut scratch).unwrap().unwrap();
+                    }
+                    std::thread::yield_now();
+                };
+                assert_eq!(record.fields, [number]);
+                assert_eq!(record.payload, checksummed(number));
+            }
+        });
+    }
+
+    #[test]
+    fn a_producer_that_dies_before_publishing_has_written_nothing() {
+        let memory = Memory::new(64);
+        let (ring, mut scratch) = (memory.ring(), Scratch::new());
+        ring.push(1, &[1], b"whole").unwrap();
+        // The words of a second record are there, its end is not published.
+        let mut position = ring.head();
+        ring.put(&mut position, 5 << 32 | 1);
+        ring.put(&mut position, 0x1234);
+        assert_eq!(ring.pop(&mut scratch).unwrap().unwrap().payload, b"whole");
+        assert!(ring.pop(&mut scratch).is_none());
+        // Its successor writes over it.
+        ring.push(2, &[], b"next").unwrap();
+        assert_eq!(ring.pop(&mut scratch).unwrap().unwrap().payload, b"next");
+    }
+}

@@ -396,3 +396,76 @@ impl Record for Name {
         Some(Name { octets })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn v4(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    // RFC 7296, 3.13.1
+    #[test]
+    fn a_selector_takes_its_range_protocol_and_ports() {
+        let selector = Selector::new(v4("10.1.0.5"), v4("10.1.0.9"), 6, (80, 443)).unwrap();
+        assert!(selector.contains(v4("10.1.0.5"), 6, Some(80)));
+        assert!(selector.contains(v4("10.1.0.9"), 6, Some(443)));
+        assert!(!selector.contains(v4("10.1.0.4"), 6, Some(80)));
+        assert!(!selector.contains(v4("10.1.0.10"), 6, Some(80)));
+        assert!(!selector.contains(v4("10.1.0.5"), 17, Some(80)));
+        assert!(!selector.contains(v4("10.1.0.5"), 6, Some(79)));
+        assert!(!selector.contains(v4("10.1.0.5"), 6, Some(444)));
+        assert!(!selector.contains(v4("10.1.0.5"), 6, None), "ports are asked for, none are known");
+        assert!(!selector.contains("::ffff:10.1.0.5".parse().unwrap(), 6, Some(80)));
+    }
+
+    // RFC 7296, 3.13.1: OPAQUE is start 65,535 and end 0.
+    #[test]
+    fn an_opaque_selector_takes_packets_without_ports() {
+        let opaque = Selector::new(v4("10.1.0.0"), v4("10.1.0.9"), 17, (u16::MAX, 0)).unwrap();
+        assert!(opaque.contains(v4("10.1.0.1"), 17, None));
+        assert!(!opaque.contains(v4("10.1.0.1"), 17, Some(500)));
+        assert!(Selector::ANY_V4.contains(v4("10.1.0.1"), 17, None));
+    }
+
+    #[test]
+    fn a_range_of_two_families_or_backwards_is_no_selector() {
+        let v6 = "2001:db8::1".parse().unwrap();
+        assert!(Selector::new(v4("10.1.0.0"), v6, 0, (0, u16::MAX)).is_none());
+        assert!(Selector::new(v4("10.1.0.1"), v4("10.1.0.0"), 0, (0, u16::MAX)).is_none());
+        assert!(SelectorList::new(&[]).is_none());
+        assert!(SelectorList::new(&[Selector::ANY_V4; SelectorList::MAX + 1]).is_none());
+    }
+
+    #[test]
+    fn a_prefix_has_no_bits_behind_its_length() {
+        assert!(Prefix::new(v4("10.1.0.0"), 16).is_some());
+        assert!(Prefix::new(v4("10.1.0.0"), 15).is_none());
+        assert!(Prefix::new(v4("10.1.0.0"), 33).is_none());
+        assert!(Prefix::new("2001:db8::".parse().unwrap(), 129).is_none());
+        let all = Prefix::new(v4("0.0.0.0"), 0).unwrap();
+        assert!(all.contains(v4("255.1.2.3")) && !all.contains("::".parse().unwrap()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_contains_what_its_range_does(
+            address in any::<u32>(), length in 0u8..=32, probe in any::<u32>(),
+        ) {
+            let host = low_bits(32 - u32::from(length)) as u32;
+            let network = address & !host;
+            let prefix = Prefix::new(Ipv4Addr::from_bits(network).into(), length).unwrap();
+            let inside = (network..=network | host).contains(&probe);
+            prop_assert_eq!(prefix.contains(Ipv4Addr::from_bits(probe).into()), inside);
+        }
+
+        #[test]
+        fn a_name_is_the_beginning_of_its_text(text in any::<String>()) {
+            let name = Name::new(&text);
+            prop_assert!(name.as_str().len() <= Name::MAX);
+            prop_assert!(text.starts_with(name.as_str()));
+        }
+    }
+}

@@ -134,3 +134,116 @@ fn address_from_bits(bits: u128) -> IpAddr {
     let v6 = Ipv6Addr::from_bits(bits);
     v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), |v4: Ipv4Addr| IpAddr::V4(v4))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conn::ConnInfo;
+    use crate::peer::PeerConfig;
+    use crate::policy::Policy;
+    use crate::sa::{Algorithm, KeyMaterial, Mode, SaConfig};
+    use crate::slot::SlotRef;
+    use crate::types::{Name, Path, Prefix, Selector, SelectorList, Transport};
+    use proptest::prelude::*;
+
+    fn encoded<R: Record>(value: &R) -> Vec<u64> {
+        let mut words = vec![0; R::WORDS];
+        let mut out = WordWriter::new(&mut words);
+        value.encode(&mut out);
+        assert_eq!(out.used(), R::WORDS, "a record writes as many words as it says");
+        words
+    }
+
+    fn assert_same<R: Record + PartialEq + std::fmt::Debug>(value: &R) {
+        let words = encoded(value);
+        let mut reader = WordReader::new(&words);
+        assert_eq!(R::decode(&mut reader).as_ref(), Some(value));
+        assert_eq!(reader.take(), None, "a record reads as many words as it says");
+    }
+
+    fn selector() -> Selector {
+        let (first, last) = ("10.2.0.0".parse().unwrap(), "10.2.3.255".parse().unwrap());
+        Selector::new(first, last, 17, (500, 4500)).unwrap()
+    }
+
+    fn sa() -> SaConfig {
+        SaConfig {
+            peer: SlotRef { index: 3, generation: 9 },
+            owner: 2,
+            algorithm: Algorithm::Aes256Gcm16,
+            esn: true,
+            mode: Mode::Tunnel,
+            replay_window: 1024,
+            spi_in: 0xaabb_0001,
+            spi_out: 0xccdd_eeff,
+            keymat_in: KeyMaterial::new(&[1; 36]).unwrap(),
+            keymat_out: KeyMaterial::new(&[2; 20]).unwrap(),
+            name: Name::new("net"),
+            created_ns: 5,
+            deadline_ns: u64::MAX,
+            local: SelectorList::new(&[selector(), Selector::ANY_V6]).unwrap(),
+            remote: SelectorList::new(&[Selector::ANY_V4; SelectorList::MAX]).unwrap(),
+        }
+    }
+
+    #[test]
+    fn values_come_out_as_they_went_in() {
+        let local = "192.0.2.1:4500".parse().unwrap();
+        let remote = "[2001:db8::7]:4500".parse().unwrap();
+        let path = Path { transport: Transport::Udp, local, remote, conn: None };
+        assert_same(&path);
+        assert_same(&ConnInfo { local, remote, originator: true, opened_ns: 7 });
+        let (connection, remote_id) = (Name::new("branch"), Name::new("branch.example"));
+        assert_same(&PeerConfig { connection, remote_id, owner: 1, path });
+        assert_same(&Policy {
+            remote: Prefix::new("10.2.0.0".parse().unwrap(), 16).unwrap(),
+            remote_ports: (0, u16::MAX),
+            local: selector(),
+            sa: SlotRef { index: 1, generation: 2 },
+            owner: 3,
+            priority: 4,
+        });
+        assert_same(&Prefix::new("::ffff:0:0".parse().unwrap(), 96).unwrap());
+        let mapped = |text: &str| text.parse::<IpAddr>().unwrap();
+        let last = mapped("::ffff:10.0.0.1");
+        assert_same(&Selector::new(mapped("::"), last, 0, (0, u16::MAX)).unwrap());
+
+        let (before, words) = (sa(), encoded(&sa()));
+        let after = SaConfig::decode(&mut WordReader::new(&words)).unwrap();
+        assert_eq!((after.peer, after.owner, after.esn), (before.peer, 2, true));
+        assert_eq!((after.spi_in, after.spi_out), (0xaabb_0001, 0xccdd_eeff));
+        assert_eq!(after.keymat_in.as_bytes(), [1; 36]);
+        assert_eq!(after.keymat_out.as_bytes(), [2; 20]);
+        assert_eq!((after.local, after.remote), (before.local, before.remote));
+        assert_eq!((after.created_ns, after.deadline_ns), (5, u64::MAX));
+        assert_eq!((after.algorithm, after.replay_window), (Algorithm::Aes256Gcm16, 1024));
+        assert_eq!(encoded(&after), words);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn words_that_mean_nothing_are_no_value(
+            words in proptest::collection::vec(prop_oneof![0u64..20, any::<u64>()], 0..200),
+            at in 0..SaConfig::WORDS,
+            word in prop_oneof![0u64..20, any::<u64>()],
+        ) {
+            let reader = || WordReader::new(&words);
+            let _ = Path::decode(&mut reader());
+            let _ = PeerConfig::decode(&mut reader());
+            let _ = ConnInfo::decode(&mut reader());
+            if let Some(policy) = Policy::decode(&mut reader()) {
+                prop_assert!(policy.remote.length() <= 128);
+            }
+            // One damaged word in a value that was whole.
+            let mut damaged = encoded(&sa());
+            damaged[at] = word;
+            if let Some(sa) = SaConfig::decode(&mut WordReader::new(&damaged)) {
+                prop_assert!(sa.keymat_in.as_bytes().len() <= KeyMaterial::MAX);
+                prop_assert!(sa.local.as_slice().len() <= SelectorList::MAX);
+                let _ = sa.name.as_str();
+            }
+        }
+    }
+}
