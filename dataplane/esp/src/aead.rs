@@ -99,7 +99,7 @@ impl Provider {
 
     /// The provider that seals full-sized packets with AES-128-GCM fastest on this processor.
     ///
-    /// It measures, for about two milliseconds: both take turns, and each one's best round counts,
+    /// It measures, for a few milliseconds: both take turns, and each one's best round counts,
     /// so that an interruption does not decide. To be called once, at the start of the process.
     pub fn fastest() -> Provider {
         let keys =

@@ -294,10 +294,15 @@ impl ControlView {
 
     /// Overwrites and frees the retired slots that every worker has passed.
     ///
-    /// Call it now and then, and with `dataplane_gone` when no dataplane is attached: nobody can
-    /// be using a slot then.
+    /// Call it now and then, and with `dataplane_gone` while no dataplane is linked: nobody can be
+    /// using a slot then. A dataplane that lives on without its link is still waited for, since a
+    /// slot given to another SA under its hands could repeat a sequence number.
     pub fn collect(&mut self, dataplane_gone: bool) -> Collected {
+        if self.retired.is_empty() {
+            return Collected::default();
+        }
         self.tell_retired();
+        let dataplane_gone = dataplane_gone && !self.region.has_dataplane();
         let mut waiting = Vec::new();
         let mut freed = 0;
         for retired in std::mem::take(&mut self.retired) {

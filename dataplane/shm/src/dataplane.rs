@@ -1,13 +1,11 @@
 //! The dataplane's views: one to attach, then one for each worker.
 
 use std::cell::Cell;
-use std::fs::File;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
-
-use rustix::fs::FlockOperation;
+use std::time::Duration;
 
 use crate::bell::Bell;
 use crate::conn::{ConnSlot, ConnWriter};
@@ -87,17 +85,21 @@ impl DataplaneView {
     }
 }
 
-/// Locks the region for one dataplane. The kernel lets go of the lock when the process ends,
-/// however it ends. The lock is on a file description of its own, since the one that was handed
-/// over is shared with control.
+/// Attempts to lock the region: control's look at the lock ([`Region::has_dataplane`]) holds it for
+/// a moment.
+const LOCK_ATTEMPTS_MAX: usize = 5;
+/// Between two attempts.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Locks the region for one dataplane.
 fn lock(region: &Region) -> Result<OwnedFd, AttachError> {
-    let name = format!("/proc/self/fd/{}", region.fd().as_raw_fd());
-    let file = File::options().read(true).write(true).open(name).map_err(AttachError::Lock)?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file.into()),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(AttachError::Busy),
-        Err(errno) => Err(AttachError::Lock(errno.into())),
+    for _ in 0..LOCK_ATTEMPTS_MAX {
+        if let Some(lock) = region.try_lock().map_err(AttachError::Lock)? {
+            return Ok(lock);
+        }
+        std::thread::sleep(LOCK_PAUSE);
     }
+    Err(AttachError::Busy)
 }
 
 /// What a worker finds in a slot.

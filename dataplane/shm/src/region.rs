@@ -4,12 +4,13 @@
 //! atomics. Whatever the other process does to the memory, such a reference stays sound: every bit
 //! pattern is a value, every access is atomic, and the seals keep the file from shrinking.
 
+use std::fs::File;
 use std::mem::{align_of, size_of};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -178,6 +179,24 @@ impl Region {
     /// A number by which two processes can tell that they hold the same memory.
     pub fn identity(&self) -> u64 {
         rustix::fs::fstat(&self.fd).map_or(0, |stat| stat.st_ino)
+    }
+
+    /// Takes the dataplane's lock; `None` while a dataplane has it. The kernel lets go of it when
+    /// the process ends, however it ends. It is on a file description of its own, since the one
+    /// that was handed over is shared with the other process.
+    pub(crate) fn try_lock(&self) -> std::io::Result<Option<OwnedFd>> {
+        let name = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let file = File::options().read(true).write(true).open(name)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file.into())),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether a dataplane holds the region, linked or not. In doubt it does.
+    pub fn has_dataplane(&self) -> bool {
+        !matches!(self.try_lock(), Ok(Some(_)))
     }
 
     /// What a worker has done; `None` when there is no such worker.

@@ -108,8 +108,8 @@ impl<const N: usize> Slot<N> {
         fence(Ordering::Release);
         let mut buffer = [0; N];
         value.encode(&mut WordWriter::new(&mut buffer));
-        for (shared, word) in self.words.iter().zip(buffer) {
-            shared.store(word, Ordering::Relaxed);
+        for (shared, word) in self.words.iter().zip(&buffer) {
+            shared.store(*word, Ordering::Relaxed);
         }
         buffer.zeroize();
         self.set_state(generation, state);

@@ -53,6 +53,8 @@ fn an_sa_lives_from_its_spi_to_the_erasure_of_its_keys() {
     assert_eq!(seen, slot);
     assert!(is_whole(&config));
     assert!(matches!(workers[0].load_sa(slot.index), Load::Gone), "it is another worker's");
+    assert_eq!(workers[0].sa_owner(spi), Some(1), "and any worker can tell whose");
+    assert_eq!(workers[0].sa_owner(spi ^ 0x100), None);
     assert_eq!(
         workers[0].sa_owner(spi),
         Some(1),
@@ -220,7 +222,7 @@ fn a_restarted_control_finds_orphans_and_clears_what_was_half_done() {
 
 #[test]
 fn a_peer_keeps_its_moved_path_but_not_over_its_generation() {
-    let (mut control, workers, _bell) = gateway();
+    let (mut control, mut workers, bell) = gateway();
     let first = control.install_peer(&peer(1)).unwrap();
     assert!(control.peer_state(first).is_none(), "the owner has not taken it up");
     let Load::Live(seen, (_, start)) = workers[1].load_peer(first.index) else { panic!("gone") };
@@ -234,7 +236,11 @@ fn a_peer_keeps_its_moved_path_but_not_over_its_generation() {
     assert_eq!(again, path(1111));
 
     control.retire_peer(first);
+    assert_eq!(control.collect(true).waiting, 1, "the dataplane lives, linked or not");
+    drop(workers);
     assert_eq!(control.collect(true).freed, 1);
+    let region = mapped_again(control.region());
+    workers = DataplaneView::attach(region, bell).unwrap().into_workers();
     let second = control.install_peer(&peer(1)).unwrap();
     assert_eq!(second.index, first.index);
     assert!(control.peer_state(second).is_none());
