@@ -114,6 +114,9 @@ pub enum DropReason {
     /// A RST or SYN inside a connection's window that does not prove that its sender sees the
     /// connection; answered by a challenge ACK (RFC 5961, 3.2 and 4.2).
     Challenged,
+    /// Data that the receive buffer has no room for: a probe of a shut window, or a peer that
+    /// ignores the window; answered by an ACK (RFC 9293, 3.8.6.1 and 3.10.7.4).
+    BeyondWindow,
 }
 
 impl DropReason {
@@ -129,6 +132,7 @@ impl DropReason {
             Self::NoConnection => "no-connection",
             Self::ConnectionsMax => "connections-max",
             Self::Challenged => "challenged",
+            Self::BeyondWindow => "beyond-window",
         }
     }
 }

@@ -300,6 +300,11 @@ impl Socket {
         self.tcp().recv_queue()
     }
 
+    /// Octets that may still arrive before some are consumed.
+    pub(crate) fn room(&self) -> usize {
+        self.tcp().recv_capacity() - self.tcp().recv_queue()
+    }
+
     /// Octets that the peer has not acknowledged, sent or not.
     pub(crate) fn unacknowledged(&self) -> usize {
         self.tcp().send_queue()

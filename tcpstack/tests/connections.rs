@@ -1,5 +1,7 @@
 //! The life of connections: opening, closing, limits, and what strangers can do to them.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 mod common;
 
 use std::collections::HashSet;
@@ -172,7 +174,7 @@ fn a_talkative_peer_can_be_closed() {
     let [a, b] = net.open();
     net.stacks[B].close(b);
     assert_eq!(net.events(B), [closed(b, CloseReason::LocalClosed)]);
-    net.send(A, a, &[1; 250_000]);
+    net.send(A, a, &vec![1; 250_000]);
     net.run_for(Duration::from_secs(5));
     assert_eq!(net.events(A), [closed(a, CloseReason::PeerClosed)]);
     net.run_for(Duration::from_secs(60));
@@ -359,6 +361,36 @@ fn a_blind_syn_is_challenged() {
     assert_eq!(net.deliver(B, &rst), SegmentOutcome::Accepted);
     assert_eq!(net.events(B), [closed(b, CloseReason::PeerReset)]);
     assert_eq!(net.deliver(B, &again.packet()), SegmentOutcome::Accepted);
+}
+
+/// RFC 9293, 3.10.7.4: data beyond the window is not taken, even right after the handshake, whose
+/// window is not scaled; a probe of a shut window is answered (RFC 9293, 3.8.6.1).
+#[test]
+fn nothing_is_taken_beyond_the_window() {
+    let mut net = Net::perfect();
+    let [a, b] = net.open();
+    let info = net.stacks[B].info(b).unwrap();
+    net.send(A, a, &[5; 1]);
+    let first = Tcp(&net.take(A)[0]).seq();
+    let (source, destination) = (info.remote, info.local);
+    let segment = |offset: u32, data: Vec<u8>| {
+        let seq = first.wrapping_add(offset);
+        Segment { source, destination, seq, ack: 0, flags: ACK, data }
+    };
+    let room = 256 * 1024;
+    let beyond = dropped(DropReason::BeyondWindow);
+    assert_eq!(net.deliver(B, &segment(room - 9, vec![5; 10]).packet()), beyond);
+    assert_eq!(net.deliver(B, &segment(500_000, vec![5; 10]).packet()), beyond);
+    assert_eq!(net.take(B).len(), 1, "an ACK, once");
+    // Fill the buffer, then probe.
+    net.send(A, a, &vec![5; room as usize - 1]);
+    net.run_for(Duration::from_secs(3));
+    // A window is announced in units of 8 octets here.
+    let unread = net.stacks[B].info(b).unwrap().unread_bytes as u32;
+    assert!(unread > room - 8);
+    assert_eq!(net.deliver(B, &segment(room, vec![5]).packet()), beyond);
+    let answer = net.take(B).remove(0);
+    assert_eq!((Tcp(&answer).ack(), Tcp(&answer).window()), (first.wrapping_add(unread), 0));
 }
 
 /// RFC 9293, 3.6.1: a new SYN may follow a connection that is in TIME-WAIT.

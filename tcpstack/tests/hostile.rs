@@ -1,6 +1,8 @@
 //! Packets that nobody sane would send. A panic in a worker is everybody's outage, so whatever
 //! comes ends in an outcome with a name.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 mod common;
 
 use std::net::SocketAddr;

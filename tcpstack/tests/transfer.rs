@@ -1,6 +1,8 @@
 //! Streams between two stacks over a link that is not kind: what arrives is what was sent, or the
 //! connection ends with a reason.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
 mod common;
 
 use std::time::Duration;
@@ -202,7 +204,7 @@ fn waiting_for_the_device_is_no_reason_to_sleep() {
 fn unsent_octets_are_visible() {
     let mut net = Net::perfect();
     let [a, _] = net.open();
-    net.send(A, a, &[1; 30_000]);
+    net.send(A, a, &vec![1; 30_000]);
     let before = net.stacks[A].info(a).unwrap();
     assert_eq!((before.unsent_bytes, before.in_flight_bytes), (30_000, 0));
     let sent: usize = net.take(A).iter().map(|packet| packet.len() - 40).sum();
@@ -216,7 +218,7 @@ fn unsent_octets_are_visible() {
 fn writable_follows_a_refusal() {
     let mut net = Net::new(3, Link::PERFECT, &small(), V4);
     let [a, b] = net.open();
-    net.send(A, a, &[7; 65_000]);
+    net.send(A, a, &vec![7; 65_000]);
     let refused = net.stacks[A].send_with(a, 40_000, |_| panic!("there is no room"));
     assert_eq!(refused, Err(ConnError::Full));
     assert_eq!(net.events(A), []);

@@ -66,8 +66,11 @@ fn expected(session: &Session, connection: usize, from_originator: bool) -> Vec<
         .collect()
 }
 
-/// Every stream of every capture: its name, a decoder for it, its octets, its frames.
-fn streams() -> Vec<(String, fn() -> Decoder, Vec<u8>, Vec<Owned>)> {
+/// A stream of a capture: its name, what makes a decoder for it, its octets, its frames.
+type Captured = (String, fn() -> Decoder, Vec<u8>, Vec<Owned>);
+
+/// Every stream of every capture.
+fn streams() -> Vec<Captured> {
     let mut streams = Vec::new();
     for session in culvert_captures::sessions().unwrap() {
         for (index, connection) in session.connections.iter().enumerate() {

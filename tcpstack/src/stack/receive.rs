@@ -14,7 +14,7 @@ use crate::time::Instant;
 /// each; a flood is not answered by a flood).
 const RESETS_PER_SECOND_MAX: u32 = 200;
 
-/// A connection answers a forged RST or SYN at most so often (RFC 5961, 7).
+/// A connection answers a forged RST or SYN, or a probe, at most so often (RFC 5961, 7).
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How many RSTs may still be sent.
@@ -76,6 +76,11 @@ impl Stack {
         if is_suspect(connection, segment) {
             self.challenge(now, index);
             return Err(DropReason::Challenged);
+        }
+        if is_beyond_window(connection, segment) {
+            connection.heard_at = now;
+            self.challenge(now, index);
+            return Err(DropReason::BeyondWindow);
         }
         connection.heard_at = now;
         connection.segments_in += 1;
@@ -210,8 +215,8 @@ impl Stack {
         }
     }
 
-    /// RFC 5961, 3.2 and 4.2: an ACK that says what is expected. Who sees the connection answers
-    /// with a RST that is exactly right, who does not learns nothing.
+    /// An ACK that says what is expected. Who sees the connection answers with a RST that is
+    /// exactly right, who does not learns nothing (RFC 5961, 3.2 and 4.2).
     fn challenge(&mut self, now: Instant, index: u32) {
         let Some(connection) = self.slots.get_mut(index) else { return };
         if connection.challenged_at.is_some_and(|at| now < at + CHALLENGE_INTERVAL) {
@@ -223,7 +228,7 @@ impl Stack {
             rst: false,
             seq: connection.socket.sent.next,
             ack: Some(connection.receive_next()),
-            window: connection.socket.sent.window,
+            window: if connection.socket.room() == 0 { 0 } else { connection.socket.sent.window },
         };
         self.stats.challenge_acks_sent += 1;
         self.replies.push(&answer, self.config.tx_checksum);
@@ -254,4 +259,16 @@ fn is_suspect(connection: &Connection, segment: &Segment) -> bool {
     }
     // RFC 5961, 4.2: whatever its number.
     segment.syn && connection.phase != Phase::HalfOpen
+}
+
+/// Whether a segment has data that does not fit in the receive buffer. smoltcp itself takes the
+/// window of its SYN-ACK, which is not scaled, for a scaled one, and would accept what it cannot
+/// store.
+fn is_beyond_window(connection: &Connection, segment: &Segment) -> bool {
+    if segment.data_bytes == 0 || connection.phase == Phase::Connecting {
+        return false;
+    }
+    let first = segment.seq.wrapping_add(u32::from(segment.syn));
+    let end = first.wrapping_add(segment.data_bytes).wrapping_sub(connection.receive_next());
+    usize::try_from(end.cast_signed()).is_ok_and(|end| end > connection.socket.room())
 }

@@ -1,6 +1,7 @@
 //! Two stacks and a link between them that loses, delays, reorders and duplicates by a seed, in
 //! virtual time. Whatever happens can be repeated from the seed.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
