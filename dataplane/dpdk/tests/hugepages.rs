@@ -28,6 +28,7 @@ fn the_scenarios_hold_on_hugepages_and_their_lack_is_named() {
     scenarios::ring_returns_what_was_sent(eal);
     scenarios::unsent_mbufs_stay_in_the_burst(eal);
     scenarios::a_worker_forwards_on_its_lcore(eal);
+    scenarios::an_lcore_runs_one_worker_at_a_time(eal);
     scenarios::an_exhausted_pool_says_so(eal);
     scenarios::captures_are_replayed_and_written(eal);
     scenarios::several_queues_get_rss(eal);

@@ -42,8 +42,10 @@ fn unsent_mbufs_stay_in_the_burst() {
 }
 
 #[test]
-fn a_worker_forwards_on_its_lcore() {
+fn an_lcore_runs_one_worker_at_a_time() {
+    // One test for both: there is one worker lcore.
     scenarios::a_worker_forwards_on_its_lcore(eal());
+    scenarios::an_lcore_runs_one_worker_at_a_time(eal());
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What must hold with every kind of memory. DPDK starts once in a process, so that each test
 //! binary starts it its own way and runs these.
-#![allow(clippy::unwrap_used)] // helpers of tests, outside of their functions
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests, outside of their functions
 
 use culvert_dpdk::{
-    BURST_SIZE, Burst, Device, Eal, Mbuf, Pool, PoolConfig, PortConfig, PortError, Started, devargs,
+    BURST_SIZE, Burst, Device, Eal, LaunchError, Mbuf, Pool, PoolConfig, PortConfig, PortError,
+    Started, devargs,
 };
-use std::{fs, path::PathBuf, process, process::Command, thread, time::Duration};
+use std::{fs, path::PathBuf, process, process::Command, sync::mpsc, thread, time::Duration};
 
 /// A pool that these scenarios do not exhaust by accident.
 pub(crate) fn pool(eal: Eal, name: &str) -> Pool {
@@ -297,4 +298,20 @@ pub(crate) fn several_queues_get_rss(eal: Eal) {
     };
     assert_eq!(start(1), (false, 1));
     assert_eq!(start(4), (true, 4));
+}
+
+/// An lcore refuses a second worker while it runs one, hands a panic to whoever joins, and is free
+/// again after that.
+pub(crate) fn an_lcore_runs_one_worker_at_a_time(eal: Eal) {
+    let lcore = eal.workers()[0];
+    let (finish, wait) = mpsc::channel::<()>();
+    let first = eal.launch(lcore, move || wait.recv().is_ok()).unwrap();
+    let second = eal.launch(lcore, || ());
+    assert!(matches!(second, Err(LaunchError::Busy { lcore: 1 })), "{second:?}");
+    finish.send(()).unwrap();
+    assert!(first.join());
+    let panicking = eal.launch(lcore, || std::panic::panic_any("on purpose")).unwrap();
+    let panicked = thread::spawn(|| panicking.join()).join();
+    assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"on purpose"));
+    assert_eq!(eal.launch(lcore, || 42).unwrap().join(), 42);
 }
