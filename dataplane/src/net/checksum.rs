@@ -106,6 +106,7 @@ pub fn verify(pseudo: Sum, data: &[u8]) -> bool {
 /// outside of `data`.
 ///
 /// With `zero_is_none` (UDP, RFC 768) a computed zero is sent as 0xffff.
+#[inline]
 pub fn fill(pseudo: Sum, data: &mut [u8], at: usize, zero_is_none: bool) {
     let Some(field) = data.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<2>) else { return };
     *field = [0, 0];
