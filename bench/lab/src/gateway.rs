@@ -320,7 +320,7 @@ impl<'lab> Gateway<'lab> {
 
     /// `culvert counters`: name and sum over all workers.
     pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
-        let rows = self.rows(Command::Counters)?;
+        let rows = self.rows(Command::Counters { all: true })?;
         Ok(rows
             .into_iter()
             .filter_map(

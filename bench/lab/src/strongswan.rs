@@ -15,6 +15,7 @@ use crate::process::{Process, Program};
 use crate::topology::WorkDir;
 
 const CHARON: &str = "/usr/lib/ipsec/charon";
+const SWANCTL: &str = "/usr/sbin/swanctl";
 /// kernel-libipsec has to come before kernel-netlink: the first that offers ESP is taken.
 const PLUGINS: &str = "random nonce openssl aes sha1 sha2 hmac kdf gcm curve25519 \
                        kernel-libipsec kernel-netlink socket-default vici";
@@ -67,17 +68,17 @@ impl Strongswan {
         name: &str,
         connection: &Connection,
     ) -> Result<Self> {
-        if !Path::new(CHARON).exists() {
-            bail!("strongSwan is not installed: run scripts/setup");
-        }
         let directory = directory.subdirectory(name)?;
+        for program in [CHARON, SWANCTL] {
+            copy(program, &directory)?;
+        }
         let socket = format!("unix://{}", directory.join("charon.vici").display());
         let conf = directory.join("strongswan.conf");
         fs::write(&conf, strongswan_conf(&socket))?;
         fs::write(directory.join("swanctl.conf"), swanctl_conf(connection))?;
         let program = Program {
             name,
-            path: Path::new(CHARON),
+            path: &directory.join("charon"),
             arguments: Vec::new(),
             environment: vec![
                 ("STRONGSWAN_CONF".into(), conf.display().to_string()),
@@ -116,7 +117,7 @@ impl Strongswan {
 
     fn try_swanctl(&self, line: &str) -> Result<Output> {
         let mut command = std::process::Command::new("ip");
-        command.args(["netns", "exec", &self.namespace, "swanctl"]);
+        command.args(["netns", "exec", &self.namespace]).arg(self.directory.join("swanctl"));
         command.args(line.split_whitespace()).args(["--uri", &self.socket]);
         command.env("SWANCTL_DIR", &self.directory);
         command.env("STRONGSWAN_CONF", self.directory.join("strongswan.conf"));
@@ -142,6 +143,16 @@ impl Strongswan {
     pub fn log(&self) -> String {
         self.process.log()
     }
+}
+
+/// Copies a program to `directory`: Debian's AppArmor profiles go by path, and would deny it the
+/// lab's files.
+fn copy(program: &str, directory: &Path) -> Result<()> {
+    let program = Path::new(program);
+    let name = program.file_name().context("a program has a name")?;
+    fs::copy(program, directory.join(name))
+        .with_context(|| format!("{}: run scripts/setup", program.display()))?;
+    Ok(())
 }
 
 fn strongswan_conf(socket: &str) -> String {
