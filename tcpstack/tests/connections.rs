@@ -34,6 +34,14 @@ fn syn(port: u16, seq: u32) -> Segment {
     }
 }
 
+/// A worker makes its stack in one thread and runs it in another.
+#[test]
+fn a_stack_can_move_to_its_worker() {
+    let stack = Stack::new(StackConfig::default(), [0; 32]).unwrap();
+    let moved = std::thread::spawn(move || stack.poll_timeout());
+    assert_eq!(moved.join().unwrap(), None);
+}
+
 /// RFC 9293, 3.5: SYN, SYN-ACK, ACK, in both families, and what each end is told.
 #[test]
 fn a_handshake_opens_a_connection_at_both_ends() {

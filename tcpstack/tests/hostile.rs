@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{A, B, Link, Net, Segment, Tcp, V4, V6};
-use culvert_tcpstack::{ConnId, DropReason, Event, RxChecksum, SegmentOutcome, StackConfig};
+use culvert_tcpstack::{ConnId, DropReason, Event, RxChecksum, SegmentOutcome, Stack, StackConfig};
 use proptest::prelude::*;
 
 fn config() -> StackConfig {
@@ -118,7 +118,7 @@ fn use_connection(net: &mut Net, end: usize, id: ConnId, forged: &Forged) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     /// Forged segments on open connections, with right addresses and ports and numbers near the
     /// right ones, between true traffic: the stack goes on, and a connection that the attack has
@@ -154,7 +154,7 @@ proptest! {
         net.events(A);
         net.events(B);
         net.run_for(Duration::from_secs(300));
-        prop_assert_eq!(net.stacks.each_ref().map(|stack| stack.poll_timeout()), [None, None]);
+        prop_assert_eq!(net.stacks.each_ref().map(Stack::poll_timeout), [None, None]);
         // Whatever happened, a new connection works.
         net.events(B);
         net.open();
