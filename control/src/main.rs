@@ -1,3 +1,73 @@
-//! The control-plane process: IKE, SA installation, the control socket.
+//! `culvert-control`: reads the configuration, opens the sockets, gives up its rights, and runs.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use culvert_control::config::Config;
+use culvert_control::{process, run};
+use culvert_dataplane_config::CONFIG_PATH_DEFAULT;
+use tracing_subscriber::EnvFilter;
+
+/// The control process of the Culvert gateway: IKE, SAs, the control socket.
+#[derive(Debug, Parser)]
+#[command(name = "culvert-control", version)]
+struct Arguments {
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = CONFIG_PATH_DEFAULT)]
+    config: PathBuf,
+    /// Check the configuration and end: 0 if it is right, 1 if not
+    #[arg(long)]
+    check: bool,
+    /// What to log, as in `info` or `culvert_control=debug`
+    #[arg(long, env = "CULVERT_LOG", default_value = "info")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if arguments.check {
+        return report(&config);
+    }
+    match start(&arguments, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("culvert-control: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a right configuration holds, for people.
+fn report(config: &Config) -> ExitCode {
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let children: usize =
+        config.connections.iter().map(|connection| connection.children.len()).sum();
+    println!(
+        "{} is right: {} connections with {children} children, {} worker(s)",
+        config.path.display(),
+        config.connections.len(),
+        config.dataplane.workers()
+    );
+    ExitCode::SUCCESS
+}
+
+fn start(arguments: &Arguments, config: Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&arguments.log).context("--log cannot be understood")?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    process::shut_away();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run::run(config, true))?;
+    Ok(())
+}

@@ -1,0 +1,90 @@
+//! The configuration: one TOML file, in swanctl's words.
+//!
+//! The way of a file: `section` is what serde reads, with the place of every value; `check` turns
+//! it into what the engine uses, in the protocol's terms, and reports every mistake with its line.
+//! A file with a mistake is refused whole.
+
+mod check;
+mod secret;
+mod section;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_dataplane_config::{ConfigError, Dataplane, Problems, Source};
+use culvert_ike::ConnectionConfig;
+
+pub use secret::Secrets;
+
+/// Most connections.
+pub const CONNECTIONS_MAX: usize = 65_536;
+/// Most children of a connection.
+pub const CHILDREN_MAX: usize = 64;
+
+/// A checked configuration.
+pub struct Config {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// `[dataplane]`, which gives the shared memory its sizes and the gateway its addresses.
+    pub dataplane: Dataplane,
+    /// Where the sockets are.
+    pub runtime_dir: PathBuf,
+    /// Permissions of the control socket.
+    pub socket_mode: u32,
+    /// Group of the control socket, if it is not the process's.
+    pub socket_group: Option<String>,
+    /// The connections, by name.
+    pub connections: Vec<Connection>,
+    /// The pre-shared keys.
+    pub secrets: Arc<Secrets>,
+    /// What is allowed but not wise, each with its file.
+    pub warnings: Vec<String>,
+}
+
+/// A connection.
+#[derive(Clone)]
+pub struct Connection {
+    /// What the protocol needs to know of it.
+    pub ike: Arc<ConnectionConfig>,
+    /// What the host needs to know of its children, in the order of `ike.children`.
+    pub children: Vec<Child>,
+}
+
+/// A child of a connection, as far as the protocol does not need to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Child {
+    /// Whether it is to stand always.
+    pub start: bool,
+    /// How long its SA forwards at most.
+    pub life_time: Duration,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is wrong: every mistake with its line.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::from_source(&Source::read(path)?)
+    }
+
+    /// Checks a file that was read.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_source(source: &Source) -> Result<Self, ConfigError> {
+        let file = source.parse()?;
+        let mut problems = Problems::new();
+        let config = check::file(&file, source, &mut problems);
+        source.finish(config, problems)
+    }
+
+    /// The connection of this name.
+    #[must_use]
+    pub fn connection(&self, name: &str) -> Option<&Connection> {
+        self.connections.iter().find(|connection| connection.ike.name == name)
+    }
+}

@@ -1,0 +1,202 @@
+//! Pre-shared keys: how they are written, and which of them two identities share.
+
+use std::io;
+use std::path::Path;
+
+use culvert_ike::{Identity, IdentityPattern, Secret};
+use zeroize::Zeroizing;
+
+/// Longest key, in octets.
+pub(super) const SECRET_OCTETS_MAX: usize = 1024;
+/// Longest file of a key, in octets: hexadecimal, with its prefix and some line feeds.
+const SECRET_FILE_OCTETS_MAX: u64 = 4096;
+
+/// Every configured key.
+#[derive(Default)]
+pub struct Secrets {
+    list: Vec<Owned>,
+}
+
+/// A key and the identities that it belongs to; none: it belongs to all.
+struct Owned {
+    owners: Vec<IdentityPattern>,
+    secret: Secret,
+}
+
+impl Secrets {
+    /// Adds a key.
+    pub(super) fn add(&mut self, owners: Vec<IdentityPattern>, secret: Secret) {
+        self.list.push(Owned { owners, secret });
+    }
+
+    /// The key that these two share: an owner must be the peer or, failing that, this gateway; a
+    /// key without owners comes last. Among equals the narrowest owner wins.
+    #[must_use]
+    pub fn find(&self, local: &Identity, remote: &Identity) -> Option<Secret> {
+        let rank = |owned: &Owned, id: &Identity| {
+            let matching = owned.owners.iter().filter(|owner| owner.matches(id));
+            matching.map(|owner| 1 + owner.rank()).max().unwrap_or(0)
+        };
+        let candidates = self.list.iter().filter_map(|owned| {
+            let ranks = (rank(owned, remote), rank(owned, local));
+            (owned.owners.is_empty() || ranks != (0, 0)).then_some((ranks, owned))
+        });
+        candidates.max_by_key(|(ranks, _)| *ranks).map(|(_, owned)| owned.secret.clone())
+    }
+
+    /// Whether there is a key that `local` may share with somebody who fits `remote`.
+    #[must_use]
+    pub(super) fn covers(&self, local: &Identity, remote: &IdentityPattern) -> bool {
+        match remote.exact() {
+            Some(remote) => self.find(local, remote).is_some(),
+            None => !self.list.is_empty(),
+        }
+    }
+}
+
+/// Why a text is no key. The text itself is never part of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SecretError {
+    #[error("the secret is empty")]
+    Empty,
+    #[error("the secret is longer than {SECRET_OCTETS_MAX} octets")]
+    TooLong,
+    #[error("after 0x an even number of hexadecimal digits must follow")]
+    Hexadecimal,
+    #[error("after 0s base64 must follow")]
+    Base64,
+    #[error("the secret's file cannot be read: {0}")]
+    File(#[from] io::Error),
+}
+
+/// Reads a key as swanctl writes it: `0x` hexadecimal, `0s` base64, else the text itself.
+pub(super) fn parse(text: &str) -> Result<Secret, SecretError> {
+    let octets = if let Some(digits) = text.strip_prefix("0x") {
+        hexadecimal(digits).ok_or(SecretError::Hexadecimal)?
+    } else if let Some(digits) = text.strip_prefix("0s") {
+        base64(digits).ok_or(SecretError::Base64)?
+    } else {
+        Zeroizing::new(text.as_bytes().to_vec())
+    };
+    match octets.len() {
+        0 => Err(SecretError::Empty),
+        length if length > SECRET_OCTETS_MAX => Err(SecretError::TooLong),
+        _ => Ok(Secret::new(octets.to_vec())),
+    }
+}
+
+/// Reads a key from a file, without the line feeds at its end.
+pub(super) fn read(path: &Path) -> Result<Secret, SecretError> {
+    use io::Read;
+    let mut text = Zeroizing::new(String::new());
+    let mut file = std::fs::File::open(path)?.take(SECRET_FILE_OCTETS_MAX + 1);
+    if file.read_to_string(&mut text)? as u64 > SECRET_FILE_OCTETS_MAX {
+        return Err(SecretError::TooLong);
+    }
+    parse(text.trim_end_matches(['\n', '\r']))
+}
+
+fn hexadecimal(digits: &str) -> Option<Zeroizing<Vec<u8>>> {
+    // A sign would pass from_str_radix.
+    let all_digits = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let pairs = digits.as_bytes().chunks(2).map(|pair| match pair {
+        [_, _] => u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok(),
+        _ => None,
+    });
+    let octets = Zeroizing::new(pairs.collect::<Option<Vec<u8>>>()?);
+    all_digits.then_some(octets)
+}
+
+/// RFC 4648, 4: groups of four digits, the last one padded.
+fn base64(digits: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let data = digits.trim_end_matches('=');
+    let padding = digits.len() - data.len();
+    if !digits.len().is_multiple_of(4) || padding > 2 {
+        return None;
+    }
+    let mut octets = Zeroizing::new(Vec::with_capacity(digits.len() / 4 * 3));
+    for group in data.as_bytes().chunks(4) {
+        let mut bits = 0u32;
+        for digit in group {
+            bits = bits << 6 | base64_digit(*digit)?;
+        }
+        let used = group.len() * 6 / 8;
+        let left = bits << (32 - 6 * group.len());
+        octets.extend(left.to_be_bytes().into_iter().take(used));
+    }
+    Some(octets)
+}
+
+fn base64_digit(digit: u8) -> Option<u32> {
+    Some(u32::from(match digit {
+        b'A'..=b'Z' => digit - b'A',
+        b'a'..=b'z' => digit - b'a' + 26,
+        b'0'..=b'9' => digit - b'0' + 52,
+        b'+' => 62,
+        b'/' => 63,
+        _ => return None,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn octets(text: &str) -> Result<Vec<u8>, String> {
+        parse(text).map(|secret| secret.expose().to_vec()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn secrets_are_written_as_in_swanctl() {
+        assert_eq!(octets("correct horse"), Ok(b"correct horse".to_vec()));
+        assert_eq!(octets("0x00ff10"), Ok(vec![0, 0xff, 0x10]));
+        assert_eq!(octets("0x0f1"), Err(SecretError::Hexadecimal.to_string()));
+        assert_eq!(octets("0x+1-2"), Err(SecretError::Hexadecimal.to_string()));
+        assert_eq!(octets("0xzz"), Err(SecretError::Hexadecimal.to_string()));
+        assert_eq!(octets("0x"), Err(SecretError::Empty.to_string()));
+        assert_eq!(octets(""), Err(SecretError::Empty.to_string()));
+        assert_eq!(octets(&"x".repeat(1025)), Err(SecretError::TooLong.to_string()));
+    }
+
+    // RFC 4648, 10.
+    #[test]
+    fn base64_reads_the_vectors_of_its_rfc() {
+        for (text, plain) in [
+            ("0sZg==", "f"),
+            ("0sZm8=", "fo"),
+            ("0sZm9v", "foo"),
+            ("0sZm9vYg==", "foob"),
+            ("0sZm9vYmE=", "fooba"),
+            ("0sZm9vYmFy", "foobar"),
+        ] {
+            assert_eq!(octets(text), Ok(plain.as_bytes().to_vec()), "{text}");
+        }
+        for wrong in ["0sZg=", "0sZg", "0sZ===", "0sZm9$", "0s===="] {
+            assert!(octets(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_narrowest_owner_wins_and_the_peer_comes_before_this_gateway() {
+        let id = |text: &str| text.parse::<Identity>().unwrap();
+        let mut secrets = Secrets::default();
+        for (owners, key) in [
+            (&[][..], "anyone"),
+            (&["gw.example"][..], "gateway"),
+            (&["*.branch.example"][..], "branches"),
+            (&["one.branch.example", "gw.example"][..], "one"),
+        ] {
+            let owners = owners.iter().map(|owner| owner.parse().unwrap()).collect();
+            secrets.add(owners, parse(key).unwrap());
+        }
+        let find = |local: &str, remote: &str| {
+            let secret = secrets.find(&id(local), &id(remote)).unwrap();
+            String::from_utf8(secret.expose().to_vec()).unwrap()
+        };
+        assert_eq!(find("gw.example", "one.branch.example"), "one");
+        assert_eq!(find("gw.example", "two.branch.example"), "branches");
+        assert_eq!(find("other.example", "elsewhere.example"), "anyone");
+        assert!(["one", "gateway"].contains(&find("gw.example", "elsewhere.example").as_str()));
+        assert!(Secrets::default().find(&id("a.example"), &id("b.example")).is_none());
+    }
+}

@@ -1,0 +1,198 @@
+//! Each mistake is reported on its line with its reason; a good file comes out as written.
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A whole configuration; tests change one piece of it.
+const GOOD: &str = r#"[dataplane.outer]
+device = "net_null0"
+addresses = ["192.0.2.1/24", "2001:db8::1/64"]
+[dataplane.inner]
+addresses = ["10.1.0.1/24"]
+[control]
+runtime_dir = "/run/culvert"
+socket_mode = "0660"
+[connections.branch]
+local_addrs = ["192.0.2.1"]
+remote_addrs = ["198.51.100.7"]
+transport = "auto"
+fallback_after = 3
+proposals = ["aes128gcm16-prfsha256-x25519", "aes256gcm16-prfsha384-ecp384"]
+local = { auth = "psk", id = "gw.example" }
+remote = { auth = "psk", id = "branch.example" }
+[connections.branch.children.net]
+local_ts = ["10.1.0.0/24"]
+remote_ts = ["10.2.0.0/24", "10.3.0.0-10.3.0.9[tcp/80]"]
+esp_proposals = ["aes128gcm16-esn", "aes128gcm16"]
+start_action = "start"
+[connections.road]
+local = { auth = "psk", id = "gw.example" }
+remote = { auth = "psk", id = "*.road.example" }
+[connections.road.children.all]
+local_ts = ["0.0.0.0/0"]
+remote_ts = ["10.9.0.0/16"]
+life_time_s = 3600
+[secrets.ike-branch]
+id = ["branch.example"]
+secret = "0x0011223344556677"
+[secrets.ike-road]
+id = ["*.road.example"]
+secret = "0sZm9vYmFy"
+"#;
+
+fn load(text: String) -> Result<Config, ConfigError> {
+    Config::from_source(&Source::new(Path::new("/nowhere/culvert.toml"), text))
+}
+
+#[test]
+fn a_good_file_comes_out_as_written() {
+    let config = load(GOOD.into()).map_err(|error| error.to_string()).expect("good");
+    assert_eq!(config.socket_mode, 0o660);
+    let branch = config.connection("branch").expect("configured");
+    assert_eq!(branch.ike.proposals.len(), 2);
+    assert_eq!(branch.ike.children[0].proposals[0].esn, [true]);
+    assert_eq!(branch.ike.children[0].remote_ts[1].to_string(), "10.3.0.0-10.3.0.9[tcp/80]");
+    assert!(branch.children[0].start);
+    let road = config.connection("road").expect("configured");
+    assert_eq!(road.children[0].life_time, Duration::from_secs(3600));
+    let local = "gw.example".parse().expect("an identity");
+    let find = |remote: &str| {
+        let secret = config.secrets.find(&local, &remote.parse().expect("an identity"));
+        secret.map(|secret| secret.expose().to_vec())
+    };
+    assert_eq!(find("branch.example"), Some(vec![0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77]));
+    assert_eq!(find("car7.road.example"), Some(b"foobar".to_vec()));
+    assert_eq!(find("stranger.example"), None);
+}
+
+/// What to replace in [`GOOD`], by what, and how the message begins, from the line on.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("runtime_dir = \"/run", "runtime_dir = \"run", "7: runtime_dir must be an absolute path"),
+    ("\"0660\"", "\"0999\"", "8: socket_mode is written in octal, as in \"0660\""),
+    (
+        "local_addrs = [\"192.0.2.1\"]",
+        "local_addrs = [\"192.0.2.9\"]",
+        "10: 192.0.2.9 is not one of the addresses in [dataplane.outer]",
+    ),
+    ("198.51.100.7", "192.0.2.1", "11: 192.0.2.1 is this gateway's own address"),
+    (
+        "198.51.100.7",
+        "peer",
+        "11: \"peer\" is not %any, an address or a network such as 192.0.2.0/24",
+    ),
+    (
+        "198.51.100.7",
+        "%any",
+        "21: start_action = \"start\" needs the peer's address in remote_addrs",
+    ),
+    ("\"auto\"", "\"ah\"", "12: unknown variant `ah`, expected one of `udp`, `tcp`, `auto`"),
+    ("fallback_after = 3", "fallback_after = 1", "13: fallback_after must be between 2 and 20"),
+    (
+        "prfsha256-x25519",
+        "prfmd5-x25519",
+        "14: `prfmd5` in `aes128gcm16-prfmd5-x25519` is no known",
+    ),
+    (
+        "[\"aes128gcm16-prfsha256-x25519\", \"aes256gcm16-prfsha384-ecp384\"]",
+        "[]",
+        "14: proposals needs 1 to 32 entries",
+    ),
+    ("auth = \"psk\", id = \"gw", "auth = \"pubkey\", id = \"gw", "15: unknown variant `pubkey`"),
+    (
+        "id = \"branch.example\" }",
+        "id = \"other.example\" }",
+        "16: no pre-shared key belongs to other.example or gw.example: add a section \
+         [secrets.<name>] with id = [\"other.example\"] and a secret",
+    ),
+    (
+        "id = \"branch.example\" }",
+        "idd = \"x\" }",
+        "16: unknown field `idd`, expected `auth` or `id`",
+    ),
+    ("local_ts = [\"10.1.0.0/24\"]", "local_ts = []", "18: local_ts needs 1 to 16 entries"),
+    (
+        "local_ts = [\"10.1.0.0/24\"]",
+        "local_ts = [\"fd00::/64\"]",
+        "19: no entry of local_ts has the address family and protocol of one of remote_ts",
+    ),
+    ("10.2.0.0/24", "10.2.0.0/33", "19: `/33` is no prefix length of that address family"),
+    ("aes128gcm16-esn", "aes128gcm16-prfsha256", "20: `prfsha256` in"),
+    ("start_action = \"start\"", "start_action = \"trap\"", "21: unknown variant `trap`"),
+    ("[connections.road.children.all]", "[connections.branch]", "25: duplicate key"),
+    ("life_time_s = 3600", "life_time_s = 3", "28: life_time_s must be between 60 and 2592000"),
+    ("life_time_s = 3600", "lifetime = 3", "28: unknown field `lifetime`, expected one of"),
+    ("0x0011", "0x011", "31: after 0x an even number of hexadecimal digits must follow"),
+    ("\"0sZm9vYmFy\"", "\"\"", "34: the secret is empty"),
+    (
+        "secret = \"0sZm9vYmFy\"",
+        "secret_file = \"/nonexistent\"",
+        "34: the secret's file cannot be read: No such file",
+    ),
+    ("secret = \"0sZm9vYmFy\"\n", "", "32: a secret needs either secret or secret_file"),
+    ("[secrets.ike-road]", "[pools]\nx = 1\n[secrets.ike-road]", "32: pools of virtual addresses"),
+    ("[secrets.ike-road]", "[secret.ike-road]", "32: unknown field `secret`, expected one of"),
+    ("device = \"net_null0\"", "device = \"\"", "2: a device is one word of DPDK devargs"),
+];
+
+#[test]
+fn each_mistake_is_reported_with_its_line() {
+    for (old, new, expected) in MISTAKES {
+        assert!(GOOD.contains(old), "{old:?} is not in the good file");
+        let error = load(GOOD.replacen(old, new, 1)).err().expect(expected).to_string();
+        let expected = format!("/nowhere/culvert.toml:{expected}");
+        let found = error.lines().any(|line| line.starts_with(&expected));
+        assert!(found, "{old} -> {new}\nexpected {expected}\nfound    {error}");
+    }
+}
+
+#[test]
+fn a_connection_without_children_says_what_is_missing() {
+    let start = GOOD.find("[connections.road.children.all]").expect("in the good file");
+    let end = GOOD.find("[secrets.ike-branch]").expect("in the good file");
+    let error = load(format!("{}{}", &GOOD[..start], &GOOD[end..])).err().expect("no children");
+    assert_eq!(
+        error.to_string(),
+        "/nowhere/culvert.toml:22: a connection needs 1 to 64 children: add a section \
+         [connections.road.children.<name>] with local_ts and remote_ts"
+    );
+}
+
+#[test]
+fn secrets_never_appear_in_errors() {
+    for wrong in ["secret = \"0xtopsecret\"", "secret = \"0stopsecret!\"", "secret = topsecret"] {
+        let text = GOOD.replace("secret = \"0sZm9vYmFy\"", wrong);
+        let error = load(text).err().expect(wrong).to_string();
+        assert!(!error.contains("topsecret"), "{error}");
+    }
+}
+
+#[test]
+fn secrets_in_files_are_read_and_loose_permissions_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("key");
+    std::fs::write(&path, "0x0102\n").expect("written");
+    let text = format!("secret_file = \"{}\"", path.display());
+    let text = GOOD.replace("secret = \"0sZm9vYmFy\"", &text);
+    for (mode, warnings) in [(0o640, 0), (0o644, 1)] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("changed");
+        let config = load(text.clone()).map_err(|error| error.to_string()).expect("good");
+        assert_eq!(config.warnings.len(), warnings, "{mode:o}: {:?}", config.warnings);
+        let ids = ("gw.example", "car7.road.example").to_owned();
+        let secret = config.secrets.find(&ids.0.parse().unwrap(), &ids.1.parse().unwrap());
+        assert_eq!(secret.expect("in the file").expose(), [1, 2]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Whatever is written in place of any piece of the file ends in settings or in an error.
+    #[test]
+    fn no_text_makes_the_check_panic(at in 0..GOOD.len(), length in 0usize..40, put in ".{0,20}") {
+        let end = (at + length).min(GOOD.len());
+        let _ = load(format!("{}{put}{}", &GOOD[..at], &GOOD[end..]));
+    }
+}

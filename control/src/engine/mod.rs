@@ -1,0 +1,307 @@
+//! The engine: what happens when something comes in, and what goes out because of it.
+//!
+//! Its owner calls [`Engine::turn`] whenever the bell rings or [`Engine::next_timeout`] passes. A
+//! turn takes what the workers handed up, gives it to the protocol, does what is due, and hands
+//! down what the protocol wants sent. It never blocks and keeps nothing that it does not bound.
+
+mod commands;
+mod happenings;
+mod records;
+mod rows;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use culvert_api::{Event, Happening, Outcome, Refusal};
+use culvert_dataplane_config::Dataplane;
+use culvert_ike::{ChildId, Endpoint, EndpointConfig, IkeSaId, IkeState, Instant, Transmit};
+use culvert_shm::{ControlView, Down, Layout};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::config::Config;
+use crate::forwarding::Forwarding;
+use crate::history::History;
+use crate::host::{self, Services};
+use crate::starts::Starts;
+use crate::tcp::Tcp;
+use crate::{clock, convert};
+
+pub use commands::Initiated;
+
+/// Records taken in one turn, so that timers and clients get theirs too.
+const RECORDS_A_TURN_MAX: usize = 256;
+/// How often slow duties are done: retired keys, orphans, unused connections.
+const TEND_INTERVAL: Duration = Duration::from_millis(500);
+/// A dataplane that is away for so long has ended, and nobody uses what was retired.
+const DATAPLANE_GONE_AFTER: Duration = Duration::from_secs(2);
+/// Clients that may wait for an initiation at once.
+const WAITERS_MAX: usize = 256;
+
+/// A client that waits for a child to stand.
+struct Waiter {
+    ike: IkeSaId,
+    child: String,
+    outcome: oneshot::Sender<Result<Outcome, Refusal>>,
+}
+
+/// Drives the protocol.
+pub struct Engine {
+    endpoint: Endpoint,
+    services: Services,
+    tcp: Tcp,
+    starts: Starts,
+    history: History,
+    waiters: Vec<Waiter>,
+    /// IKE SA and inbound SPI of each CHILD SA that stands, to name it when it is gone.
+    children: HashMap<ChildId, (IkeSaId, u32)>,
+    /// IKE messages dropped, by reason.
+    drops: BTreeMap<&'static str, u64>,
+    /// Records of the workers that could not be read, and messages that found no room.
+    malformed: u64,
+    unsent: u64,
+    dataplane_up: bool,
+    dataplane_since: Instant,
+    started: Instant,
+    tended: Instant,
+}
+
+impl Engine {
+    /// An engine that has no shared memory yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let now = clock::now();
+        let ike_sas_max = usize::try_from(config.dataplane.peers).unwrap_or(usize::MAX);
+        let limits = EndpointConfig { ike_sas_max, ..EndpointConfig::default() };
+        let mut octets = [0; 8];
+        host::random(&mut octets);
+        let starts = Starts::new(&config.connections, now);
+        Self {
+            endpoint: Endpoint::new(limits),
+            services: Services { forwarding: Forwarding::default(), config },
+            // The upper half tells this process's requests from an earlier one's.
+            tcp: Tcp::new(u64::from_ne_bytes(octets) & !0 << 32),
+            starts,
+            history: History::default(),
+            waiters: Vec::new(),
+            children: HashMap::new(),
+            drops: BTreeMap::new(),
+            malformed: 0,
+            unsent: 0,
+            dataplane_up: false,
+            dataplane_since: now,
+            started: now,
+            tended: now,
+        }
+    }
+
+    /// The sizes of the shared memory that this configuration needs.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        layout(&self.services.config.dataplane)
+    }
+
+    /// The events remembered, and the new ones from now on.
+    #[must_use]
+    pub fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        self.history.follow()
+    }
+
+    /// The dataplane came. `view` is that of the shared memory when it is new to this process.
+    pub fn dataplane_up(&mut self, view: Option<ControlView>) {
+        if let Some(view) = view {
+            self.services.forwarding.attach(view);
+            self.find_connections();
+            let orphans = self.services.forwarding.orphans().len();
+            if orphans > 0 {
+                tracing::info!(orphans, "SAs of an earlier control process go on forwarding");
+            }
+        }
+        self.dataplane_up = true;
+        self.dataplane_since = clock::now();
+        self.history.note(None, None, Happening::DataplaneUp);
+    }
+
+    /// The dataplane went.
+    pub fn dataplane_down(&mut self) {
+        self.dataplane_up = false;
+        self.dataplane_since = clock::now();
+        self.history.note(None, None, Happening::DataplaneDown);
+    }
+
+    /// Whether the dataplane is there.
+    #[must_use]
+    pub fn is_dataplane_up(&self) -> bool {
+        self.dataplane_up
+    }
+
+    /// Wants the bell to ring. Take one more turn before waiting for it.
+    pub fn arm_bell(&mut self) {
+        if let Some(view) = self.services.forwarding.view_mut() {
+            view.arm_bell();
+        }
+    }
+
+    /// Does all that there is to do; whether there was any record, so that there may be more.
+    pub fn turn(&mut self) -> bool {
+        let records = self.take_records();
+        let now = clock::now();
+        if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
+            self.endpoint.handle_timeout(now, &mut self.services);
+        }
+        if now.since(self.tended) >= TEND_INTERVAL {
+            self.tended = now;
+            self.tend(now);
+        }
+        if self.dataplane_up {
+            self.start_due(now);
+        }
+        self.flush();
+        records > 0
+    }
+
+    /// When the next turn is due, records or not.
+    #[must_use]
+    pub fn next_timeout(&self) -> Instant {
+        let starts = self.starts.next().filter(|_| self.dataplane_up);
+        let due = [self.endpoint.poll_timeout(), starts, Some(self.tended + TEND_INTERVAL)];
+        due.into_iter().flatten().min().unwrap_or_default()
+    }
+
+    /// Hands down what the protocol wants sent, and takes its events. Events may cause more to be
+    /// sent, and so on until there is nothing more.
+    fn flush(&mut self) {
+        loop {
+            while let Some(transmit) = self.endpoint.poll_transmit() {
+                self.transmit(transmit);
+            }
+            let Some(event) = self.endpoint.poll_event() else { break };
+            self.happened(event);
+        }
+    }
+
+    fn transmit(&mut self, transmit: Transmit) {
+        match transmit {
+            Transmit::Message { path, octets } => {
+                let path = convert::shm_path(&path);
+                let worker = path.conn.map(|conn| conn.worker);
+                let worker =
+                    worker.unwrap_or_else(|| self.services.forwarding.worker_for(path.remote));
+                self.send(worker, &Down::IkeSend { path, payload: &octets });
+            }
+            Transmit::Connect { request, local, remote } => {
+                let worker = self.services.forwarding.worker_for(remote);
+                let token = self.tcp.ask(request, worker);
+                if !self.send(worker, &Down::TcpConnect { token, local, remote }) {
+                    self.tcp.answered(token);
+                    let reason = "the dataplane is not running or does not keep up";
+                    self.endpoint.tcp_failed(clock::now(), request, reason, &mut self.services);
+                }
+            }
+            Transmit::Close { conn } => {
+                let conn = convert::conn(conn);
+                self.send(conn.worker, &Down::TcpClose { conn, abort: false });
+            }
+        }
+    }
+
+    /// Sends a record to a worker; whether it was taken. Without a dataplane nothing is: it would
+    /// be thrown away when one comes.
+    fn send(&mut self, worker: u16, record: &Down<'_>) -> bool {
+        let view = self.services.forwarding.view_mut().filter(|_| self.dataplane_up);
+        let taken = view.is_some_and(|view| view.send(worker, record).is_ok());
+        self.unsent += u64::from(!taken);
+        taken
+    }
+
+    /// Slow duties.
+    fn tend(&mut self, now: Instant) {
+        let gone = !self.dataplane_up && now.since(self.dataplane_since) >= DATAPLANE_GONE_AFTER;
+        self.services.forwarding.tend(clock::to_ns(now), gone);
+        self.end_expired(now);
+        self.close_unused(now);
+        self.waiters.retain(|waiter| !waiter.outcome.is_closed());
+    }
+
+    /// Deletes what is past its lifetime: the workers let no packet through any more.
+    fn end_expired(&mut self, now: Instant) {
+        for child in self.services.forwarding.expired(clock::to_ns(now)) {
+            // It may be on its way out already.
+            if self.endpoint.terminate_child(now, child, &mut self.services).is_ok() {
+                tracing::info!(%child, "SA reached the end of its lifetime");
+            }
+        }
+    }
+
+    /// Begins what is to stand always and does not.
+    fn start_due(&mut self, now: Instant) {
+        while let Some((connection, child)) = self.starts.due(now) {
+            match self.begin(now, &connection, &child) {
+                Ok(ike) => self.starts.trying(&connection, &child, ike),
+                Err(error) => {
+                    let wait = self.starts.failed(&connection, &child, now, random_octet());
+                    let reason = error.to_string();
+                    self.history.note(Some(&connection), None, Happening::IkeFailed { reason });
+                    self.note_retry(&connection, wait);
+                }
+            }
+        }
+    }
+
+    fn note_retry(&mut self, connection: &str, wait: Option<Duration>) {
+        if let Some(wait) = wait {
+            let happening = Happening::Retry { in_s: wait.as_secs() };
+            self.history.note(Some(connection), None, happening);
+        }
+    }
+
+    /// Deletes every SA of this process, politely. Afterwards take turns until
+    /// [`Engine::is_stopped`], or no longer than one cares to wait.
+    pub fn stop(&mut self) {
+        self.starts.hold_all();
+        let now = clock::now();
+        let ids: Vec<IkeSaId> = self.endpoint.sas().map(|sa| sa.id).collect();
+        for id in ids {
+            // One that is gone meanwhile needs no deleting.
+            let _ = self.endpoint.terminate(now, id, &mut self.services);
+        }
+        self.flush();
+    }
+
+    /// Whether no SA of this process is left.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.endpoint.is_empty()
+    }
+
+    /// Takes down whatever [`Engine::stop`] did not get an answer for.
+    pub fn abandon(&mut self) {
+        let left: Vec<IkeSaId> = self.endpoint.sas().map(|sa| sa.id).collect();
+        left.into_iter().for_each(|ike| self.services.forwarding.forget_peer(ike));
+    }
+
+    /// The established IKE SA of a connection, the youngest if there are several.
+    fn established(&self, connection: &str) -> Option<IkeSaId> {
+        let of_connection = self.endpoint.sas().filter(|sa| sa.connection == connection);
+        let established = of_connection.filter(|sa| sa.state == IkeState::Established);
+        established.map(|sa| sa.id).max()
+    }
+}
+
+/// The sizes of the shared memory. The dataplane computes the same from the same section.
+#[must_use]
+pub fn layout(dataplane: &Dataplane) -> Layout {
+    Layout {
+        workers: dataplane.workers(),
+        sa_slots: dataplane.sas,
+        policy_slots: dataplane.policies,
+        peer_slots: dataplane.peers,
+        conn_slots: dataplane.tcp_connections,
+        ring_bytes: dataplane.ring_kib * 1024,
+    }
+}
+
+fn random_octet() -> u8 {
+    let mut octet = [0];
+    host::random(&mut octet);
+    u8::from_ne_bytes(octet)
+}

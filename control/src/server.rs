@@ -1,0 +1,244 @@
+//! The control socket's server.
+//!
+//! Each client has a task that reads its requests, one that writes what is for it, and one for each
+//! request that is open. Answers go through a short queue: an answer is made no faster than its
+//! client reads, and a client that does not read at all is hung up on. So no client holds up the
+//! gateway or another client, and none makes it grow.
+
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use culvert_api::{
+    API_VERSION, Body, Code, Command, End, Event, Hello, LineBuffer, REQUEST_OCTETS_MAX, Refusal,
+    Reply, Request, Row, to_line,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::engine::{Engine, Initiated};
+
+/// Most clients at once.
+const CLIENTS_MAX: usize = 64;
+/// Most requests of one client at once.
+const REQUESTS_MAX: usize = 8;
+/// Lines that wait for a client at most.
+const QUEUE_LINES_MAX: usize = 64;
+/// How long a client may take to read what fills its socket.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// Octets read at once.
+const CHUNK_OCTETS: usize = 4096;
+
+/// The engine, and the way to tell its loop that there is something to do.
+#[derive(Clone)]
+pub struct Shared {
+    /// The engine. Never held across an await.
+    pub engine: Rc<RefCell<Engine>>,
+    /// Wakes the loop.
+    pub wake: Rc<Notify>,
+}
+
+/// Serves clients for ever. Must run within a `LocalSet`.
+pub async fn serve(listener: UnixListener, shared: Shared) {
+    let clients = Arc::new(AtomicUsize::new(0));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Such as too many open files: trying again at once would spin.
+                tracing::warn!(%error, "the control socket cannot accept a client");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (shared, clients) = (shared.clone(), Arc::clone(&clients));
+        let count = clients.fetch_add(1, Ordering::Relaxed);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = client(stream, shared, count >= CLIENTS_MAX).await {
+                tracing::debug!(%error, "a client of the control socket is gone");
+            }
+            clients.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+/// One client, until it or the gateway hangs up.
+async fn client(stream: UnixStream, shared: Shared, is_crowded: bool) -> io::Result<()> {
+    let (reader, writer) = stream.into_split();
+    let (lines, queue) = mpsc::channel(QUEUE_LINES_MAX);
+    let writing = write(writer, queue);
+    let reading = async move {
+        let hello = Hello { culvert: env!("CARGO_PKG_VERSION").to_owned(), api: API_VERSION };
+        send(&lines, &hello).await?;
+        if is_crowded {
+            let reason = format!("{CLIENTS_MAX} clients are connected already: try again later");
+            return refuse(&lines, 0, Refusal::new(Code::Busy, reason)).await;
+        }
+        read(reader, lines, shared).await
+    };
+    // A writer that ends first has found the client gone, or too slow: the reader is dropped with
+    // all its requests.
+    tokio::pin!(writing);
+    tokio::select! {
+        written = &mut writing => return written,
+        read = reading => read?,
+    }
+    writing.await
+}
+
+/// Writes lines until there will be no more.
+async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
+    while let Some(line) = queue.recv().await {
+        let written = tokio::time::timeout(WRITE_PATIENCE, writer.write_all(&line)).await;
+        written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    }
+    Ok(())
+}
+
+/// Reads requests until the client ends them, then waits for the answers that are still open.
+async fn read(
+    mut reader: OwnedReadHalf,
+    lines: mpsc::Sender<Vec<u8>>,
+    shared: Shared,
+) -> io::Result<()> {
+    let mut buffer = LineBuffer::new(REQUEST_OCTETS_MAX);
+    let mut requests = JoinSet::new();
+    let mut chunk = [0; CHUNK_OCTETS];
+    loop {
+        let length = reader.read(&mut chunk).await?;
+        if length == 0 {
+            break;
+        }
+        buffer.feed(chunk.get(..length).unwrap_or_default());
+        loop {
+            let line = match buffer.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => {
+                    return refuse(&lines, 0, Refusal::new(Code::BadRequest, error.to_string()))
+                        .await;
+                }
+            };
+            while requests.try_join_next().is_some() {}
+            match Request::parse(line) {
+                Err(reply) => send(&lines, &reply).await?,
+                Ok(request) if requests.len() >= REQUESTS_MAX => {
+                    let reason = format!("{REQUESTS_MAX} requests are open already");
+                    refuse(&lines, request.id, Refusal::new(Code::Busy, reason)).await?;
+                }
+                Ok(request) => {
+                    requests.spawn_local(answer(request, lines.clone(), shared.clone()));
+                }
+            }
+        }
+    }
+    while requests.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Answers one request. Who asked may be gone meanwhile, which is no error.
+async fn answer(request: Request, lines: mpsc::Sender<Vec<u8>>, shared: Shared) {
+    let Request { id, command } = request;
+    let result = match command {
+        Command::Events { follow } => events(id, follow, &lines, &shared).await,
+        Command::Initiate { connection, child, wait_s } => {
+            let outcome = initiate(&connection, child.as_deref(), wait_s, &shared).await;
+            rows(id, outcome.map(|outcome| vec![Row::Outcome(outcome)]), &lines).await
+        }
+        other => {
+            let found = shared.engine.borrow_mut().rows(&other);
+            shared.wake.notify_one();
+            rows(id, found, &lines).await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, id, "a request was not answered to its end");
+    }
+}
+
+async fn rows(
+    id: u64,
+    rows: Result<Vec<Row>, Refusal>,
+    lines: &mpsc::Sender<Vec<u8>>,
+) -> io::Result<()> {
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(refusal) => return refuse(lines, id, refusal).await,
+    };
+    let count = rows.len() as u64;
+    for row in rows {
+        send(lines, &Reply { id, body: Body::Row(Box::new(row)) }).await?;
+    }
+    send(lines, &Reply { id, body: Body::End(End { rows: count }) }).await
+}
+
+async fn events(
+    id: u64,
+    follow: bool,
+    lines: &mpsc::Sender<Vec<u8>>,
+    shared: &Shared,
+) -> io::Result<()> {
+    let (latest, mut new) = shared.engine.borrow().follow();
+    let mut count = 0;
+    let reply = |event: Event| Reply { id, body: Body::Event(Box::new(event)) };
+    for event in latest {
+        send(lines, &reply(event)).await?;
+        count += 1;
+    }
+    while follow {
+        match new.recv().await {
+            Ok(event) => send(lines, &reply(event)).await?,
+            Err(RecvError::Closed) => break,
+            Err(RecvError::Lagged(missed)) => {
+                let reason = format!("{missed} events were missed: read them faster");
+                return refuse(lines, id, Refusal::new(Code::Busy, reason)).await;
+            }
+        }
+        count += 1;
+    }
+    send(lines, &Reply { id, body: Body::End(End { rows: count }) }).await
+}
+
+/// Begins, and waits for the outcome if that is wanted.
+async fn initiate(
+    connection: &str,
+    child: Option<&str>,
+    wait_s: u32,
+    shared: &Shared,
+) -> Result<culvert_api::Outcome, Refusal> {
+    let begun = shared.engine.borrow_mut().initiate(connection, child)?;
+    shared.wake.notify_one();
+    let (started, outcome) = match begun {
+        Initiated::Already(outcome) => return Ok(outcome),
+        Initiated::Begun(started, outcome) => (started, outcome),
+    };
+    if wait_s == 0 {
+        return Ok(started);
+    }
+    match tokio::time::timeout(Duration::from_secs(wait_s.into()), outcome).await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Refusal::new(Code::Failed, "the gateway is stopping")),
+        Err(_) => {
+            let reason = format!(
+                "no outcome within {wait_s} s; it goes on: see `culvert sas` and `culvert events`"
+            );
+            Err(Refusal::new(Code::Timeout, reason))
+        }
+    }
+}
+
+async fn refuse(lines: &mpsc::Sender<Vec<u8>>, id: u64, refusal: Refusal) -> io::Result<()> {
+    send(lines, &Reply { id, body: Body::Error(refusal) }).await
+}
+
+async fn send(lines: &mpsc::Sender<Vec<u8>>, value: &impl serde::Serialize) -> io::Result<()> {
+    let line = to_line(value)?;
+    lines.send(line).await.map_err(|_| io::ErrorKind::BrokenPipe.into())
+}

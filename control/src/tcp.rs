@@ -1,0 +1,173 @@
+//! Which TCP connections there are, and which of them nobody needs.
+//!
+//! The dataplane opens and closes them and says so. A connection that no IKE SA uses for five
+//! seconds is closed: RFC 9329, 6.1 leaves connections that carry no SA to whoever holds them, and
+//! this gateway does not hold them for strangers.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use culvert_ike::{ConnToken, ConnectRequest, Instant};
+use culvert_shm::ConnRef;
+
+use crate::convert;
+
+/// How long a connection may be without an IKE SA.
+pub const UNUSED_MAX: Duration = Duration::from_secs(5);
+/// How often connections that were in use are looked at again.
+const REVISIT: Duration = Duration::from_secs(10);
+
+/// A connection.
+pub struct Conn {
+    /// The dataplane's name for it.
+    pub conn: ConnRef,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// Whether this gateway opened it.
+    pub originator: bool,
+    /// Since when it is not known to be in use.
+    unused_since: Instant,
+    in_use: bool,
+}
+
+/// A connection that was asked for.
+struct Request {
+    request: ConnectRequest,
+    worker: u16,
+}
+
+/// All connections.
+#[derive(Default)]
+pub struct Tcp {
+    conns: HashMap<ConnToken, Conn>,
+    requests: HashMap<u64, Request>,
+    next_token: u64,
+    visited: Instant,
+}
+
+impl Tcp {
+    /// No connections. Tokens begin at `first_token`, so that an answer to an earlier control
+    /// process is not taken for one to this.
+    #[must_use]
+    pub fn new(first_token: u64) -> Self {
+        Self { next_token: first_token.max(1), ..Self::default() }
+    }
+
+    /// Number of connections.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.conns.is_empty()
+    }
+
+    /// The token under which a worker is asked for a connection; never 0.
+    pub fn ask(&mut self, request: ConnectRequest, worker: u16) -> u64 {
+        let token = self.next_token;
+        self.next_token = self.next_token.checked_add(1).unwrap_or(1);
+        self.requests.insert(token, Request { request, worker });
+        token
+    }
+
+    /// The request of a token, which is answered now. `None` for one of an earlier process.
+    pub fn answered(&mut self, token: u64) -> Option<ConnectRequest> {
+        self.requests.remove(&token).map(|asked| asked.request)
+    }
+
+    /// A connection is open.
+    pub fn opened(&mut self, now: Instant, conn: ConnRef, remote: SocketAddr, originator: bool) {
+        let entry = Conn { conn, remote, originator, unused_since: now, in_use: false };
+        self.conns.insert(convert::token(conn), entry);
+    }
+
+    /// A connection is gone.
+    pub fn closed(&mut self, conn: ConnRef) -> Option<Conn> {
+        self.conns.remove(&convert::token(conn))
+    }
+
+    /// A worker began anew: what it had is gone. Its connections, and requests it will not answer.
+    pub fn restarted(&mut self, worker: u16) -> (Vec<Conn>, Vec<ConnectRequest>) {
+        let lost = self.conns.extract_if(|_, conn| conn.conn.worker == worker);
+        let lost = lost.map(|(_, conn)| conn).collect();
+        let unanswered = self.requests.extract_if(|_, asked| asked.worker == worker);
+        (lost, unanswered.map(|(_, asked)| asked.request).collect())
+    }
+
+    /// Whether it is time to look which connections are in use: some is not known to be, or none
+    /// was looked at for long.
+    #[must_use]
+    pub fn is_visit_due(&self, now: Instant) -> bool {
+        let unused = self.conns.values().any(|conn| !conn.in_use);
+        unused || (!self.is_empty() && now.since(self.visited) >= REVISIT)
+    }
+
+    /// Connections that nobody used for [`UNUSED_MAX`]. Each is named again after as long, should
+    /// it still be there.
+    pub fn visit(&mut self, now: Instant, used: &HashSet<ConnToken>) -> Vec<ConnRef> {
+        self.visited = now;
+        let mut unused = Vec::new();
+        for (token, conn) in &mut self.conns {
+            conn.in_use = used.contains(token);
+            if conn.in_use {
+                conn.unused_since = now;
+            } else if now.since(conn.unused_since) >= UNUSED_MAX {
+                conn.unused_since = now;
+                unused.push(conn.conn);
+            }
+        }
+        unused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conn(worker: u16, index: u32) -> ConnRef {
+        ConnRef { worker, index, generation: 1 }
+    }
+
+    fn remote() -> SocketAddr {
+        "198.51.100.7:4500".parse().expect("an address")
+    }
+
+    // RFC 9329, 6.1.
+    #[test]
+    fn a_connection_without_an_ike_sa_is_closed_after_five_seconds() {
+        let mut tcp = Tcp::new(1);
+        let start = Instant::from_micros(1);
+        tcp.opened(start, conn(0, 1), remote(), false);
+        tcp.opened(start, conn(0, 2), remote(), false);
+        let used = HashSet::from([convert::token(conn(0, 2))]);
+        assert!(tcp.is_visit_due(start));
+        let just_before = start + UNUSED_MAX.saturating_sub(Duration::from_millis(1));
+        assert_eq!(tcp.visit(just_before, &used), []);
+        assert_eq!(tcp.visit(start + UNUSED_MAX, &used), [conn(0, 1)]);
+        assert!(tcp.closed(conn(0, 1)).is_some());
+        assert!(!tcp.is_visit_due(start + UNUSED_MAX), "the other one is known to be in use");
+        let later = start + UNUSED_MAX + REVISIT;
+        assert!(tcp.is_visit_due(later));
+        assert_eq!(tcp.visit(later, &HashSet::new()), [conn(0, 2)], "in use no longer");
+    }
+
+    #[test]
+    fn a_restarted_worker_has_neither_connections_nor_requests() {
+        let mut tcp = Tcp::new(7);
+        let now = Instant::from_micros(1);
+        tcp.opened(now, conn(0, 1), remote(), false);
+        tcp.opened(now, conn(1, 1), remote(), true);
+        let (first, second) = (tcp.ask(ConnectRequest(5), 1), tcp.ask(ConnectRequest(6), 0));
+        assert_eq!((first, second), (7, 8));
+        let (lost, unanswered) = tcp.restarted(1);
+        assert_eq!(lost.iter().map(|lost| lost.conn).collect::<Vec<_>>(), [conn(1, 1)]);
+        assert_eq!(unanswered, [ConnectRequest(5)]);
+        assert_eq!(tcp.answered(first), None);
+        assert_eq!(tcp.answered(second), Some(ConnectRequest(6)));
+        assert_eq!(tcp.len(), 1);
+    }
+}

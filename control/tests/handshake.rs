@@ -1,0 +1,244 @@
+//! Two real control processes, joined by dataplanes without packets, set SAs up with each other.
+
+mod support;
+
+use culvert_api::{Client, ClientError, Code, Command, IkeState, Row, Target};
+use culvert_shm::Transport;
+use support::{Dataplane, Gateway, Network, dataplane_section, eventually};
+
+/// One end of the two.
+struct Site {
+    outer: &'static str,
+    peer: &'static str,
+    inner: &'static str,
+    id: &'static str,
+    peer_id: &'static str,
+    local_ts: &'static str,
+    remote_ts: &'static str,
+}
+
+const LEFT: Site = Site {
+    outer: "192.0.2.1/24",
+    peer: "192.0.2.2",
+    inner: "10.1.0.1/24",
+    id: "a.example",
+    peer_id: "b.example",
+    local_ts: "10.1.0.0/24",
+    remote_ts: "10.2.0.0/24",
+};
+const RIGHT: Site = Site {
+    outer: "192.0.2.2/24",
+    peer: "192.0.2.1",
+    inner: "10.2.0.1/24",
+    id: "b.example",
+    peer_id: "a.example",
+    local_ts: "10.2.0.0/24",
+    remote_ts: "10.1.0.0/24",
+};
+
+fn config(site: &Site, transport: &str, secret: &str) -> String {
+    let Site { outer, peer, inner, id, peer_id, local_ts, remote_ts } = site;
+    dataplane_section(outer, inner)
+        + &format!(
+            r#"
+[connections.other]
+remote_addrs = ["{peer}"]
+transport = "{transport}"
+fallback_after = 2
+retransmit_timeout_ms = 200
+retransmit_tries = 3
+proposals = ["aes128gcm16-prfsha256-x25519"]
+local = {{ auth = "psk", id = "{id}" }}
+remote = {{ auth = "psk", id = "{peer_id}" }}
+[connections.other.children.net]
+local_ts = ["{local_ts}"]
+remote_ts = ["{remote_ts}"]
+esp_proposals = ["aes256gcm16-esn"]
+[secrets.ike]
+secret = "{secret}"
+"#
+        )
+}
+
+struct Pair {
+    left: Gateway,
+    right: Gateway,
+    network: Network,
+}
+
+fn pair(transport: &str, passes_udp: bool, secrets: [&str; 2]) -> Pair {
+    let left = Gateway::start(&config(&LEFT, transport, secrets[0]));
+    let right = Gateway::start(&config(&RIGHT, "auto", secrets[1]));
+    let ends = (Dataplane::connect(&left), Dataplane::connect(&right));
+    let network = Network::join(ends.0, ends.1, passes_udp);
+    for gateway in [&left, &right] {
+        eventually("the dataplane is seen", || gateway.status().dataplane.up.then_some(()));
+    }
+    Pair { left, right, network }
+}
+
+fn initiate(client: &mut Client) -> Result<String, (Code, String)> {
+    client.patience(Some(support::PATIENCE * 2)).expect("set");
+    let command = Command::Initiate { connection: "other".into(), child: None, wait_s: 15 };
+    match client.rows(command) {
+        Ok(rows) => match rows.as_slice() {
+            [Row::Outcome(outcome)] => Ok(outcome.message.clone()),
+            other => panic!("not an outcome: {other:?}"),
+        },
+        Err(ClientError::Refused(refusal)) => Err((refusal.code, refusal.message)),
+        Err(other) => panic!("no answer: {other}"),
+    }
+}
+
+/// Each end has one SA, and what one seals with the other opens with.
+fn assert_keys_agree(pair: &Pair) {
+    let ends = pair.network.ends();
+    let [left, right] = [&ends[0], &ends[1]].map(|end| {
+        assert_eq!(end.sas.len(), 1, "one SA pair");
+        assert_eq!(end.policies.len(), 1, "one policy");
+        end.sas.values().next().expect("counted")
+    });
+    assert_eq!((left.spi_in, left.spi_out), (right.spi_out, right.spi_in));
+    assert_eq!(left.keymat_in.as_bytes(), right.keymat_out.as_bytes());
+    assert_eq!(left.keymat_out.as_bytes(), right.keymat_in.as_bytes());
+    assert_ne!(left.keymat_in.as_bytes(), left.keymat_out.as_bytes());
+    assert_eq!(left.keymat_in.as_bytes().len(), 36, "AES-256 and the salt");
+    assert!(left.esn && right.esn);
+    let policy = ends[0].policies.values().next().expect("counted");
+    assert_eq!(policy.remote.to_string(), LEFT.remote_ts);
+}
+
+fn transports(pair: &Pair) -> Vec<Transport> {
+    let ends = pair.network.ends();
+    ends.iter().flat_map(|end| end.paths.values().map(|path| path.transport)).collect()
+}
+
+#[test]
+fn over_udp() {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    let message = initiate(&mut pair.left.client()).expect("up");
+    assert!(message.starts_with("other is up: IKE SA "), "{message}");
+    eventually("the responder shows it", || (pair.right.status().child_sas == 1).then_some(()));
+    assert_keys_agree(&pair);
+    let sas = pair.left.sas();
+    assert_eq!(sas.len(), 1);
+    assert_eq!(sas[0].state, IkeState::Established);
+    assert_eq!(sas[0].remote_id, "b.example");
+    assert_eq!(sas[0].proposal, "aes128gcm16-prfsha256-x25519");
+    assert_eq!(sas[0].children[0].proposal, "aes256gcm16-esn");
+    assert_eq!(sas[0].children[0].remote_ts, ["10.2.0.0/24"]);
+    // What workers count is what the table shows.
+    pair.network.ends()[0].count_traffic(1400);
+    let sas = pair.left.sas();
+    assert_eq!((sas[0].children[0].packets_in, sas[0].children[0].octets_out), (1, 1400));
+    let again = initiate(&mut pair.left.client()).expect("up already");
+    assert!(again.starts_with("other is up already"), "{again}");
+}
+
+#[test]
+fn over_tcp() {
+    let pair = pair("tcp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    eventually("the responder shows it", || (pair.right.status().child_sas == 1).then_some(()));
+    assert_keys_agree(&pair);
+    assert_eq!(transports(&pair), [Transport::Tcp, Transport::Tcp]);
+    let sas = pair.left.sas();
+    assert_eq!(sas[0].tcp.as_deref(), Some("0/0/1"));
+    let rows = pair.left.client().rows(Command::Tcp).expect("rows");
+    match rows.as_slice() {
+        [Row::Tcp(tcp)] => {
+            assert_eq!((tcp.originator, tcp.connection.as_deref()), (true, Some("other")))
+        }
+        other => panic!("not one connection: {other:?}"),
+    }
+}
+
+// RFC 9329, 5.1: TCP when UDP got no answer, with a new IKE_SA_INIT.
+#[test]
+fn over_tcp_where_udp_is_blocked() {
+    let pair = pair("auto", false, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    eventually("the responder shows it", || (pair.right.status().child_sas == 1).then_some(()));
+    assert_keys_agree(&pair);
+    assert_eq!(transports(&pair), [Transport::Tcp, Transport::Tcp]);
+    let events = pair.left.events();
+    let fallback = "no answer over UDP, trying TCP to 192.0.2.2:4500";
+    assert!(events.iter().any(|event| event == fallback), "{events:#?}");
+}
+
+#[test]
+fn a_wrong_key_is_told_and_leaves_nothing() {
+    let pair = pair("udp", true, ["shared", "different"]);
+    let (code, message) = initiate(&mut pair.left.client()).expect_err("not up");
+    assert_eq!(code, Code::Failed);
+    assert!(message.contains("AUTHENTICATION_FAILED"), "{message}");
+    for gateway in [&pair.left, &pair.right] {
+        eventually("no SA is left", || gateway.sas().is_empty().then_some(()));
+    }
+    assert!(pair.network.ends().iter().all(|end| end.sas.is_empty() && end.policies.is_empty()));
+}
+
+#[test]
+fn termination_takes_everything_down_on_both_ends() {
+    let pair = pair("tcp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    let target = Target::Connection("other".into());
+    let rows = pair.left.client().rows(Command::Terminate { target }).expect("terminated");
+    assert_eq!(rows.len(), 1);
+    for gateway in [&pair.left, &pair.right] {
+        eventually("no SA is left", || gateway.sas().is_empty().then_some(()));
+    }
+    eventually("the workers have dropped them", || {
+        let ends = pair.network.ends();
+        ends.iter().all(|end| end.sas.is_empty() && end.policies.is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn a_stopped_gateway_deletes_its_sas_at_the_peer() {
+    let mut pair = pair("udp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    assert!(pair.left.stop().success());
+    eventually("the peer has none", || pair.right.sas().is_empty().then_some(()));
+}
+
+/// `kill -9` of the control process: its SAs forward on, are shown as orphaned, and give way to
+/// new ones of the same child.
+#[test]
+fn sas_outlive_the_control_process_that_made_them() {
+    let mut pair = pair("tcp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    let spi_in = pair.left.sas()[0].children[0].spi_in.clone();
+    pair.left.crash_and_restart();
+    let orphans =
+        eventually("the orphan is shown", || Some(pair.left.sas()).filter(|sas| !sas.is_empty()));
+    assert_eq!(orphans[0].state, IkeState::Orphaned);
+    assert_eq!((orphans[0].connection.as_str(), orphans[0].id), ("other", None));
+    assert_eq!(orphans[0].children[0].spi_in, spi_in);
+    assert!(orphans[0].children[0].expires_s.is_some_and(|left| left > 80_000), "a day");
+    assert_eq!(pair.network.ends()[0].sas.len(), 1, "the worker has it still");
+    initiate(&mut pair.left.client()).expect("up anew");
+    let sas = pair.left.sas();
+    assert_eq!(sas.len(), 1, "the orphan is replaced");
+    assert_eq!(sas[0].state, IkeState::Established);
+    assert_ne!(sas[0].children[0].spi_in, spi_in);
+    eventually("the worker has only the new one", || {
+        (pair.network.ends()[0].sas.len() == 1).then_some(())
+    });
+}
+
+#[test]
+fn an_orphan_can_be_terminated() {
+    let mut pair = pair("udp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    let spi_in = pair.left.sas()[0].children[0].spi_in.clone();
+    pair.left.crash_and_restart();
+    eventually("the orphan is shown", || Some(pair.left.sas()).filter(|sas| !sas.is_empty()));
+    let target = Target::Child(spi_in);
+    pair.left.client().rows(Command::Terminate { target }).expect("terminated");
+    assert_eq!(pair.left.sas(), []);
+    eventually("the worker has dropped it", || {
+        let ends = pair.network.ends();
+        (ends[0].sas.is_empty() && ends[0].policies.is_empty()).then_some(())
+    });
+}

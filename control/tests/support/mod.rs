@@ -1,0 +1,403 @@
+//! The real control process, and a dataplane that plays the rings without any packet.
+//!
+//! Two control processes are joined by [`Network`], which carries what one of them sends to the
+//! other: UDP datagrams unless it is told to drop them, and the frames of TCP connections.
+
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use culvert_api::{Client, IkeSa, Item, Row, Status};
+use culvert_shm::rendezvous::{self, Bundle, Link};
+use culvert_shm::{
+    CloseReason, ConnInfo, ConnRef, DataplaneView, Down, Layout, Load, Path as EspPath, Policy,
+    SaConfig, Transport, Up, WorkerView,
+};
+
+/// How long something may take that takes a moment.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits until `found` gives something.
+pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(Instant::now() < until, "did not happen in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A gateway's control process, in a directory of its own.
+pub struct Gateway {
+    pub dir: tempfile::TempDir,
+    process: Child,
+}
+
+impl Gateway {
+    /// Starts it with this configuration, to which `[control]` is added.
+    pub fn start(config: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let control = format!("\n[control]\nruntime_dir = \"{}\"\n", dir.path().display());
+        std::fs::write(dir.path().join("culvert.toml"), format!("{config}{control}"))
+            .expect("written");
+        let process = spawn(dir.path());
+        let gateway = Self { dir, process };
+        gateway.client();
+        gateway
+    }
+
+    /// Kills it as a crash would, and starts another one in its place.
+    pub fn crash_and_restart(&mut self) {
+        self.process.kill().expect("killed");
+        self.process.wait().expect("ended");
+        self.process = spawn(self.dir.path());
+        self.client();
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(&mut self) -> std::process::ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        eventually("the process ends", || self.process.try_wait().expect("its status"))
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join(culvert_api::SOCKET_NAME)
+    }
+
+    /// A client, as soon as the process serves any.
+    pub fn client(&self) -> Client {
+        eventually("the control socket is there", || Client::connect(&self.socket()).ok())
+    }
+
+    pub fn status(&self) -> Status {
+        let rows = self.client().rows(culvert_api::Command::Status).expect("a status");
+        match rows.as_slice() {
+            [Row::Status(status)] => status.clone(),
+            other => panic!("not one status: {other:?}"),
+        }
+    }
+
+    pub fn sas(&self) -> Vec<IkeSa> {
+        let command = culvert_api::Command::Sas { connection: None };
+        let rows = self.client().rows(command).expect("SAs");
+        rows.into_iter()
+            .map(|row| match row {
+                Row::IkeSa(sa) => sa,
+                other => panic!("not an SA: {other:?}"),
+            })
+            .collect()
+    }
+
+    pub fn counter(&self, name: &str) -> u64 {
+        let command = culvert_api::Command::Counters { all: true };
+        let rows = self.client().rows(command).expect("counters");
+        let total = rows.iter().find_map(|row| match row {
+            Row::Counter(counter) if counter.name == name => Some(counter.total),
+            _ => None,
+        });
+        total.unwrap_or(0)
+    }
+
+    /// What happened so far, as lines.
+    pub fn events(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let command = culvert_api::Command::Events { follow: false };
+        self.client()
+            .ask(command, |item| {
+                if let Item::Event(event) = item {
+                    lines.push(event.happening.to_string());
+                }
+            })
+            .expect("events");
+        lines
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(dir: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_culvert-control"));
+    command.arg("--config").arg(dir.join("culvert.toml")).arg("--log").arg("debug");
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .expect("a log file");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+    command.spawn().expect("started")
+}
+
+/// The sizes that the tests' configurations lead to.
+pub const LAYOUT: Layout = Layout {
+    workers: 1,
+    sa_slots: 64,
+    policy_slots: 256,
+    peer_slots: 64,
+    conn_slots: 64,
+    ring_bytes: 256 * 1024,
+};
+
+/// The `[dataplane]` section for [`LAYOUT`].
+pub fn dataplane_section(outer: &str, inner: &str) -> String {
+    format!(
+        "[dataplane]\nsas = 64\npolicies = 256\npeers = 64\ntcp_connections = 64\nring_kib = 256\n\
+         [dataplane.outer]\ndevice = \"net_null0\"\naddresses = [\"{outer}\"]\n\
+         [dataplane.inner]\naddresses = [\"{inner}\"]\n"
+    )
+}
+
+/// A dataplane with one worker, whose packets are records.
+pub struct Dataplane {
+    pub bundle: Bundle,
+    link: Option<Link>,
+    worker: WorkerView,
+    socket: PathBuf,
+    conns: HashMap<ConnRef, ConnRef>,
+    next_conn: u32,
+    /// SAs as the worker has them, by slot.
+    pub sas: HashMap<u32, SaConfig>,
+    /// Policies as the worker has them, by slot.
+    pub policies: HashMap<u32, Policy>,
+    /// The path of each peer, by slot.
+    pub paths: HashMap<u32, EspPath>,
+    /// Connections that control closed.
+    pub closed: Vec<ConnRef>,
+}
+
+impl Dataplane {
+    /// Meets the gateway's control process and begins work.
+    pub fn connect(gateway: &Gateway) -> Self {
+        let socket = gateway.dir.path().join("shm.sock");
+        let (link, bundle) = rendezvous::connect(&socket, None, &LAYOUT).expect("met");
+        let view = DataplaneView::attach(Arc::clone(&bundle.region), Arc::clone(&bundle.bell))
+            .expect("attached");
+        let mut worker = view.into_workers().pop().expect("one worker");
+        worker.begin().expect("room in the ring");
+        worker.batch_boundary();
+        let mut dataplane = Self {
+            bundle,
+            link: Some(link),
+            worker,
+            socket,
+            conns: HashMap::new(),
+            next_conn: 0,
+            sas: HashMap::new(),
+            policies: HashMap::new(),
+            paths: HashMap::new(),
+            closed: Vec::new(),
+        };
+        // What is there already, as after a restart of the dataplane.
+        for index in 0..LAYOUT.sa_slots {
+            dataplane.look_at_sa(index);
+        }
+        dataplane
+    }
+
+    /// Meets the control process again when it is gone, with the memory it had.
+    fn reconnect(&mut self) {
+        if self.link.as_ref().is_some_and(Link::is_gone) {
+            self.link = None;
+        }
+        if self.link.is_none()
+            && let Ok((link, _)) = rendezvous::connect(&self.socket, Some(&self.bundle), &LAYOUT)
+        {
+            self.link = Some(link);
+        }
+    }
+
+    pub fn send(&mut self, record: &Up<'_>) {
+        self.worker.send(record).expect("room in the ring");
+        self.worker.batch_boundary();
+    }
+
+    fn look_at_sa(&mut self, index: u32) {
+        match self.worker.load_sa(index) {
+            Load::Live(_, config) => self.sas.insert(index, config),
+            Load::Gone => self.sas.remove(&index),
+        };
+    }
+
+    /// Opens a connection to `remote` as a worker shows and reports it.
+    pub fn open(&mut self, local: SocketAddr, remote: SocketAddr, token: Option<u64>) -> ConnRef {
+        let conn = ConnRef { worker: 0, index: self.next_conn, generation: 1 };
+        self.next_conn += 1;
+        let originator = token.is_some();
+        let info = ConnInfo { local, remote, originator, opened_ns: culvert_shm::monotonic_ns() };
+        self.worker.conn(conn.index).expect("a slot").open(conn, &info);
+        let token = token.unwrap_or(0);
+        self.send(&Up::TcpOpened { conn, local, remote, originator, token });
+        conn
+    }
+
+    /// Counts a packet in and one out on each SA, as if they had passed.
+    pub fn count_traffic(&mut self, octets: u64) {
+        let now_ns = culvert_shm::monotonic_ns();
+        for index in self.sas.keys() {
+            let sa = self.worker.sa(*index).expect("a slot");
+            sa.count_in(octets, now_ns);
+            sa.count_out(octets, now_ns);
+        }
+    }
+
+    /// Does what control says, with nobody at the other end.
+    pub fn serve(&mut self) {
+        for out in take(self) {
+            if let Out::Close(conn) = out {
+                self.closed.push(conn);
+                self.close(conn, CloseReason::Local);
+            }
+        }
+    }
+
+    fn close(&mut self, conn: ConnRef, reason: CloseReason) {
+        self.worker.conn(conn.index).expect("a slot").close();
+        self.send(&Up::TcpClosed { conn, reason });
+    }
+}
+
+/// What a dataplane does on the network because of a record.
+enum Out {
+    Message(EspPath, Vec<u8>),
+    Connect(u64, Option<IpAddr>, SocketAddr),
+    Close(ConnRef),
+}
+
+/// Takes the records of control that wait, and what they send to the network.
+fn take(dataplane: &mut Dataplane) -> Vec<Out> {
+    dataplane.reconnect();
+    let mut out = Vec::new();
+    let mut looks = Vec::new();
+    while let Some(record) = dataplane.worker.receive() {
+        match record.expect("a record with meaning") {
+            Down::IkeSend { path, payload } => out.push(Out::Message(path, payload.to_vec())),
+            Down::TcpConnect { token, local, remote } => {
+                out.push(Out::Connect(token, local, remote));
+            }
+            Down::TcpClose { conn, .. } => out.push(Out::Close(conn)),
+            Down::SaChanged { index } => looks.push(index),
+            Down::PolicyChanged { index } => {
+                match dataplane.worker.load_policy(index) {
+                    Load::Live(_, policy) => dataplane.policies.insert(index, policy),
+                    Load::Gone => dataplane.policies.remove(&index),
+                };
+            }
+            Down::PeerChanged { index } => {
+                match dataplane.worker.load_peer(index) {
+                    Load::Live(_, (_, path)) => dataplane.paths.insert(index, path),
+                    Load::Gone => dataplane.paths.remove(&index),
+                };
+            }
+            Down::PathSet { peer, path } => {
+                dataplane.worker.peer(peer).expect("a slot").set_path(path);
+                dataplane.paths.insert(peer.index, path);
+            }
+        }
+    }
+    looks.into_iter().for_each(|index| dataplane.look_at_sa(index));
+    dataplane.worker.batch_boundary();
+    out
+}
+
+/// Two dataplanes and what lies between them.
+pub struct Network {
+    ends: Arc<Mutex<[Dataplane; 2]>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Network {
+    /// Joins two dataplanes. `passes_udp` says whether UDP gets through.
+    pub fn join(left: Dataplane, right: Dataplane, passes_udp: bool) -> Self {
+        let ends = Arc::new(Mutex::new([left, right]));
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let (ends, stop) = (Arc::clone(&ends), Arc::clone(&stop));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    carry(&mut ends.lock().expect("no panic"), passes_udp);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        Self { ends, stop, thread: Some(thread) }
+    }
+
+    /// Both dataplanes, held still.
+    pub fn ends(&self) -> MutexGuard<'_, [Dataplane; 2]> {
+        self.ends.lock().expect("no panic in the network")
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has failed the test already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn carry(ends: &mut [Dataplane; 2], passes_udp: bool) {
+    let [left, right] = ends;
+    for out in take(left) {
+        arrive(left, right, out, passes_udp);
+    }
+    for out in take(right) {
+        arrive(right, left, out, passes_udp);
+    }
+}
+
+fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) {
+    match out {
+        Out::Message(path, payload) => {
+            let conn = match path.conn {
+                Some(conn) => match from.conns.get(&conn) {
+                    Some(other) => Some(*other),
+                    None => return,
+                },
+                None => None,
+            };
+            if path.transport != Transport::Tcp && !passes_udp {
+                return;
+            }
+            let (local, remote) = (path.remote, path.local);
+            let path = EspPath { transport: path.transport, local, remote, conn };
+            to.send(&Up::IkeMessage { path, payload: &payload });
+        }
+        Out::Connect(token, local, remote) => {
+            let local = local.expect("control names the address");
+            let local = SocketAddr::new(local, 40_000 + u16::try_from(from.next_conn).unwrap());
+            let theirs = to.open(remote, local, None);
+            let ours = from.open(local, remote, Some(token));
+            from.conns.insert(ours, theirs);
+            to.conns.insert(theirs, ours);
+        }
+        Out::Close(conn) => {
+            from.closed.push(conn);
+            from.close(conn, CloseReason::Local);
+            if let Some(theirs) = from.conns.remove(&conn) {
+                to.conns.remove(&theirs);
+                to.close(theirs, CloseReason::Peer);
+            }
+        }
+    }
+}
