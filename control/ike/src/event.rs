@@ -51,8 +51,8 @@ pub enum Transmit {
         /// Where to connect to.
         remote: SocketAddr,
     },
-    /// Close a TCP connection that this endpoint opened and no longer needs (RFC 9329, 6.1), after
-    /// what was written to it has been sent.
+    /// Close a TCP connection that carries no IKE SA any more (RFC 9329, 6.1), after what was written
+    /// to it has been sent.
     Close {
         /// The connection.
         conn: ConnToken,
@@ -173,6 +173,9 @@ pub enum DownReason {
     /// The peer asked for something that the protocol forbids.
     #[error("the peer broke the protocol: {0}")]
     ProtocolError(&'static str),
+    /// The peer reported an error that ends the SA.
+    #[error("the peer ended it with {0}; see its log")]
+    PeerRefused(NotifyType),
     /// Replaced by a rekey.
     #[error("rekeyed")]
     Rekeyed,
@@ -256,6 +259,9 @@ pub enum InitiationError {
         "the peer uses authentication method {0}, here only pre-shared keys (2) are configured"
     )]
     AuthMethod(u8),
+    /// The peer wants EAP.
+    #[error("the peer wants to authenticate by EAP, here only pre-shared keys are configured")]
+    EapWanted,
     /// The peer's messages break the protocol.
     #[error("the peer broke the protocol: {0}")]
     PeerMisbehaved(&'static str),

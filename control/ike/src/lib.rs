@@ -25,11 +25,20 @@ pub mod message;
 pub mod proposal;
 pub mod ts;
 
+mod auth;
+mod crypto;
 mod endpoint;
 mod event;
 mod host;
+mod keys;
+mod nat;
+mod negotiate;
 mod path;
+mod sa;
 mod time;
+
+#[cfg(test)]
+mod captures;
 
 pub use config::{AddressMatch, ChildConfig, ConnectionConfig, Retransmission, TransportChoice};
 pub use endpoint::{DropReason, Endpoint, EndpointConfig, InitiateError, Received, UnknownSa};

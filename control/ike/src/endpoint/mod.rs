@@ -1,15 +1,20 @@
 //! All IKE SAs of a gateway: the table by SPI, the limits, and the way in and out.
 
+mod table;
+
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::ConnectionConfig;
-use crate::event::{ChildId, Event, IkeSaId, IkeSnapshot, Transmit};
+use crate::config::{AddressMatch, ChildConfig, ConnectionConfig};
+use crate::event::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot, Transmit};
 use crate::host::Host;
+use crate::message::{ExchangeType, HEADER_LEN, Header, NotifyType, Payload};
 use crate::path::{ChildPath, ConnToken, ConnectRequest, Path};
+use crate::sa::{Answer, Cx, Replaces, Session, reply_in_clear};
 use crate::time::Instant;
+use table::Table;
 
 /// Limits of an endpoint.
 #[derive(Clone, Debug)]
@@ -76,6 +81,8 @@ pub enum DropReason {
     HalfOpenLimit,
     /// Too many IKE SAs.
     SaLimit,
+    /// A TCP connection that carries an established IKE SA already (RFC 9329, 6.1).
+    ConnectionInUse,
 }
 
 impl DropReason {
@@ -92,6 +99,7 @@ impl DropReason {
             Self::BadIcv => "ike_bad_icv",
             Self::HalfOpenLimit => "ike_half_open_limit",
             Self::SaLimit => "ike_sa_limit",
+            Self::ConnectionInUse => "ike_connection_in_use",
         }
     }
 }
@@ -106,7 +114,7 @@ pub enum InitiateError {
     NoRemoteAddress(String),
     /// No route.
     #[error("no route leads to {0}; check the gateway's addresses and routes")]
-    NoRoute(std::net::IpAddr),
+    NoRoute(IpAddr),
     /// No such child.
     #[error("`{connection}` has no child `{child}`")]
     NoSuchChild {
@@ -143,25 +151,86 @@ pub enum UnknownSa {
 /// Every IKE SA of a gateway. See the crate's documentation for the order of calls.
 pub struct Endpoint {
     config: EndpointConfig,
+    table: Table,
+    /// The last name given to an IKE SA, a CHILD SA or a request for a connection.
+    next_id: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+}
+
+/// What handlers are lent, out of the endpoint's fields so that the table stays free.
+macro_rules! cx {
+    ($self:ident, $now:expr, $host:expr) => {
+        &mut Cx {
+            now: $now,
+            host: $host,
+            transmits: &mut $self.transmits,
+            events: &mut $self.events,
+            config: &$self.config,
+            next_id: &mut $self.next_id,
+        }
+    };
+}
+
+/// The address that an initiator asks, and its own of the same family.
+fn addresses(
+    connection: &ConnectionConfig,
+    host: &mut dyn Host,
+) -> Result<(IpAddr, IpAddr), InitiateError> {
+    let remote = connection
+        .remote_addrs
+        .iter()
+        .find_map(AddressMatch::address)
+        .ok_or_else(|| InitiateError::NoRemoteAddress(connection.name.clone()))?;
+    let own = connection.local_addrs.iter().filter_map(AddressMatch::address);
+    let local = own
+        .into_iter()
+        .find(|a| a.is_ipv4() == remote.is_ipv4())
+        .or_else(|| host.source_address(remote))
+        .ok_or(InitiateError::NoRoute(remote))?;
+    Ok((local, remote))
+}
+
+fn child_config(
+    connection: &ConnectionConfig,
+    child: Option<&str>,
+) -> Result<Arc<ChildConfig>, InitiateError> {
+    let found = match child {
+        Some(name) => connection.children.iter().find(|c| c.name == name),
+        None => connection.children.first(),
+    };
+    found.cloned().ok_or_else(|| InitiateError::NoSuchChild {
+        connection: connection.name.clone(),
+        child: child.unwrap_or_default().to_owned(),
+    })
 }
 
 impl Endpoint {
     /// An endpoint without SAs.
     pub fn new(config: EndpointConfig) -> Self {
-        Self { config, transmits: VecDeque::new(), events: VecDeque::new() }
+        Self {
+            config,
+            table: Table::default(),
+            next_id: 0,
+            transmits: VecDeque::new(),
+            events: VecDeque::new(),
+        }
+    }
+
+    fn new_ike_id(&mut self) -> IkeSaId {
+        self.next_id += 1;
+        IkeSaId(self.next_id)
     }
 
     /// Begins an IKE SA with the first CHILD SA `child` (a name in `connection`; `None`: the first
-    /// one configured, or none if there is none). All further children are asked for with
-    /// [`Self::initiate_child`] once it is up.
+    /// one configured). All further children are asked for with [`Self::initiate_child`] once it is
+    /// up.
     ///
     /// Success and failure come as [`Event::IkeUp`], [`Event::ChildUp`],
     /// [`Event::InitiationFailed`] or [`Event::ChildFailed`].
     ///
     /// # Errors
-    /// When there is nobody to ask, or no room.
+    /// When there is nobody to ask, no such child, or no room.
     pub fn initiate(
         &mut self,
         now: Instant,
@@ -169,11 +238,24 @@ impl Endpoint {
         child: Option<&str>,
         host: &mut dyn Host,
     ) -> Result<IkeSaId, InitiateError> {
-        let _ = (now, child, host, &self.config);
-        Err(InitiateError::NoRemoteAddress(connection.name.clone()))
+        let addresses = addresses(connection, host)?;
+        let child = child_config(connection, child)?;
+        if self.table.len() >= self.config.ike_sas_max {
+            return Err(InitiateError::TooManyIkeSas(self.config.ike_sas_max));
+        }
+        let id = self.new_ike_id();
+        let first = !self
+            .table
+            .sessions()
+            .any(|s| s.is_up() && s.connection.as_ref().is_some_and(|c| c.name == connection.name));
+        let cx = cx!(self, now, host);
+        let session = Session::initiate(cx, id, connection, child, addresses, first);
+        self.table.insert(session);
+        Ok(id)
     }
 
-    /// Asks for one more CHILD SA in an established IKE SA (CREATE_CHILD_SA; RFC 7296, 1.3.1).
+    /// Asks for one more CHILD SA in an established IKE SA (CREATE_CHILD_SA; RFC 7296, 1.3.1). It
+    /// waits its turn behind other exchanges.
     ///
     /// # Errors
     /// When the IKE SA or the child does not exist, or there is no room.
@@ -184,13 +266,18 @@ impl Endpoint {
         child: &str,
         host: &mut dyn Host,
     ) -> Result<(), InitiateError> {
-        let _ = (now, child, host);
-        Err(UnknownSa::Ike(ike).into())
+        let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
+        let Some(connection) = session.connection.clone().filter(|_| session.is_up()) else {
+            return Err(InitiateError::NotEstablished(ike));
+        };
+        let config = child_config(&connection, Some(child))?;
+        self.with(now, ike, host, |session, cx| session.ask_child(cx, config));
+        Ok(())
     }
 
     /// Deletes an IKE SA with its CHILD SAs: sends a Delete payload where the peer is authenticated,
     /// and ends with [`Event::IkeDown`] once the peer has answered or is given up. An SA that is not
-    /// up yet ends at once with [`Event::InitiationFailed`].
+    /// up yet ends at once, with [`Event::InitiationFailed`] if this side began it.
     ///
     /// # Errors
     /// When it does not exist.
@@ -200,8 +287,8 @@ impl Endpoint {
         ike: IkeSaId,
         host: &mut dyn Host,
     ) -> Result<(), UnknownSa> {
-        let _ = (now, host);
-        Err(UnknownSa::Ike(ike))
+        self.with(now, ike, host, |s, cx| s.terminate(cx, DownReason::TerminatedLocally))
+            .ok_or(UnknownSa::Ike(ike))
     }
 
     /// Deletes one pair of CHILD SAs; the IKE SA stays.
@@ -214,8 +301,37 @@ impl Endpoint {
         child: ChildId,
         host: &mut dyn Host,
     ) -> Result<(), UnknownSa> {
-        let _ = (now, host);
-        Err(UnknownSa::Child(child))
+        let ike = self.table.sessions().find(|s| s.has_child(child)).map(|s| s.id);
+        ike.and_then(|ike| self.with(now, ike, host, |s, cx| s.terminate_child(cx, child)))
+            .ok_or(UnknownSa::Child(child))
+    }
+
+    /// Lets one session act, then brings the table up to date.
+    fn with<R>(
+        &mut self,
+        now: Instant,
+        ike: IkeSaId,
+        host: &mut dyn Host,
+        act: impl FnOnce(&mut Session, &mut Cx<'_>) -> R,
+    ) -> Option<R> {
+        let session = self.table.get_mut(ike)?;
+        let result = act(session, cx!(self, now, host));
+        let replaces = session.take_replaces();
+        self.table.sync(ike);
+        if let Some(replaces) = replaces {
+            self.replace_others(now, ike, replaces, host);
+        }
+        Some(result)
+    }
+
+    /// The peer of this IKE SA was authenticated: its older ones go.
+    fn replace_others(&mut self, now: Instant, ike: IkeSaId, how: Replaces, host: &mut dyn Host) {
+        for other in self.table.same_peer(ike) {
+            self.with(now, other, host, |session, cx| match how {
+                Replaces::Silently => session.close(cx, DownReason::Replaced),
+                Replaces::WithDelete => session.terminate(cx, DownReason::Replaced),
+            });
+        }
     }
 
     /// Takes an IKE message, without marker and TCP length, that came on `path`.
@@ -226,8 +342,101 @@ impl Endpoint {
         octets: &[u8],
         host: &mut dyn Host,
     ) -> Received {
-        let _ = (now, path, octets, host);
-        Received::Dropped(DropReason::UnknownSpi)
+        if octets.len() > self.config.message_octets_max {
+            return Received::Dropped(DropReason::TooLong);
+        }
+        // RFC 7296, 2.5: of another major version only the header can be understood.
+        if let Some(version) = octets.get(17).filter(|_| octets.len() >= HEADER_LEN)
+            && version >> 4 != 2
+        {
+            return self.other_version(now, path, octets, host);
+        }
+        let Ok((header, _)) = Header::decode(octets) else {
+            return Received::Dropped(DropReason::BadHeader);
+        };
+        let first = header.exchange == ExchangeType::IKE_SA_INIT
+            && header.from_initiator
+            && !header.response;
+        if first {
+            return self.handle_init(now, path, &header, octets, host);
+        }
+        let local = if header.from_initiator { header.spi_r } else { header.spi_i };
+        let Some(ike) = self.table.by_spi(local) else {
+            return Received::Dropped(DropReason::UnknownSpi);
+        };
+        self.with(now, ike, host, |s, cx| s.handle(cx, path, &header, octets))
+            .unwrap_or(Received::Dropped(DropReason::UnknownSpi))
+    }
+
+    /// Says that only version 2 is spoken here (RFC 7296, 2.5), to a request of a higher one.
+    fn other_version(
+        &mut self,
+        now: Instant,
+        path: &Path,
+        octets: &[u8],
+        host: &mut dyn Host,
+    ) -> Received {
+        if let Ok((header, _)) = Header::decode(octets)
+            && header.major > 2
+            && !header.response
+        {
+            let notify = Payload::notify(NotifyType::INVALID_MAJOR_VERSION, []);
+            reply_in_clear(cx!(self, now, host), path, &header, vec![notify]);
+        }
+        Received::Dropped(DropReason::BadVersion)
+    }
+
+    /// A request that begins an IKE SA, or its repetition.
+    fn handle_init(
+        &mut self,
+        now: Instant,
+        path: &Path,
+        header: &Header,
+        octets: &[u8],
+        host: &mut dyn Host,
+    ) -> Received {
+        if header.spi_r != 0 || header.spi_i == 0 || header.message_id != 0 {
+            return Received::Dropped(DropReason::BadHeader);
+        }
+        if let Some(session) = self.table.by_init(header.spi_i, path) {
+            let cx = cx!(self, now, host);
+            return match session.repeat_init(cx, path, octets) {
+                true => Received::Repeated,
+                false => Received::Dropped(DropReason::MessageId),
+            };
+        }
+        if let Some(reason) = self.no_room(path) {
+            return Received::Dropped(reason);
+        }
+        let id = self.new_ike_id();
+        match Session::respond_to_init(cx!(self, now, host), id, path, octets) {
+            Answer::Session(session) => {
+                self.table.insert(*session);
+                Received::Accepted
+            }
+            Answer::Refused => Received::Accepted,
+            Answer::Dropped(reason) => Received::Dropped(reason),
+        }
+    }
+
+    /// Why a peer may not begin one more IKE SA on this path.
+    fn no_room(&self, path: &Path) -> Option<DropReason> {
+        let config = &self.config;
+        if self.table.len() >= config.ike_sas_max {
+            return Some(DropReason::SaLimit);
+        }
+        let (all, of_source) = self.table.half_open(path.remote.ip());
+        if all >= config.half_open_max || of_source >= config.half_open_per_source_max {
+            return Some(DropReason::HalfOpenLimit);
+        }
+        // RFC 9329, 6.1: one IKE SA, and what it is rekeyed to, for each connection.
+        let taken = path.conn.is_some_and(|conn| {
+            self.table
+                .by_conn(conn)
+                .iter()
+                .any(|id| self.table.get(*id).is_some_and(Session::is_up))
+        });
+        taken.then_some(DropReason::ConnectionInUse)
     }
 
     /// The host opened the TCP connection of a [`Transmit::Connect`] and sent the prefix on it.
@@ -240,7 +449,14 @@ impl Endpoint {
         remote: SocketAddr,
         host: &mut dyn Host,
     ) {
-        let _ = (now, request, conn, local, remote, host);
+        match self.table.by_request(request) {
+            Some(ike) => {
+                let path = Path::tcp(local, remote, conn);
+                self.with(now, ike, host, |s, cx| s.tcp_opened(cx, &path));
+            }
+            // Nobody waits for it any more.
+            None => self.transmits.push_back(Transmit::Close { conn }),
+        }
     }
 
     /// The host could not open the TCP connection of a [`Transmit::Connect`].
@@ -251,28 +467,40 @@ impl Endpoint {
         reason: &str,
         host: &mut dyn Host,
     ) {
-        let _ = (now, request, reason, host);
+        if let Some(ike) = self.table.by_request(request) {
+            self.with(now, ike, host, |s, cx| s.tcp_failed(cx, reason));
+        }
     }
 
     /// A TCP connection is gone, whoever opened or closed it. Its SAs stay (RFC 9329, 6.1).
     pub fn tcp_closed(&mut self, now: Instant, conn: ConnToken, host: &mut dyn Host) {
-        let _ = (now, conn, host);
+        for ike in self.table.by_conn(conn) {
+            self.with(now, ike, host, Session::tcp_closed);
+        }
     }
 
     /// The data plane moved this peer's path, because an authentic new ESP packet came on it
     /// (RFC 9329, 6.1). IKE follows.
-    pub fn path_moved(&mut self, now: Instant, ike: IkeSaId, path: &ChildPath) {
-        let _ = (now, ike, path);
+    pub fn path_moved(
+        &mut self,
+        now: Instant,
+        ike: IkeSaId,
+        path: &ChildPath,
+        host: &mut dyn Host,
+    ) {
+        self.with(now, ike, host, |s, cx| s.path_moved(cx, path));
     }
 
     /// Does what is due: repetitions, liveness checks, new TCP connections, half-open SAs to drop.
     pub fn handle_timeout(&mut self, now: Instant, host: &mut dyn Host) {
-        let _ = (now, host);
+        for ike in self.table.due(now) {
+            self.with(now, ike, host, Session::handle_timeout);
+        }
     }
 
     /// When [`Self::handle_timeout`] is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        self.table.next_timeout()
     }
 
     /// The next thing for the host to do on the network.
@@ -287,12 +515,12 @@ impl Endpoint {
 
     /// A row for each IKE SA, in the order in which they were begun.
     pub fn sas(&self) -> impl Iterator<Item = IkeSnapshot> + '_ {
-        std::iter::empty()
+        self.table.sessions().filter_map(Session::snapshot)
     }
 
-    /// Number of IKE SAs, half-open ones included.
+    /// Number of IKE SAs, half-open ones included, and those that are gone for a few seconds only.
     pub fn len(&self) -> usize {
-        0
+        self.table.len()
     }
 
     /// Whether there is no IKE SA.

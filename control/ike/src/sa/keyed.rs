@@ -1,0 +1,168 @@
+//! One IKE SA on the wire: a pair of SPIs, its keys, and its windows of Message IDs.
+//!
+//! Both windows have the size 1 (RFC 7296, 2.3): one request of this side is outstanding, and of
+//! the peer's requests the last response is kept to answer repetitions.
+
+use crate::crypto::{IV_LEN, SkKey};
+use crate::keys::IkeKeys;
+use crate::message::{CodecError, ExchangeType, Header, Message, Payload};
+use crate::proposal::IkeSuite;
+use crate::time::Instant;
+
+/// Where a Message ID of a request lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Window {
+    /// The next one.
+    New,
+    /// The last one once more.
+    Repeated,
+    /// Neither.
+    Outside,
+}
+
+/// An IKE SA with keys.
+pub(crate) struct IkeSa {
+    pub(crate) spi_local: u64,
+    pub(crate) spi_remote: u64,
+    /// Whether this side is the initiator of this SA (the I flag; a rekey may turn it round).
+    pub(crate) initiator: bool,
+    pub(crate) suite: IkeSuite,
+    pub(crate) keys: IkeKeys,
+    /// When the keys were made.
+    pub(crate) keyed: Instant,
+    next_iv: u64,
+    /// Message ID of this side's next request.
+    next_out: u32,
+    /// Message ID of the peer's next request.
+    next_in: u32,
+    /// The response to the peer's last request.
+    cached: Option<Vec<u8>>,
+}
+
+impl IkeSa {
+    /// An SA whose first requests have the Message ID `first`: 1 behind IKE_SA_INIT, 0 after a rekey
+    /// (RFC 7296, 2.2).
+    pub(crate) const fn new(
+        (spi_local, spi_remote): (u64, u64),
+        initiator: bool,
+        suite: IkeSuite,
+        keys: IkeKeys,
+        now: Instant,
+        first: (u32, u32),
+    ) -> Self {
+        Self {
+            spi_local,
+            spi_remote,
+            initiator,
+            suite,
+            keys,
+            keyed: now,
+            next_iv: 0,
+            next_out: first.0,
+            next_in: first.1,
+            cached: None,
+        }
+    }
+
+    /// The SPIs of initiator and responder.
+    pub(crate) const fn spis(&self) -> (u64, u64) {
+        if self.initiator {
+            (self.spi_local, self.spi_remote)
+        } else {
+            (self.spi_remote, self.spi_local)
+        }
+    }
+
+    const fn sending_key(&self) -> &SkKey {
+        if self.initiator { &self.keys.sk_ei } else { &self.keys.sk_er }
+    }
+
+    const fn receiving_key(&self) -> &SkKey {
+        if self.initiator { &self.keys.sk_er } else { &self.keys.sk_ei }
+    }
+
+    /// Seals a message of this side.
+    fn seal(
+        &mut self,
+        exchange: ExchangeType,
+        response: bool,
+        message_id: u32,
+        payloads: Vec<Payload>,
+    ) -> Result<Vec<u8>, CodecError> {
+        let (spi_i, spi_r) = self.spis();
+        let header = Header {
+            spi_i,
+            spi_r,
+            major: 2,
+            minor: 0,
+            exchange,
+            from_initiator: self.initiator,
+            response,
+            higher_version: false,
+            message_id,
+        };
+        // RFC 5282, 3.1: a counter never repeats within the life of the key.
+        let iv: [u8; IV_LEN] = self.next_iv.to_be_bytes();
+        self.next_iv += 1;
+        Message::new(header, payloads).seal(self.sending_key(), iv)
+    }
+
+    /// Seals the next request; gives its Message ID too.
+    pub(crate) fn request(
+        &mut self,
+        exchange: ExchangeType,
+        payloads: Vec<Payload>,
+    ) -> Result<(u32, Vec<u8>), CodecError> {
+        let message_id = self.next_out;
+        let octets = self.seal(exchange, false, message_id, payloads)?;
+        self.next_out = self.next_out.wrapping_add(1);
+        Ok((message_id, octets))
+    }
+
+    /// Seals the response to the peer's request `message_id`, which must be new, keeps it for
+    /// repetitions and moves the window.
+    pub(crate) fn response(
+        &mut self,
+        exchange: ExchangeType,
+        payloads: Vec<Payload>,
+    ) -> Result<Vec<u8>, CodecError> {
+        let octets = self.seal(exchange, true, self.next_in, payloads)?;
+        self.next_in = self.next_in.wrapping_add(1);
+        self.cached = Some(octets.clone());
+        Ok(octets)
+    }
+
+    /// Checks, decrypts and decodes a message of the peer. [`CodecError::Syntax`] and
+    /// [`CodecError::Critical`] are the peer's fault for certain: what is wrong before the integrity
+    /// check, anybody may have sent, and is [`CodecError::Header`] or [`CodecError::Icv`].
+    pub(crate) fn open(&self, octets: &[u8]) -> Result<Message, CodecError> {
+        let mut octets = octets.to_vec();
+        let message = Message::decode(&octets).map_err(|_| CodecError::Header)?;
+        if !message.is_sealed() {
+            return Err(CodecError::Header);
+        }
+        message.open(&mut octets, self.receiving_key())
+    }
+
+    /// Where a request's Message ID lies.
+    pub(crate) const fn window(&self, message_id: u32) -> Window {
+        if message_id == self.next_in {
+            Window::New
+        } else if message_id.wrapping_add(1) == self.next_in && self.cached.is_some() {
+            Window::Repeated
+        } else {
+            Window::Outside
+        }
+    }
+
+    /// The response for a repeated request.
+    pub(crate) fn cached(&self) -> Option<&[u8]> {
+        self.cached.as_deref()
+    }
+
+    /// Whether a Message ID space is used up, so that the SA must not be used any more (RFC 7296,
+    /// 2.2: IDs never wrap).
+    pub(crate) const fn is_exhausted(&self) -> bool {
+        self.next_out == u32::MAX || self.next_in == u32::MAX
+    }
+}

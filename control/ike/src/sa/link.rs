@@ -1,0 +1,271 @@
+//! Paths, transmission, liveness and TCP connections of a session.
+//!
+//! Over UDP a request is repeated with growing waits (RFC 7296, 2.1). Over TCP it is sent once and
+//! again only on a new connection (RFC 9329, 6.2). When a TCP connection is lost, the Originator
+//! asks for a new one, at once and then with growing waits; the responder waits for it. The path
+//! moves only on an authentic new message (RFC 9329, 6.1 and 10).
+
+use std::time::Duration;
+
+use super::{Asked, Cx, Phase, Session, Task};
+use crate::config::{ConnectionConfig, Retransmission};
+use crate::event::{DownReason, Event, InitiationError, Transmit};
+use crate::message::ExchangeType;
+use crate::path::{ChildPath, ConnToken, ConnectRequest, Path, Transport};
+use crate::time::Instant;
+
+/// Waits between attempts to open a lost TCP connection again: the first, doubled up to the last.
+const RECONNECT_FIRST: Duration = Duration::from_secs(1);
+const RECONNECT_MAX: Duration = Duration::from_secs(60);
+
+/// What an Originator has going to get a TCP connection.
+#[derive(Default)]
+pub(crate) struct Link {
+    state: LinkState,
+    /// Failed attempts in a row.
+    failures: u32,
+}
+
+#[derive(Default, Clone, Copy)]
+enum LinkState {
+    /// Nothing is wanted.
+    #[default]
+    Idle,
+    /// The host is opening one.
+    Asked(ConnectRequest),
+    /// The next attempt is due then.
+    Waiting(Instant),
+}
+
+impl Link {
+    pub(super) const fn request(&self) -> Option<ConnectRequest> {
+        match self.state {
+            LinkState::Asked(request) => Some(request),
+            LinkState::Idle | LinkState::Waiting(_) => None,
+        }
+    }
+
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        match self.state {
+            LinkState::Waiting(at) => Some(at),
+            LinkState::Idle | LinkState::Asked(_) => None,
+        }
+    }
+}
+
+impl Session {
+    fn retransmission(&self) -> Retransmission {
+        self.connection.as_ref().map(|c| c.retransmission).unwrap_or_default()
+    }
+
+    fn tcp_response_timeout(&self) -> Duration {
+        let config = self.connection.as_deref();
+        config.map_or(Duration::from_secs(60), |c: &ConnectionConfig| c.tcp_response_timeout)
+    }
+
+    fn is_detached(&self) -> bool {
+        self.path.transport == Transport::Tcp && self.path.conn.is_none()
+    }
+
+    /// Sends the outstanding request once more and says when it is due again.
+    pub(super) fn transmit(&mut self, cx: &mut Cx<'_>) {
+        let (detached, tcp) = (self.is_detached(), self.path.transport == Transport::Tcp);
+        let (retransmission, timeout) = (self.retransmission(), self.tcp_response_timeout());
+        let Some(outstanding) = &mut self.outstanding else { return };
+        outstanding.sent += 1;
+        outstanding.due =
+            cx.now + if tcp { timeout } else { retransmission.wait(outstanding.sent) };
+        if !detached {
+            let octets = outstanding.octets.clone();
+            let path = self.path;
+            cx.send(&path, octets);
+        }
+    }
+
+    /// The outstanding request got no answer in time.
+    pub(super) fn outstanding_due(&mut self, cx: &mut Cx<'_>) {
+        let Some(outstanding) = &self.outstanding else { return };
+        // RFC 9329, 6.2: no repetition over TCP.
+        let again = self.path.transport == Transport::Udp
+            && outstanding.sent <= self.retransmission().tries;
+        if again {
+            self.transmit(cx);
+            return;
+        }
+        match self.phase {
+            Phase::Auth(_) => {
+                let (transport, remote) = (self.path.transport, self.path.remote);
+                self.fail(cx, InitiationError::NoAnswer { transport, remote });
+            }
+            Phase::Deleting(reason) => self.close(cx, reason),
+            _ => self.close(cx, DownReason::PeerDead),
+        }
+    }
+
+    /// An authentic new message came on `path`: the peer lives, and may have moved.
+    pub(super) fn heard(&mut self, cx: &mut Cx<'_>, path: &Path) {
+        if *path == self.path {
+            return;
+        }
+        let moves = match path.transport {
+            // Only the Originator chooses its connections (RFC 9329, 6.1).
+            Transport::Tcp => !self.initiator,
+            // A peer may change from port 500 to 4500, and behind a NAT may be seen elsewhere
+            // (RFC 7296, 2.23). One that was on TCP stays there (RFC 9329, 5).
+            _ => {
+                self.path.transport == Transport::Udp
+                    && (self.nat.remote || matches!(self.phase, Phase::HalfOpen(_)))
+            }
+        };
+        if moves {
+            self.move_path(cx, path);
+            let child_path = self.child_path();
+            if !self.children.is_empty() {
+                cx.host.set_path(self.id, &child_path);
+            }
+        }
+    }
+
+    /// Takes another path for what this side sends.
+    fn move_path(&mut self, cx: &mut Cx<'_>, path: &Path) {
+        let reconnected = path.conn.is_some() && path.conn != self.path.conn;
+        self.path = *path;
+        if self.is_up() {
+            cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
+        }
+        // RFC 9329, 6.2: what waits for an answer is sent again on a new connection.
+        if reconnected && self.outstanding.is_some() {
+            self.transmit(cx);
+        }
+    }
+
+    /// The data plane moved the path on an authentic new ESP packet.
+    pub(crate) fn path_moved(&mut self, cx: &mut Cx<'_>, path: &ChildPath) {
+        let own = Path {
+            transport: path.transport,
+            local: path.local,
+            remote: path.remote,
+            conn: path.conn,
+        };
+        let follows = match path.transport {
+            Transport::Native => false,
+            Transport::Tcp => !self.initiator,
+            Transport::Udp => self.path.transport == Transport::Udp,
+        };
+        if follows && self.is_up() && own != self.path {
+            self.move_path(cx, &own);
+        }
+    }
+
+    /// The way of ESP: with IKE over TCP; over UDP encapsulated where a NAT is or configuration
+    /// wants it (RFC 7296, 2.23), else native.
+    pub(super) fn child_path(&self) -> ChildPath {
+        let encap = self.connection.as_ref().is_some_and(|c| c.encap);
+        let transport = match self.path.transport {
+            Transport::Udp if !(self.nat.local || self.nat.remote || encap) => Transport::Native,
+            transport => transport,
+        };
+        let Path { local, remote, conn, .. } = self.path;
+        ChildPath { transport, local, remote, conn }
+    }
+
+    /// When a liveness check is due (RFC 7296, 2.4; RFC 9329, 6.7: by IKE, never by TCP).
+    pub(super) fn liveness_due(&self) -> Option<Instant> {
+        let delay = self.connection.as_ref()?.dpd_delay?;
+        let idle = matches!(self.phase, Phase::Established) && self.outstanding.is_none();
+        idle.then(|| self.last_heard + delay)
+    }
+
+    pub(super) fn check_liveness(&mut self, cx: &mut Cx<'_>) {
+        if let Some(seen) = cx.host.last_inbound(self.id) {
+            self.last_heard = self.last_heard.max(seen);
+        }
+        if self.liveness_due().is_some_and(|due| due <= cx.now) {
+            self.request(cx, ExchangeType::INFORMATIONAL, Vec::new(), Asked::Liveness);
+        }
+    }
+
+    /// Asks the host for a TCP connection.
+    pub(super) fn connect(&mut self, cx: &mut Cx<'_>) {
+        let request = ConnectRequest(cx.id());
+        self.link.state = LinkState::Asked(request);
+        let local = Some(self.path.local.ip()).filter(|local| !local.is_unspecified());
+        cx.transmits.push_back(Transmit::Connect { request, local, remote: self.path.remote });
+    }
+
+    pub(super) fn retry_connection(&mut self, cx: &mut Cx<'_>) {
+        if self.link.retry_at().is_some_and(|at| at <= cx.now) {
+            self.connect(cx);
+        }
+    }
+
+    /// The connection that was asked for is open.
+    pub(crate) fn tcp_opened(&mut self, cx: &mut Cx<'_>, path: &Path) {
+        self.link = Link::default();
+        match self.phase {
+            Phase::Opening(_) => {
+                self.path = *path;
+                self.opened(cx);
+            }
+            Phase::Established | Phase::Deleting(_) => {
+                let waiting = self.outstanding.is_some();
+                self.move_path(cx, path);
+                if !self.children.is_empty() {
+                    let child_path = self.child_path();
+                    cx.host.set_path(self.id, &child_path);
+                }
+                // RFC 9329, 6.1: a new message lets the peer move its path here. The repeated
+                // request, which goes first, may not be new to it.
+                self.tasks.retain(|task| !matches!(task, Task::Liveness));
+                if waiting {
+                    self.tasks.push_front(Task::Liveness);
+                } else {
+                    self.request(cx, ExchangeType::INFORMATIONAL, Vec::new(), Asked::Liveness);
+                }
+            }
+            _ => {
+                self.path = *path;
+                self.close_connection(cx);
+            }
+        }
+    }
+
+    /// The connection that was asked for could not be opened.
+    pub(crate) fn tcp_failed(&mut self, cx: &mut Cx<'_>, reason: &str) {
+        if let Phase::Opening(_) = self.phase {
+            let (remote, reason) = (self.path.remote, reason.to_owned());
+            self.fail(cx, InitiationError::TcpFailed { remote, reason });
+            return;
+        }
+        let wait = RECONNECT_FIRST.saturating_mul(1 << self.link.failures.min(6));
+        self.link.failures += 1;
+        self.link.state = LinkState::Waiting(cx.now + wait.min(RECONNECT_MAX));
+    }
+
+    /// The connection in use is gone. The SAs stay (RFC 9329, 6.1).
+    pub(crate) fn tcp_closed(&mut self, cx: &mut Cx<'_>) {
+        self.path.conn = None;
+        match self.phase {
+            Phase::Established | Phase::Deleting(_) => {
+                let reconnecting = self.initiator;
+                cx.events.push_back(Event::TcpLost { ike: self.id, reconnecting });
+                if reconnecting {
+                    self.connect(cx);
+                }
+            }
+            Phase::Init(_) | Phase::Auth(_) => {
+                let remote = self.path.remote;
+                self.fail(cx, InitiationError::TcpClosed { remote });
+            }
+            Phase::Opening(_) | Phase::HalfOpen(_) | Phase::Closed(_) | Phase::Dead => {}
+        }
+    }
+
+    /// Has the connection closed, which carries no IKE SA any more (RFC 9329, 6.1).
+    pub(super) fn close_connection(&mut self, cx: &mut Cx<'_>) {
+        let conn: Option<ConnToken> = self.path.conn.take();
+        if let Some(conn) = conn {
+            cx.transmits.push_back(Transmit::Close { conn });
+        }
+    }
+}
