@@ -100,11 +100,11 @@ fn suite(message: &Message) -> Option<(IkeSuite, Vec<u8>)> {
         .map(|(p, suite)| (suite, p.spi.clone()))
 }
 
-/// The exchange that made an IKE SA: request, response, both with their octets.
-fn exchange_of<'a>(
-    all: &'a [(Captured, Message)],
-    known: &Known,
-) -> Option<(&'a (Captured, Message), &'a (Captured, Message))> {
+/// Request and response, both with their octets.
+type Exchange<'a> = (&'a (Captured, Message), &'a (Captured, Message));
+
+/// The exchange that made an IKE SA.
+fn exchange_of<'a>(all: &'a [(Captured, Message)], known: &Known) -> Option<Exchange<'a>> {
     let (spi_i, spi_r) = known.spis?;
     let response = all.iter().find(|(c, m)| {
         m.header.response

@@ -127,7 +127,8 @@ impl Engine {
     /// IKE goes with it.
     fn path_moved(&mut self, now: Instant, peer: SlotRef) {
         let Some((ike, path)) = self.services.forwarding.moved(peer) else { return };
-        self.endpoint.path_moved(now, ike, &convert::child_path(&path));
+        let moved = convert::child_path(&path);
+        self.endpoint.path_moved(now, ike, &moved, &mut self.services);
         let remote = path.remote.to_string();
         let path = convert::child_path(&path);
         let happening =
