@@ -192,7 +192,10 @@ async fn events(
         send(lines, &reply(event)).await?;
         count += 1;
     }
-    while follow {
+    if !follow {
+        return send(lines, &Reply { id, body: Body::End(End { rows: count }) }).await;
+    }
+    loop {
         match new.recv().await {
             Ok(event) => send(lines, &reply(event)).await?,
             Err(RecvError::Closed) => break,

@@ -1,5 +1,7 @@
 //! Two real control processes, joined by dataplanes without packets, set SAs up with each other.
 
+#![allow(clippy::panic, reason = "helpers of tests fail the test")]
+
 mod support;
 
 use culvert_api::{Client, ClientError, Code, Command, IkeState, Row, Target};

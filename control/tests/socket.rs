@@ -1,5 +1,7 @@
 //! The control socket of the real process, and a dataplane that comes and goes.
 
+#![allow(clippy::panic, reason = "helpers of tests fail the test")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Write};

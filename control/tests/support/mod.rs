@@ -24,10 +24,10 @@ use culvert_shm::{
 };
 
 /// How long something may take that takes a moment.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until `found` gives something.
-pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = found() {
@@ -39,14 +39,14 @@ pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A gateway's control process, in a directory of its own.
-pub struct Gateway {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Gateway {
+    pub(crate) dir: tempfile::TempDir,
     process: Child,
 }
 
 impl Gateway {
     /// Starts it with this configuration, to which `[control]` is added.
-    pub fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let control = format!("\n[control]\nruntime_dir = \"{}\"\n", dir.path().display());
         std::fs::write(dir.path().join("culvert.toml"), format!("{config}{control}"))
@@ -58,7 +58,7 @@ impl Gateway {
     }
 
     /// Kills it as a crash would, and starts another one in its place.
-    pub fn crash_and_restart(&mut self) {
+    pub(crate) fn crash_and_restart(&mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("ended");
         self.process = spawn(self.dir.path());
@@ -66,22 +66,22 @@ impl Gateway {
     }
 
     /// Asks it to stop, and waits until it has.
-    pub fn stop(&mut self) -> std::process::ExitStatus {
+    pub(crate) fn stop(&mut self) -> std::process::ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
         eventually("the process ends", || self.process.try_wait().expect("its status"))
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join(culvert_api::SOCKET_NAME)
     }
 
     /// A client, as soon as the process serves any.
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         eventually("the control socket is there", || Client::connect(&self.socket()).ok())
     }
 
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let rows = self.client().rows(culvert_api::Command::Status).expect("a status");
         match rows.as_slice() {
             [Row::Status(status)] => status.clone(),
@@ -89,7 +89,7 @@ impl Gateway {
         }
     }
 
-    pub fn sas(&self) -> Vec<IkeSa> {
+    pub(crate) fn sas(&self) -> Vec<IkeSa> {
         let command = culvert_api::Command::Sas { connection: None };
         let rows = self.client().rows(command).expect("SAs");
         rows.into_iter()
@@ -100,7 +100,7 @@ impl Gateway {
             .collect()
     }
 
-    pub fn counter(&self, name: &str) -> u64 {
+    pub(crate) fn counter(&self, name: &str) -> u64 {
         let command = culvert_api::Command::Counters { all: true };
         let rows = self.client().rows(command).expect("counters");
         let total = rows.iter().find_map(|row| match row {
@@ -111,7 +111,7 @@ impl Gateway {
     }
 
     /// What happened so far, as lines.
-    pub fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         let mut lines = Vec::new();
         let command = culvert_api::Command::Events { follow: false };
         self.client()
@@ -146,7 +146,7 @@ fn spawn(dir: &Path) -> Child {
 }
 
 /// The sizes that the tests' configurations lead to.
-pub const LAYOUT: Layout = Layout {
+pub(crate) const LAYOUT: Layout = Layout {
     workers: 1,
     sa_slots: 64,
     policy_slots: 256,
@@ -156,7 +156,7 @@ pub const LAYOUT: Layout = Layout {
 };
 
 /// The `[dataplane]` section for [`LAYOUT`].
-pub fn dataplane_section(outer: &str, inner: &str) -> String {
+pub(crate) fn dataplane_section(outer: &str, inner: &str) -> String {
     format!(
         "[dataplane]\nsas = 64\npolicies = 256\npeers = 64\ntcp_connections = 64\nring_kib = 256\n\
          [dataplane.outer]\ndevice = \"net_null0\"\naddresses = [\"{outer}\"]\n\
@@ -165,26 +165,26 @@ pub fn dataplane_section(outer: &str, inner: &str) -> String {
 }
 
 /// A dataplane with one worker, whose packets are records.
-pub struct Dataplane {
-    pub bundle: Bundle,
+pub(crate) struct Dataplane {
+    pub(crate) bundle: Bundle,
     link: Option<Link>,
     worker: WorkerView,
     socket: PathBuf,
     conns: HashMap<ConnRef, ConnRef>,
     next_conn: u32,
     /// SAs as the worker has them, by slot.
-    pub sas: HashMap<u32, SaConfig>,
+    pub(crate) sas: HashMap<u32, SaConfig>,
     /// Policies as the worker has them, by slot.
-    pub policies: HashMap<u32, Policy>,
+    pub(crate) policies: HashMap<u32, Policy>,
     /// The path of each peer, by slot.
-    pub paths: HashMap<u32, EspPath>,
+    pub(crate) paths: HashMap<u32, EspPath>,
     /// Connections that control closed.
-    pub closed: Vec<ConnRef>,
+    pub(crate) closed: Vec<ConnRef>,
 }
 
 impl Dataplane {
     /// Meets the gateway's control process and begins work.
-    pub fn connect(gateway: &Gateway) -> Self {
+    pub(crate) fn connect(gateway: &Gateway) -> Self {
         let socket = gateway.dir.path().join("shm.sock");
         let (link, bundle) = rendezvous::connect(&socket, None, &LAYOUT).expect("met");
         let view = DataplaneView::attach(Arc::clone(&bundle.region), Arc::clone(&bundle.bell))
@@ -223,7 +223,7 @@ impl Dataplane {
         }
     }
 
-    pub fn send(&mut self, record: &Up<'_>) {
+    pub(crate) fn send(&mut self, record: &Up<'_>) {
         self.worker.send(record).expect("room in the ring");
         self.worker.batch_boundary();
     }
@@ -236,7 +236,12 @@ impl Dataplane {
     }
 
     /// Opens a connection to `remote` as a worker shows and reports it.
-    pub fn open(&mut self, local: SocketAddr, remote: SocketAddr, token: Option<u64>) -> ConnRef {
+    pub(crate) fn open(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        token: Option<u64>,
+    ) -> ConnRef {
         let conn = ConnRef { worker: 0, index: self.next_conn, generation: 1 };
         self.next_conn += 1;
         let originator = token.is_some();
@@ -248,7 +253,7 @@ impl Dataplane {
     }
 
     /// Counts a packet in and one out on each SA, as if they had passed.
-    pub fn count_traffic(&mut self, octets: u64) {
+    pub(crate) fn count_traffic(&mut self, octets: u64) {
         let now_ns = culvert_shm::monotonic_ns();
         for index in self.sas.keys() {
             let sa = self.worker.sa(*index).expect("a slot");
@@ -258,7 +263,7 @@ impl Dataplane {
     }
 
     /// Does what control says, with nobody at the other end.
-    pub fn serve(&mut self) {
+    pub(crate) fn serve(&mut self) {
         for out in take(self) {
             if let Out::Close(conn) = out {
                 self.closed.push(conn);
@@ -317,7 +322,7 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
 }
 
 /// Two dataplanes and what lies between them.
-pub struct Network {
+pub(crate) struct Network {
     ends: Arc<Mutex<[Dataplane; 2]>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -325,7 +330,7 @@ pub struct Network {
 
 impl Network {
     /// Joins two dataplanes. `passes_udp` says whether UDP gets through.
-    pub fn join(left: Dataplane, right: Dataplane, passes_udp: bool) -> Self {
+    pub(crate) fn join(left: Dataplane, right: Dataplane, passes_udp: bool) -> Self {
         let ends = Arc::new(Mutex::new([left, right]));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
@@ -341,7 +346,7 @@ impl Network {
     }
 
     /// Both dataplanes, held still.
-    pub fn ends(&self) -> MutexGuard<'_, [Dataplane; 2]> {
+    pub(crate) fn ends(&self) -> MutexGuard<'_, [Dataplane; 2]> {
         self.ends.lock().expect("no panic in the network")
     }
 }
@@ -385,7 +390,10 @@ fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) 
         }
         Out::Connect(token, local, remote) => {
             let local = local.expect("control names the address");
-            let local = SocketAddr::new(local, 40_000 + u16::try_from(from.next_conn).unwrap());
+            let local = SocketAddr::new(
+                local,
+                40_000 + u16::try_from(from.next_conn).expect("few connections"),
+            );
             let theirs = to.open(remote, local, None);
             let ours = from.open(local, remote, Some(token));
             from.conns.insert(ours, theirs);
