@@ -94,6 +94,10 @@ fn initiate(client: &mut Client) -> Result<String, (Code, String)> {
 
 /// Each end has one SA, and what one seals with the other opens with.
 fn assert_keys_agree(pair: &Pair) {
+    eventually("both workers have taken the SA up", || {
+        let ends = pair.network.ends();
+        ends.iter().all(|end| !end.sas.is_empty() && !end.policies.is_empty()).then_some(())
+    });
     let ends = pair.network.ends();
     let [left, right] = [&ends[0], &ends[1]].map(|end| {
         assert_eq!(end.sas.len(), 1, "one SA pair");
