@@ -138,6 +138,8 @@ local_addrs = [\"{local}\"]
 remote_addrs = [\"{remote}\"]
 transport = \"{transport}\"
 tcp_remote_port = {port}
+# An eighth of the default: the lab's wires are short, and a test should not wait.
+retransmit_timeout_ms = 500
 proposals = {proposals:?}
 local = {{ auth = \"psk\", id = \"{local_id}\" }}
 remote = {{ auth = \"psk\", id = \"{remote_id}\" }}
