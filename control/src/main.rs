@@ -1,6 +1,7 @@
 //! `culvert-control`: reads the configuration, opens the sockets, gives up its rights, and runs.
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -65,7 +66,8 @@ fn report(config: &Config) -> ExitCode {
 
 fn start(arguments: &Arguments, config: Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&arguments.log).context("--log cannot be understood")?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(std::io::stderr().is_terminal()).init();
     process::shut_away();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(run::run(config, true))?;

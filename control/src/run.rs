@@ -277,7 +277,7 @@ impl Dataplane {
         self.bell = Some(watch(bundle.bell.fd())?);
         self.link = Some(link);
         self.bundle = Some(bundle);
-        shared.engine.borrow_mut().dataplane_up(view);
+        shared.engine.borrow_mut().dataplane_met(view);
         Ok(())
     }
 

@@ -35,6 +35,8 @@ pub struct Conn {
 struct Request {
     request: ConnectRequest,
     worker: u16,
+    /// The dataplane's life in which it was asked.
+    epoch: u64,
 }
 
 /// All connections.
@@ -67,10 +69,10 @@ impl Tcp {
     }
 
     /// The token under which a worker is asked for a connection; never 0.
-    pub fn ask(&mut self, request: ConnectRequest, worker: u16) -> u64 {
+    pub fn ask(&mut self, request: ConnectRequest, worker: u16, epoch: u64) -> u64 {
         let token = self.next_token;
         self.next_token = self.next_token.checked_add(1).unwrap_or(1);
-        self.requests.insert(token, Request { request, worker });
+        self.requests.insert(token, Request { request, worker, epoch });
         token
     }
 
@@ -90,11 +92,13 @@ impl Tcp {
         self.conns.remove(&convert::token(conn))
     }
 
-    /// A worker began anew: what it had is gone. Its connections, and requests it will not answer.
-    pub fn restarted(&mut self, worker: u16) -> (Vec<Conn>, Vec<ConnectRequest>) {
+    /// A worker began anew, in this life of the dataplane: what it had is gone. Its connections,
+    /// and requests of earlier lives, which it will not answer.
+    pub fn restarted(&mut self, worker: u16, epoch: u64) -> (Vec<Conn>, Vec<ConnectRequest>) {
         let lost = self.conns.extract_if(|_, conn| conn.conn.worker == worker);
         let lost = lost.map(|(_, conn)| conn).collect();
-        let unanswered = self.requests.extract_if(|_, asked| asked.worker == worker);
+        let unanswered =
+            self.requests.extract_if(|_, asked| asked.worker == worker && asked.epoch < epoch);
         (lost, unanswered.map(|(_, asked)| asked.request).collect())
     }
 
@@ -161,13 +165,15 @@ mod tests {
         let now = Instant::from_micros(1);
         tcp.opened(now, conn(0, 1), remote(), false);
         tcp.opened(now, conn(1, 1), remote(), true);
-        let (first, second) = (tcp.ask(ConnectRequest(5), 1), tcp.ask(ConnectRequest(6), 0));
+        let (first, second) = (tcp.ask(ConnectRequest(5), 1, 1), tcp.ask(ConnectRequest(6), 0, 1));
         assert_eq!((first, second), (7, 8));
-        let (lost, unanswered) = tcp.restarted(1);
+        let third = tcp.ask(ConnectRequest(7), 1, 2);
+        let (lost, unanswered) = tcp.restarted(1, 2);
         assert_eq!(lost.iter().map(|lost| lost.conn).collect::<Vec<_>>(), [conn(1, 1)]);
         assert_eq!(unanswered, [ConnectRequest(5)]);
         assert_eq!(tcp.answered(first), None);
         assert_eq!(tcp.answered(second), Some(ConnectRequest(6)));
+        assert_eq!(tcp.answered(third), Some(ConnectRequest(7)), "asked of the new one");
         assert_eq!(tcp.len(), 1);
     }
 }

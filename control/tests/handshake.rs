@@ -153,7 +153,7 @@ fn over_tcp() {
     let rows = pair.left.client().rows(Command::Tcp).expect("rows");
     match rows.as_slice() {
         [Row::Tcp(tcp)] => {
-            assert_eq!((tcp.originator, tcp.connection.as_deref()), (true, Some("other")))
+            assert_eq!((tcp.originator, tcp.connection.as_deref()), (true, Some("other")));
         }
         other => panic!("not one connection: {other:?}"),
     }
@@ -170,6 +170,46 @@ fn over_tcp_where_udp_is_blocked() {
     let events = pair.left.events();
     let fallback = "no answer over UDP, trying TCP to 192.0.2.2:4500";
     assert!(events.iter().any(|event| event == fallback), "{events:#?}");
+}
+
+/// `start_action = "start"`: up by itself, and again after the peer has taken it down.
+#[test]
+fn a_child_that_is_to_stand_comes_up_by_itself() {
+    let start = "esp_proposals = [\"aes256gcm16-esn\"]\nstart_action = \"start\"";
+    let left =
+        config(&LEFT, "tcp", "shared").replace("esp_proposals = [\"aes256gcm16-esn\"]", start);
+    let left = Gateway::start(&left);
+    let right = Gateway::start(&config(&RIGHT, "auto", "shared"));
+    let ends = (Dataplane::connect(&left), Dataplane::connect(&right));
+    let network = Network::join(ends.0, ends.1, true);
+    let pair = Pair { left, right, network };
+    eventually("it is up", || (pair.right.status().child_sas == 1).then_some(()));
+    assert_keys_agree(&pair);
+    let target = Target::Connection("other".into());
+    pair.right.client().rows(Command::Terminate { target }).expect("terminated");
+    let retry = "next attempt in 1 s".to_owned();
+    eventually("it waits", || pair.left.events().contains(&retry).then_some(()));
+    eventually("it is up again", || (pair.left.status().child_sas == 1).then_some(()));
+    let target = Target::Connection("other".into());
+    let waits = pair.left.events().iter().filter(|event| **event == retry).count();
+    pair.left.client().rows(Command::Terminate { target }).expect("terminated");
+    eventually("no SA is left", || pair.left.sas().is_empty().then_some(()));
+    let events = pair.left.events();
+    let waits_after = events.iter().filter(|event| event.starts_with("next attempt")).count();
+    assert_eq!(waits_after, waits, "what somebody terminated stays down: {events:#?}");
+}
+
+// RFC 7296, 2.23: the peer is where its authentic packets come from. A worker has seen one.
+#[test]
+fn ike_follows_a_path_that_a_worker_moved() {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    assert_keys_agree(&pair);
+    let remote = "192.0.2.2:61000".parse().expect("an address");
+    pair.network.ends()[0].move_peer(remote);
+    let moved = "peer moved to 192.0.2.2:61000 over udp".to_owned();
+    eventually("it is told", || pair.left.events().contains(&moved).then_some(()));
+    assert_eq!(pair.left.sas()[0].remote, "192.0.2.2:61000");
 }
 
 #[test]

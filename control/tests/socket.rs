@@ -108,8 +108,11 @@ fn a_line_without_end_is_cut_off() {
 fn the_dataplane_comes_and_goes() {
     let gateway = Gateway::start(&config());
     assert!(!gateway.status().dataplane.up);
-    let first = Dataplane::connect(&gateway);
-    eventually("the dataplane is seen", || gateway.status().dataplane.up.then_some(()));
+    let mut first = Dataplane::connect(&gateway);
+    eventually("the dataplane is seen", || {
+        first.serve();
+        gateway.status().dataplane.up.then_some(())
+    });
     let second = culvert_shm::rendezvous::connect(
         &gateway.dir.path().join("shm.sock"),
         None,
@@ -119,10 +122,12 @@ fn the_dataplane_comes_and_goes() {
     let identity = first.bundle.region.identity();
     drop(first);
     eventually("its end is seen", || (!gateway.status().dataplane.up).then_some(()));
-    let again = Dataplane::connect(&gateway);
+    let mut again = Dataplane::connect(&gateway);
     assert_eq!(again.bundle.region.identity(), identity, "it gets the memory back");
-    let status =
-        eventually("it is seen again", || Some(gateway.status()).filter(|s| s.dataplane.up));
+    let status = eventually("it is seen again", || {
+        again.serve();
+        Some(gateway.status()).filter(|status| status.dataplane.up)
+    });
     assert_eq!(status.dataplane.starts, 2);
     let events = gateway.events();
     let expected = ["dataplane up", "dataplane down, packets do not pass", "dataplane up"];

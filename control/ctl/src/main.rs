@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use culvert_api::{Client, ClientError, Command, Item, Row, to_line};
+use culvert_api::{Client, ClientError, Command, Item, to_line};
 
 use cli::{Arguments, Verb};
 

@@ -36,7 +36,7 @@ impl Engine {
             let reason = format!("connection {connection} has no child called {child:?}");
             return Err(Refusal::new(Code::NotFound, reason));
         }
-        if !self.dataplane_up {
+        if !self.is_dataplane_up() {
             let reason = "the dataplane is not running: start culvert-dataplane with the same \
                           configuration";
             return Err(Refusal::new(Code::NoDataplane, reason));

@@ -3,7 +3,7 @@
 use culvert_api::{Code, Happening, Outcome, Refusal};
 use culvert_ike::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot};
 
-use super::{Engine, random_octet};
+use super::{Engine, Standing, random_octet};
 use crate::{clock, convert};
 
 impl Engine {
@@ -80,7 +80,7 @@ impl Engine {
     /// An IKE SA is gone, or did not come about: nothing of it may be left.
     fn ike_gone(&mut self, ike: IkeSaId, connection: &str, reason: &str) {
         self.services.forwarding.forget_peer(ike);
-        self.children.retain(|_, (of, _)| *of != ike);
+        self.children.retain(|_, stood| stood.ike != ike);
         let wait = self.starts.ike_down(ike, clock::now(), random_octet());
         self.note_retry(connection, wait);
         self.tell_waiters(ike, None, &Err(Refusal::new(Code::Failed, reason)));
@@ -92,7 +92,8 @@ impl Engine {
         let text = |list: &[culvert_ike::TrafficSelector]| {
             list.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        self.children.insert(child, (ike, pair.spi_in));
+        let standing = Standing { ike, connection: sa.connection.clone(), spi_in: pair.spi_in };
+        self.children.insert(child, standing);
         let spi_in = format!("{:08x}", pair.spi_in);
         self.history.note(
             Some(&sa.connection),
@@ -116,9 +117,11 @@ impl Engine {
     }
 
     fn child_down(&mut self, ike: IkeSaId, child: ChildId, name: String, reason: DownReason) {
-        let connection = self.connection_of(ike).unwrap_or_default();
-        let spi_in = self.children.remove(&child);
-        let spi_in = spi_in.map(|(_, spi)| format!("{spi:08x}")).unwrap_or_default();
+        // The IKE SA may be gone already.
+        let (connection, spi_in) = match self.children.remove(&child) {
+            Some(stood) => (stood.connection, format!("{:08x}", stood.spi_in)),
+            None => (self.connection_of(ike).unwrap_or_default(), String::new()),
+        };
         let text = reason.to_string();
         self.history.note(
             Some(&connection),

@@ -32,6 +32,8 @@ pub use commands::Initiated;
 const RECORDS_A_TURN_MAX: usize = 256;
 /// How often slow duties are done: retired keys, orphans, unused connections.
 const TEND_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a dataplane that was met is looked at until its workers are at work.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// A dataplane that is away for so long has ended, and nobody uses what was retired.
 const DATAPLANE_GONE_AFTER: Duration = Duration::from_secs(2);
 /// Clients that may wait for an initiation at once.
@@ -44,6 +46,25 @@ struct Waiter {
     outcome: oneshot::Sender<Result<Outcome, Refusal>>,
 }
 
+/// A CHILD SA that stands.
+struct Standing {
+    ike: IkeSaId,
+    connection: String,
+    spi_in: u32,
+}
+
+/// How far the dataplane is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Link {
+    /// There is none.
+    Down,
+    /// It is there since then, but its workers have not begun: what they are sent now they throw
+    /// away when they do.
+    Met { ns: u64 },
+    /// Its workers are at work.
+    Up,
+}
+
 /// Drives the protocol.
 pub struct Engine {
     endpoint: Endpoint,
@@ -52,14 +73,14 @@ pub struct Engine {
     starts: Starts,
     history: History,
     waiters: Vec<Waiter>,
-    /// IKE SA and inbound SPI of each CHILD SA that stands, to name it when it is gone.
-    children: HashMap<ChildId, (IkeSaId, u32)>,
+    /// Each CHILD SA that stands, to name it when it is gone.
+    children: HashMap<ChildId, Standing>,
     /// IKE messages dropped, by reason.
     drops: BTreeMap<&'static str, u64>,
     /// Records of the workers that could not be read, and messages that found no room.
     malformed: u64,
     unsent: u64,
-    dataplane_up: bool,
+    dataplane: Link,
     dataplane_since: Instant,
     started: Instant,
     tended: Instant,
@@ -87,7 +108,7 @@ impl Engine {
             drops: BTreeMap::new(),
             malformed: 0,
             unsent: 0,
-            dataplane_up: false,
+            dataplane: Link::Down,
             dataplane_since: now,
             started: now,
             tended: now,
@@ -106,8 +127,8 @@ impl Engine {
         self.history.follow()
     }
 
-    /// The dataplane came. `view` is that of the shared memory when it is new to this process.
-    pub fn dataplane_up(&mut self, view: Option<ControlView>) {
+    /// A dataplane was met. `view` is that of the shared memory when it is new to this process.
+    pub fn dataplane_met(&mut self, view: Option<ControlView>) {
         if let Some(view) = view {
             self.services.forwarding.attach(view);
             self.find_connections();
@@ -116,22 +137,39 @@ impl Engine {
                 tracing::info!(orphans, "SAs of an earlier control process go on forwarding");
             }
         }
-        self.dataplane_up = true;
-        self.dataplane_since = clock::now();
-        self.history.note(None, None, Happening::DataplaneUp);
+        self.dataplane = Link::Met { ns: culvert_shm::monotonic_ns() };
+    }
+
+    /// Sees whether the workers of a dataplane that was met are at work: each has shown its
+    /// heartbeat since.
+    fn look_for_workers(&mut self) {
+        let (Link::Met { ns }, Some(view)) = (self.dataplane, self.services.forwarding.view())
+        else {
+            return;
+        };
+        let stats =
+            (0..view.region().layout().workers).map(|worker| view.region().worker_stats(worker));
+        if stats.into_iter().flatten().all(|stats| stats.heartbeat_ns > ns) {
+            self.dataplane = Link::Up;
+            self.dataplane_since = clock::now();
+            self.history.note(None, None, Happening::DataplaneUp);
+        }
     }
 
     /// The dataplane went.
     pub fn dataplane_down(&mut self) {
-        self.dataplane_up = false;
+        let was_up = self.is_dataplane_up();
+        self.dataplane = Link::Down;
         self.dataplane_since = clock::now();
-        self.history.note(None, None, Happening::DataplaneDown);
+        if was_up {
+            self.history.note(None, None, Happening::DataplaneDown);
+        }
     }
 
-    /// Whether the dataplane is there.
+    /// Whether the dataplane is at work.
     #[must_use]
     pub fn is_dataplane_up(&self) -> bool {
-        self.dataplane_up
+        self.dataplane == Link::Up
     }
 
     /// Wants the bell to ring. Take one more turn before waiting for it.
@@ -143,6 +181,7 @@ impl Engine {
 
     /// Does all that there is to do; whether there was any record, so that there may be more.
     pub fn turn(&mut self) -> bool {
+        self.look_for_workers();
         let records = self.take_records();
         let now = clock::now();
         if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
@@ -152,7 +191,7 @@ impl Engine {
             self.tended = now;
             self.tend(now);
         }
-        if self.dataplane_up {
+        if self.is_dataplane_up() {
             self.start_due(now);
         }
         self.flush();
@@ -162,8 +201,10 @@ impl Engine {
     /// When the next turn is due, records or not.
     #[must_use]
     pub fn next_timeout(&self) -> Instant {
-        let starts = self.starts.next().filter(|_| self.dataplane_up);
-        let due = [self.endpoint.poll_timeout(), starts, Some(self.tended + TEND_INTERVAL)];
+        let starts = self.starts.next().filter(|_| self.is_dataplane_up());
+        let met = matches!(self.dataplane, Link::Met { .. });
+        let look = met.then(|| clock::now() + LOOK_INTERVAL);
+        let due = [self.endpoint.poll_timeout(), starts, look, Some(self.tended + TEND_INTERVAL)];
         due.into_iter().flatten().min().unwrap_or_default()
     }
 
@@ -190,7 +231,7 @@ impl Engine {
             }
             Transmit::Connect { request, local, remote } => {
                 let worker = self.services.forwarding.worker_for(remote);
-                let token = self.tcp.ask(request, worker);
+                let token = self.tcp.ask(request, worker, self.epoch());
                 if !self.send(worker, &Down::TcpConnect { token, local, remote }) {
                     self.tcp.answered(token);
                     let reason = "the dataplane is not running or does not keep up";
@@ -204,10 +245,16 @@ impl Engine {
         }
     }
 
+    /// The dataplane's life.
+    fn epoch(&self) -> u64 {
+        self.services.forwarding.view().map_or(0, ControlView::dataplane_epoch)
+    }
+
     /// Sends a record to a worker; whether it was taken. Without a dataplane nothing is: it would
     /// be thrown away when one comes.
     fn send(&mut self, worker: u16, record: &Down<'_>) -> bool {
-        let view = self.services.forwarding.view_mut().filter(|_| self.dataplane_up);
+        let is_up = self.is_dataplane_up();
+        let view = self.services.forwarding.view_mut().filter(|_| is_up);
         let taken = view.is_some_and(|view| view.send(worker, record).is_ok());
         self.unsent += u64::from(!taken);
         taken
@@ -215,7 +262,8 @@ impl Engine {
 
     /// Slow duties.
     fn tend(&mut self, now: Instant) {
-        let gone = !self.dataplane_up && now.since(self.dataplane_since) >= DATAPLANE_GONE_AFTER;
+        let gone =
+            self.dataplane == Link::Down && now.since(self.dataplane_since) >= DATAPLANE_GONE_AFTER;
         self.services.forwarding.tend(clock::to_ns(now), gone);
         self.end_expired(now);
         self.close_unused(now);

@@ -139,7 +139,7 @@ impl Engine {
 
     /// A worker began anew: all connections that it had are gone.
     fn worker_restarted(&mut self, now: Instant, worker: u16, epoch: u64) {
-        let (lost, unanswered) = self.tcp.restarted(worker);
+        let (lost, unanswered) = self.tcp.restarted(worker, epoch);
         let (connections, requests) = (lost.len(), unanswered.len());
         tracing::info!(worker, epoch, connections, requests, "a worker began anew");
         for conn in lost {

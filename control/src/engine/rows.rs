@@ -44,7 +44,7 @@ impl Engine {
             uptime_s: now.since(self.started).as_secs(),
             config: config.path.display().to_string(),
             dataplane: DataplaneStatus {
-                up: self.dataplane_up,
+                up: self.is_dataplane_up(),
                 since_s: now.since(self.dataplane_since).as_secs(),
                 workers: config.dataplane.workers(),
                 starts: view.map_or(0, ControlView::dataplane_epoch),

@@ -192,6 +192,7 @@ impl Dataplane {
         let mut worker = view.into_workers().pop().expect("one worker");
         worker.begin().expect("room in the ring");
         worker.batch_boundary();
+        worker.heartbeat(culvert_shm::monotonic_ns());
         let mut dataplane = Self {
             bundle,
             link: Some(link),
@@ -262,6 +263,17 @@ impl Dataplane {
         }
     }
 
+    /// Moves the peer of the only SA, as a worker does that has opened a packet from there.
+    pub(crate) fn move_peer(&mut self, remote: SocketAddr) {
+        let peer = self.sas.values().next().expect("an SA").peer;
+        let local = self.paths[&peer.index].local;
+        let local = SocketAddr::new(local.ip(), 4500);
+        let path = EspPath { transport: Transport::Udp, local, remote, conn: None };
+        self.worker.peer(peer).expect("a slot").set_path(path);
+        self.paths.insert(peer.index, path);
+        self.send(&Up::PathMoved { peer });
+    }
+
     /// Does what control says, with nobody at the other end.
     pub(crate) fn serve(&mut self) {
         for out in take(self) {
@@ -288,6 +300,7 @@ enum Out {
 /// Takes the records of control that wait, and what they send to the network.
 fn take(dataplane: &mut Dataplane) -> Vec<Out> {
     dataplane.reconnect();
+    dataplane.worker.heartbeat(culvert_shm::monotonic_ns());
     let mut out = Vec::new();
     let mut looks = Vec::new();
     while let Some(record) = dataplane.worker.receive() {
