@@ -39,6 +39,12 @@ mod time;
 
 #[cfg(test)]
 mod captures;
+#[cfg(test)]
+extern crate self as culvert_ike;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests in tests/ use the rest of the harness")]
+#[path = "../tests/pair/mod.rs"]
+mod pair;
 
 pub use config::{AddressMatch, ChildConfig, ConnectionConfig, Retransmission, TransportChoice};
 pub use endpoint::{DropReason, Endpoint, EndpointConfig, InitiateError, Received, UnknownSa};

@@ -519,6 +519,25 @@ fn a_second_ike_sa_on_a_connection_is_refused() {
     assert_eq!(pair.inject(false, &path, &init), Received::Dropped(DropReason::ConnectionInUse));
 }
 
+// RFC 9329, 6.1: "unless the Originator will use it for another session".
+#[test]
+fn a_connection_in_use_for_the_next_session_is_not_closed_behind_the_last() {
+    let mut pair = Pair::up(tcp_config());
+    let (path, init) = (pair.b.sa().path, pair.a.sent[0].2.clone());
+    let ike = pair.a.sa().id;
+    pair.a.endpoint.terminate(pair.now, ike, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_millis(15));
+    assert_eq!(pair.b.endpoint.sas().count(), 0);
+    // A would close it now; here it keeps it.
+    pair.a.endpoint = culvert_ike::Endpoint::new(EndpointConfig::default());
+    assert_eq!(pair.inject(false, &path, &init), Received::Accepted);
+    pair.run(seconds(6));
+    assert!(pair.b.closes.is_empty(), "the first has lingered long enough");
+    pair.run(seconds(30));
+    assert_eq!(pair.b.closes, [path.conn.unwrap()], "the second never came up");
+    pair.b.assert_empty();
+}
+
 // RFC 7296, 1.4.1.
 #[test]
 fn either_side_deletes_the_ike_sa() {
@@ -602,6 +621,51 @@ fn further_child_sas_come_by_create_child_sa_with_and_without_key_exchange() {
         assert!(more.keymat_in == theirs.keymat_out && more.keymat_out == theirs.keymat_in);
         assert_eq!(more.suite.key_exchange.is_some(), proposal.contains("ecp256"));
     }
+}
+
+// RFC 7296, 1.3.3 and 2.8: make before break.
+#[test]
+fn either_side_rekeys_a_child_sa_with_and_without_key_exchange() {
+    for (by_a, proposal) in
+        [(true, "aes128gcm16-esn"), (false, "aes128gcm16-x25519"), (true, "aes256gcm16-ecp384")]
+    {
+        let mut a = config();
+        a.children = vec![Arc::new(child(&["10.1.0.0/24"], &["10.2.0.0/24"], proposal))];
+        let mut pair = Pair::up(a);
+        let old = (pair.a.child().clone(), pair.b.child().clone());
+        let now = pair.now;
+        let side = if by_a { &mut pair.a } else { &mut pair.b };
+        let id = side.child().id;
+        side.endpoint.rekey_child(now, id, &mut side.host).unwrap();
+        pair.run(Duration::from_millis(15));
+        // The answering side sends on the old pair until that is deleted.
+        let answering = if by_a { &pair.b } else { &pair.a };
+        assert_eq!(answering.host.installed.len(), 2);
+        let new = answering.host.installed.values().find(|c| c.replaces.is_some()).unwrap();
+        assert!(!answering.host.outbound.contains(&new.id));
+        pair.run(seconds(1));
+        pair.assert_child();
+        for (side, old) in [(&pair.a, &old.0), (&pair.b, &old.1)] {
+            assert_eq!(side.child().replaces, Some(old.id));
+            assert!(side.child().keymat_in != old.keymat_in && side.child().spi_in != old.spi_in);
+            assert!(side.host.outbound.contains(&side.child().id));
+            assert!(side.events.iter().any(|e| matches!(e,
+                Event::ChildDown { child, reason: DownReason::Rekeyed, .. } if *child == old.id)));
+        }
+    }
+}
+
+// RFC 7296, 2.25.1: both are put off, and the old pair stays.
+#[test]
+fn simultaneous_rekeys_of_a_child_sa_leave_the_old_one() {
+    let mut pair = Pair::up(config());
+    let (a, b) = (pair.a.child().id, pair.b.child().id);
+    pair.a.endpoint.rekey_child(pair.now, a, &mut pair.a.host).unwrap();
+    pair.b.endpoint.rekey_child(pair.now, b, &mut pair.b.host).unwrap();
+    pair.run(seconds(1));
+    pair.assert_child();
+    assert_eq!((pair.a.child().id, pair.b.child().id), (a, b));
+    assert!(pair.a.host.reserved.is_empty() && pair.b.host.reserved.is_empty());
 }
 
 // RFC 7296, 2.4.

@@ -306,6 +306,23 @@ impl Endpoint {
             .ok_or(UnknownSa::Child(child))
     }
 
+    /// Replaces one pair of CHILD SAs by a new one with fresh keys, which goes by the same name (RFC
+    /// 7296, 1.3.3 and 2.8). Ends with [`Event::ChildUp`] and, for the old pair,
+    /// [`Event::ChildDown`] with [`DownReason::Rekeyed`]; or with [`Event::ChildFailed`].
+    ///
+    /// # Errors
+    /// When it does not exist.
+    pub fn rekey_child(
+        &mut self,
+        now: Instant,
+        child: ChildId,
+        host: &mut dyn Host,
+    ) -> Result<(), UnknownSa> {
+        let ike = self.table.sessions().find(|s| s.has_child(child)).map(|s| s.id);
+        ike.and_then(|ike| self.with(now, ike, host, |s, cx| s.rekey_child(cx, child)))
+            .ok_or(UnknownSa::Child(child))
+    }
+
     /// Lets one session act, then brings the table up to date.
     fn with<R>(
         &mut self,
@@ -314,10 +331,15 @@ impl Endpoint {
         host: &mut dyn Host,
         act: impl FnOnce(&mut Session, &mut Cx<'_>) -> R,
     ) -> Option<R> {
+        let before = self.transmits.len();
         let session = self.table.get_mut(ike)?;
         let result = act(session, cx!(self, now, host));
         let replaces = session.take_replaces();
         self.table.sync(ike);
+        // A connection may be used for another session after one was deleted (RFC 9329, 6.1).
+        let used = |t: &Transmit| matches!(t, Transmit::Close { conn } if !self.table.by_conn(*conn).is_empty());
+        let sent = self.transmits.split_off(before);
+        self.transmits.extend(sent.into_iter().filter(|t| !used(t)));
         if let Some(replaces) = replaces {
             self.replace_others(now, ike, replaces, host);
         }
@@ -528,3 +550,6 @@ impl Endpoint {
         self.len() == 0
     }
 }
+
+#[cfg(test)]
+mod tests;

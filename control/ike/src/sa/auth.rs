@@ -200,6 +200,7 @@ impl Session {
             ke: ChildKe::Never,
             private: None,
             nonce_i: state.nonce_i,
+            replaces: None,
         };
         self.finish_child(cx, wanted, message, Some(&state.nonce_r));
     }

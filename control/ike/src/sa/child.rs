@@ -38,6 +38,8 @@ pub(crate) struct ChildRequest {
     pub(super) ke: ChildKe,
     pub(super) private: Option<Private>,
     pub(super) nonce_i: Vec<u8>,
+    /// The pair that it is to replace.
+    pub(super) replaces: Option<ChildId>,
 }
 
 /// What a negotiation came to.
@@ -201,7 +203,7 @@ fn exchange_keys(
 
 // As initiator.
 impl Session {
-    /// Takes the answer to a request for a CHILD SA. `nonce_r` is given in IKE_AUTH; in
+    /// Takes the answer to a request for a CHILD SA; whether one was made. `nonce_r` is given in IKE_AUTH; in
     /// CREATE_CHILD_SA it is in the message.
     pub(super) fn finish_child(
         &mut self,
@@ -209,18 +211,21 @@ impl Session {
         request: ChildRequest,
         message: &Message,
         nonce_r: Option<&[u8]>,
-    ) {
+    ) -> bool {
         let (spi_in, name) = (request.spi_in, request.config.name.clone());
         if let Some(error) = message.error() {
             cx.host.release_child(spi_in);
             self.child_failed(cx, Some(name), ChildFailure::PeerRefused(error.kind));
-            return;
+            return false;
         }
-        if let Err(failure) = self.try_finish_child(cx, request, message, nonce_r) {
+        let made = self.try_finish_child(cx, request, message, nonce_r);
+        if let Err(failure) = made {
             self.child_failed(cx, Some(name), failure);
             // The peer has a pair that is of no use.
             self.push_task(cx, Task::DeleteStray(spi_in));
+            return false;
         }
+        true
     }
 
     fn try_finish_child(
@@ -269,7 +274,7 @@ impl Session {
             suite,
             local_ts: parts.ts_i,
             remote_ts: parts.ts_r,
-            replaces: None,
+            replaces: request.replaces,
             config,
         };
         self.install(cx, agreed, true, shared.as_ref(), (&request.nonce_i, nonce_r))

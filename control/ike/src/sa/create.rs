@@ -5,22 +5,27 @@ use std::sync::Arc;
 
 use super::child::ChildRequest;
 use super::keyed::{IkeSa, Window};
-use super::{Asked, Cx, LINGER, Phase, RETIRED_TIMEOUT, Retired, Session};
+use super::{Asked, Cx, LINGER, Phase, RETIRED_TIMEOUT, Retired, Session, Task};
 use crate::config::ChildConfig;
 use crate::crypto::Private;
 use crate::endpoint::{DropReason, Received};
-use crate::event::{ChildFailure, ChildId, Event};
+use crate::event::{ChildFailure, ChildId, DownReason, Event};
 use crate::keys::{IkeKeys, Inputs, skeyseed_rekeyed};
 use crate::message::{
-    ExchangeType, Header, Message, Notify, NotifyType, Payload, Proposal, Protocol,
+    CodecError, ExchangeType, Header, Message, Notify, NotifyType, Payload, Proposal, Protocol,
 };
 use crate::negotiate::{self, ChildKe};
 use crate::path::Path;
 use crate::proposal::KeyExchange;
 
 impl Session {
-    /// Asks for one more CHILD SA.
-    pub(super) fn send_child_request(&mut self, cx: &mut Cx<'_>, config: Arc<ChildConfig>) {
+    /// Asks for one more CHILD SA, or for one that replaces another (RFC 7296, 1.3.3).
+    pub(super) fn send_child_request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        config: Arc<ChildConfig>,
+        replaces: Option<ChildId>,
+    ) {
         let Some(ike_group) = self.sa.as_ref().map(|sa| sa.suite.key_exchange) else { return };
         let group = config.proposals.first().and_then(|p| p.key_exchange.first()).copied();
         let private = group.map(|g| Private::generate(g, &mut |out| cx.host.random(out)));
@@ -30,10 +35,10 @@ impl Session {
             return;
         };
         let nonce_i = cx.nonce();
-        let mut payloads = vec![
-            Payload::Sa(negotiate::esp_offer(&config.proposals, spi_in, true)),
-            Payload::Nonce(nonce_i.clone()),
-        ];
+        let old = self.children.iter().find(|c| Some(c.id) == replaces);
+        let mut payloads: Vec<Payload> = old.map(|old| rekey_sa(old.spi_in)).into_iter().collect();
+        payloads.push(Payload::Sa(negotiate::esp_offer(&config.proposals, spi_in, true)));
+        payloads.push(Payload::Nonce(nonce_i.clone()));
         if let Some(private) = &private {
             let group = private.group().transform_id();
             payloads.push(Payload::Ke(group, private.public().to_vec()));
@@ -41,9 +46,18 @@ impl Session {
         payloads.push(Payload::selectors(true, &config.local_ts));
         payloads.push(Payload::selectors(false, &config.remote_ts));
         let ke = ChildKe::Configured(ike_group);
-        let request = ChildRequest { config, spi_in, ke, private, nonce_i };
+        let request = ChildRequest { config, spi_in, ke, private, nonce_i, replaces };
         let asked = Asked::Child(Box::new(request));
         self.request(cx, ExchangeType::CREATE_CHILD_SA, payloads, asked);
+    }
+
+    /// Asks for a pair that replaces this one.
+    pub(super) fn send_child_rekey(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        // It may be gone, or going, since this was asked for.
+        let old = self.children.iter().find(|c| c.id == id && c.leaving.is_none());
+        if let Some(config) = old.map(|c| c.config.clone()) {
+            self.send_child_request(cx, config, Some(id));
+        }
     }
 
     pub(super) fn handle_child_response(
@@ -52,7 +66,16 @@ impl Session {
         request: ChildRequest,
         message: &Message,
     ) {
-        self.finish_child(cx, request, message, None);
+        let old = request.replaces;
+        // RFC 7296, 2.25.1: the peer has not got the pair that was to be replaced.
+        let unknown = message.notify(NotifyType::CHILD_SA_NOT_FOUND).is_some();
+        let made = self.finish_child(cx, request, message, None);
+        match old {
+            Some(old) if unknown => self.remove_child(cx, old, Some(DownReason::DeletedByPeer)),
+            // RFC 7296, 2.8: whoever began the rekey deletes the old pair.
+            Some(old) if made => self.push_task(cx, Task::DeleteChild(old, DownReason::Rekeyed)),
+            _ => {}
+        }
     }
 
     /// Answers a CREATE_CHILD_SA request.
@@ -104,8 +127,15 @@ impl Session {
     fn rekeyed_child(&self, message: &Message) -> Result<Option<ChildId>, Notify> {
         let Some(rekey) = message.notify(NotifyType::REKEY_SA) else { return Ok(None) };
         let found = self.children.iter().find(|c| c.spi_out.to_be_bytes() == rekey.spi[..]);
+        // RFC 7296, 2.25.1. Where both rekey the same pair at once, both are put off.
+        let rekeying = |id| {
+            matches!(&self.outstanding, Some(o)
+                if matches!(&o.asked, Asked::Child(own) if own.replaces == Some(id)))
+        };
         match found {
-            Some(child) if child.leaving.is_some() => Err(plain(NotifyType::TEMPORARY_FAILURE)),
+            Some(child) if child.leaving.is_some() || rekeying(child.id) => {
+                Err(plain(NotifyType::TEMPORARY_FAILURE))
+            }
             Some(child) => Ok(Some(child.id)),
             // RFC 7296, 2.25.1: with the SPI, so that the peer can remove it.
             None => Err(Notify {
@@ -182,8 +212,10 @@ impl Session {
         if window == Window::Outside {
             return Received::Dropped(DropReason::MessageId);
         }
-        let Ok(message) = retired.sa.open(octets) else {
-            return Received::Dropped(DropReason::BadIcv);
+        let message = match retired.sa.open(octets) {
+            Ok(message) => message,
+            Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
+            Err(_) => return Received::Dropped(DropReason::BadPayload),
         };
         if window == Window::Repeated {
             if let Some(cached) = retired.sa.cached() {
@@ -206,6 +238,14 @@ impl Session {
         self.heard(cx, path);
         Received::Accepted
     }
+}
+
+fn rekey_sa(spi_in: u32) -> Payload {
+    Payload::Notify(Notify {
+        protocol: Protocol::ESP,
+        spi: spi_in.to_be_bytes().to_vec(),
+        ..plain(NotifyType::REKEY_SA)
+    })
 }
 
 /// What a CREATE_CHILD_SA request made.

@@ -32,7 +32,8 @@ use crate::path::{ConnToken, ConnectRequest, Path, Transport};
 use crate::time::Instant;
 
 use child::{Child, ChildRequest};
-use keyed::{IkeSa, Window};
+pub(crate) use keyed::IkeSa;
+use keyed::Window;
 use link::Link;
 
 pub(crate) use init::{Answer, reply_in_clear};
@@ -136,6 +137,7 @@ pub(crate) enum Task {
     DeleteChild(ChildId, DownReason),
     DeleteStray(u32),
     Child(Arc<ChildConfig>),
+    RekeyChild(ChildId),
 }
 
 /// An IKE SA that the peer has rekeyed and not deleted yet.
@@ -457,7 +459,8 @@ impl Session {
                 Task::DeleteIke => self.send_delete_ike(cx),
                 Task::DeleteChild(child, reason) => self.send_delete_child(cx, child, reason),
                 Task::DeleteStray(spi_in) => self.send_delete_stray(cx, spi_in),
-                Task::Child(config) => self.send_child_request(cx, config),
+                Task::Child(config) => self.send_child_request(cx, config, None),
+                Task::RekeyChild(child) => self.send_child_rekey(cx, child),
             }
         }
     }
@@ -538,6 +541,16 @@ impl Session {
 
     pub(crate) fn ask_child(&mut self, cx: &mut Cx<'_>, config: Arc<ChildConfig>) {
         self.push_task(cx, Task::Child(config));
+    }
+
+    pub(crate) fn rekey_child(&mut self, cx: &mut Cx<'_>, child: ChildId) {
+        self.push_task(cx, Task::RekeyChild(child));
+    }
+
+    /// The IKE SA's windows and keys, to play its peer by hand.
+    #[cfg(test)]
+    pub(crate) const fn sa_mut(&mut self) -> &mut Option<IkeSa> {
+        &mut self.sa
     }
 
     pub(crate) fn terminate_child(&mut self, cx: &mut Cx<'_>, child: ChildId) {
