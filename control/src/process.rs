@@ -9,9 +9,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// No core dump and no debugger of the same user; no page of it in a swap area.
 ///
-/// # Errors
-/// None. What the system refuses is warned of: the gateway works without, but keys may reach the
-/// disk.
+/// What the system refuses is warned of: the gateway works without, but keys may reach the disk.
 pub fn shut_away() {
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "core dumps stay possible, and keys may be in them");
@@ -19,14 +17,17 @@ pub fn shut_away() {
     // The shared memory is adopted only after capabilities are gone, so the limit goes first.
     let unlimited = Rlimit { current: None, maximum: None };
     let raised = rustix::process::setrlimit(Resource::Memlock, unlimited);
-    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
-    if let Err(error) = raised.and_then(|()| rustix::mm::mlockall(flags)) {
+    // Under a limit, locking what is yet to come would make allocations fail. What is there
+    // already holds the pre-shared keys.
+    let flags = match raised {
+        Ok(()) => MlockAllFlags::CURRENT | MlockAllFlags::FUTURE,
+        Err(_) => MlockAllFlags::CURRENT,
+    };
+    if let Err(error) = rustix::mm::mlockall(flags).and(raised) {
         tracing::warn!(
             %error,
             "memory may be swapped out, and keys with it: set LimitMEMLOCK=infinity"
         );
-        // A limited lock would make later allocations fail instead.
-        let _ = rustix::mm::munlockall();
     }
 }
 
