@@ -252,8 +252,7 @@ impl<'lab> Gateway<'lab> {
             ended = self.check_alive();
             // A process that has ended will not come back: waiting on would only cost time.
             Ok(ended.is_err() || self.status().is_ok_and(|status| status.dataplane.up))
-        })
-        .with_context(|| self.logs())?;
+        })?;
         ended
     }
 
@@ -263,9 +262,14 @@ impl<'lab> Gateway<'lab> {
         processes.try_for_each(Process::check_alive)
     }
 
-    /// The ends of both logs.
-    pub fn logs(&self) -> String {
-        [&self.control, &self.dataplane].into_iter().flatten().map(Process::log_tail).collect()
+    /// What it says about itself, for a failure's message: SAs, connections, counters.
+    pub fn describe(&self) -> String {
+        let said = |line: &str| match self.culvert(line) {
+            Ok(output) => output.stdout + &output.stderr,
+            Err(error) => format!("{error:#}\n"),
+        };
+        let tables = ["sas", "tcp", "counters"].map(said).join("");
+        format!("---- {} ----\n{tables}", self.name)
     }
 
     /// A client on the control socket.
@@ -349,7 +353,7 @@ impl<'lab> Gateway<'lab> {
             child: None,
             wait_s: INITIATE_SECONDS,
         })
-        .with_context(|| format!("{} initiates\n{}", self.name, self.logs()))
+        .with_context(|| format!("{} initiates", self.name))
     }
 
     /// `culvert terminate --connection lab`.

@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Lines of a log that a failure shows.
 const TAIL_LINES: usize = 40;
 
+/// Gives a program its own `/run`.
+const PRIVATE_RUN: &str = "mount -t tmpfs lab /run && exec \"$0\" \"$@\"";
+
 /// What to start.
 #[derive(Debug)]
 pub struct Program<'a> {
@@ -53,7 +56,7 @@ impl Process {
         let path = program.path.to_str().context("a program's path is not UTF-8")?;
         let mut command = if program.private_run {
             let mut command = namespace.command("sh");
-            command.args(["-c", "mount -t tmpfs lab /run && exec \"$0\" \"$@\"", path]);
+            command.args(["-c", PRIVATE_RUN, path]);
             command
         } else {
             namespace.command(path)

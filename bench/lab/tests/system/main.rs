@@ -33,7 +33,8 @@ fn with_gateways(
     Lab::run(owner(&settings.0), owner(&settings.1), |lab| {
         let mut b = Gateway::start(lab, &lab.b, "gateway-b", &settings.1)?;
         let mut a = Gateway::start(lab, &lab.a, "gateway-a", &settings.0)?;
-        scenario(lab, &mut a, &mut b)?;
+        scenario(lab, &mut a, &mut b)
+            .map_err(|error| error.context(a.describe() + &b.describe()))?;
         a.check_alive()?;
         b.check_alive()
     })

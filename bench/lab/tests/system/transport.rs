@@ -157,3 +157,21 @@ fn an_initiator_that_guessed_the_wrong_group_tries_again() -> Result<()> {
         exchange(lab, Family::V4)
     })
 }
+
+/// RFC 7296, 2.21.2: a wrong key ends with AUTHENTICATION_FAILED, told at both ends.
+#[test]
+fn a_wrong_key_is_told_at_both_ends() -> Result<()> {
+    let (mut a, b) = Settings::between("tcp", Family::V4);
+    a.secret = "another secret".into();
+    with_gateways((a, b), |_, a, b| {
+        let error = format!("{:#}", a.initiate().expect_err("the keys differ"));
+        ensure!(error.contains("AUTHENTICATION_FAILED"), "the notify is named: {error}");
+        for gateway in [a, b] {
+            ensure!(gateway.sas()?.is_empty(), "no SA stands: {:#?}", gateway.sas()?);
+            let failed =
+                |event: &culvert_api::Event| matches!(event.happening, Happening::IkeFailed { .. });
+            ensure!(gateway.events()?.iter().any(failed), "{:#?}", gateway.events()?);
+        }
+        Ok(())
+    })
+}
