@@ -1,0 +1,148 @@
+//! The ports of the process: opened from the configuration, split into one queue pair a worker.
+
+use std::iter;
+
+use culvert_dataplane_config::Dataplane;
+use culvert_dpdk::{
+    BURST_SIZE, Device, Eal, EalError, Memory, Pool, PoolConfig, PoolError, Port, PortConfig,
+    PortError, Started,
+};
+
+use crate::worker::handoff::HANDOFF_RING_ITEMS;
+use crate::worker::link::QueuePair;
+use crate::worker::network::PortParts;
+
+/// Descriptors of each queue.
+const DESCRIPTORS: u16 = 1024;
+/// Mbufs that each lcore keeps to itself.
+const CACHE: u32 = 256;
+/// Octets of a frame beside its IP packet: Ethernet header, VLAN tag, check sequence; and what a
+/// packet grows behind when it is sealed where it lies.
+const AROUND_PACKET: u16 = 22 + 32;
+/// Least octets behind an mbuf's headroom: what drivers without scatter want.
+const ROOM_MIN: u16 = 2048;
+/// Octets of an mbuf's headroom.
+const HEADROOM: u16 = 128;
+
+/// A device or its memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PortsError {
+    /// DPDK did not start.
+    #[error(transparent)]
+    Eal(#[from] EalError),
+    /// No memory for packets.
+    #[error("{0}; raise dataplane.memory_mib or lower the number of workers")]
+    Pool(#[from] PoolError),
+    /// A port.
+    #[error("the {side} port: {source}")]
+    Port {
+        /// Which side's.
+        side: &'static str,
+        /// What is wrong with it.
+        source: PortError,
+    },
+    /// No CPU.
+    #[error("cannot tell which CPUs this process may use: {0}")]
+    Cpus(#[from] std::io::Error),
+}
+
+/// One worker's queue pairs: the outer side's, and the inner side's unless it is the same port.
+pub(super) type WorkerPorts = (PortParts<QueuePair>, Option<PortParts<QueuePair>>);
+
+/// The ports, running.
+pub(super) struct Ports {
+    /// For link state and statistics, with the side's name.
+    pub(super) ports: Vec<(&'static str, Port)>,
+    /// Where all buffers come from.
+    pub(super) pool: Pool,
+    /// By worker.
+    pub(super) workers: Vec<WorkerPorts>,
+}
+
+/// Starts DPDK as the configuration says.
+///
+/// # Errors
+/// [`PortsError::Eal`], or [`PortsError::Cpus`] when the worker's core is to be found here.
+pub(super) fn start_eal(dataplane: &Dataplane) -> Result<Eal, PortsError> {
+    let mib = dataplane.memory_mib;
+    let memory = if dataplane.hugepages { Memory::Huge { mib } } else { Memory::Small { mib } };
+    let mut cpus: Vec<u32> = dataplane.lcores.iter().copied().map(u32::from).collect();
+    if cpus.is_empty() {
+        cpus.extend(culvert_dpdk::available_cpus()?.first());
+    }
+    let mut builder = Eal::builder()
+        .workers(cpus)
+        .memory(memory)
+        .file_prefix(format!("culvert-{}", std::process::id()))
+        .device(&dataplane.outer_device);
+    if let Some(inner) = &dataplane.inner_device {
+        builder = builder.device(inner);
+    }
+    Ok(builder.init()?)
+}
+
+impl Ports {
+    /// Opens and starts the ports, with as many queue pairs each as there are workers.
+    ///
+    /// # Errors
+    /// Names the side and what is wrong.
+    pub(super) fn open(eal: Eal, dataplane: &Dataplane) -> Result<Self, PortsError> {
+        let workers = dataplane.workers();
+        let ports = 1 + u32::from(dataplane.inner_device.is_some());
+        let pool = Pool::new(eal, &pool_config(dataplane, ports))?;
+        let outer = start(eal, "outer", &dataplane.outer_device, dataplane.outer.mtu, workers, pool)?;
+        let mut opened = vec![("outer", outer.0)];
+        let mut inner_queues = Vec::new();
+        if let Some(device) = &dataplane.inner_device {
+            let (port, queues) = start(eal, "inner", device, dataplane.inner.mtu, workers, pool)?;
+            opened.push(("inner", port));
+            inner_queues = queues;
+        }
+        let inner_queues = inner_queues.into_iter().map(Some).chain(iter::repeat_with(|| None));
+        let workers = outer.1.into_iter().zip(inner_queues).collect();
+        Ok(Self { ports: opened, pool, workers })
+    }
+}
+
+/// Enough for all descriptors, rings between workers, bursts and caches.
+fn pool_config(dataplane: &Dataplane, ports: u32) -> PoolConfig {
+    let workers = u32::from(dataplane.workers());
+    let queues = 2 * u32::from(DESCRIPTORS) * ports;
+    let rings = HANDOFF_RING_ITEMS as u32 * (workers - 1);
+    let bursts = 16 * BURST_SIZE as u32;
+    let mbufs = workers * (queues + rings + bursts + 2 * CACHE);
+    let mtu = dataplane.outer.mtu.max(dataplane.inner.mtu);
+    PoolConfig {
+        mbufs: mbufs.next_power_of_two() - 1,
+        cache: CACHE,
+        data_room: (mtu + AROUND_PACKET).max(ROOM_MIN).next_multiple_of(64) + HEADROOM,
+        ..PoolConfig::named("packets")
+    }
+}
+
+fn start(
+    eal: Eal,
+    side: &'static str,
+    device: &str,
+    mtu: u16,
+    queues: u16,
+    pool: Pool,
+) -> Result<(Port, Vec<PortParts<QueuePair>>), PortsError> {
+    let failed = |source| PortsError::Port { side, source };
+    let config = PortConfig {
+        rx_queues: queues,
+        tx_queues: queues,
+        rx_descriptors: DESCRIPTORS,
+        tx_descriptors: DESCRIPTORS,
+        mtu,
+        ..PortConfig::default()
+    };
+    let device = Device::open(eal, device).map_err(failed)?;
+    let Started { port, rx_queues, tx_queues } = device.start(&config, &[pool]).map_err(failed)?;
+    let (mac, offloads) = (port.mac(), port.offloads());
+    let pairs = rx_queues.into_iter().zip(tx_queues);
+    let parts = pairs
+        .map(|(rx, tx)| PortParts { link: QueuePair { rx, tx }, mac, offloads })
+        .collect();
+    Ok((port, parts))
+}

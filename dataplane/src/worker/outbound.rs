@@ -1,0 +1,303 @@
+//! Inner packets to ESP packets: the way out.
+//!
+//! Policy → the SA's owner → hop limit → fragments or a packet-too-big by the tunnel's MTU → MSS →
+//! room on the path → sequence number → seal → native, UDP, or straight into a TCP send buffer.
+//!
+//! What a path cannot take is dropped before it is sealed: a sealed packet must be sent, since the
+//! peer's window would close behind a number that never comes.
+
+use culvert_dpdk::Mbuf;
+use culvert_esp::{FRONT_LEN, OutboundSa};
+use culvert_shm::{ConnRef, Counter, Path, SaDrop, SlotRef, Transport, Up};
+use culvert_tcpstack::ConnId;
+use culvert_tcpstack::framing::{self, ESP_OVERHEAD_BYTES};
+
+use super::Worker;
+use super::core::Core;
+use super::handoff::Handed;
+use super::link::Link;
+use super::peer::Peer;
+use super::sa::Sa;
+use super::tcp::Tcp;
+use crate::net::DropReason;
+use crate::net::encap::{self, EcnMode, Outer};
+use crate::net::ether::Cast;
+use crate::net::fragment;
+use crate::net::icmp::Problem;
+use crate::net::ip::{self, Header, protocol};
+use crate::net::mss;
+use crate::net::udp::Fill;
+
+/// Sequence numbers left when control is asked to rekey.
+const SEQUENCE_LOW: u64 = 1 << 24;
+
+/// Where an inner packet comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// From an inner host or a tunnel: it makes a hop here.
+    Forwarded(Cast),
+    /// From the gateway itself.
+    Own,
+}
+
+impl<L: Link> Worker<L> {
+    /// Sends an inner packet through the tunnel that its policy names.
+    pub(crate) fn outbound(&mut self, packet: Mbuf, header: &Header, origin: Origin) {
+        let core = &mut self.core;
+        let flow = match header.flow(packet.data()) {
+            Ok(flow) => flow,
+            Err(reason) => return core.drop_for(reason),
+        };
+        let policy = match core.policies.lookup(&flow) {
+            Ok(policy) => policy,
+            Err(_) if origin == Origin::Own => return core.send_inner(packet, header),
+            Err(reason) => return core.drop_for(reason),
+        };
+        let (sa, owner) = (policy.sa, policy.owner);
+        if owner == core.view.worker() {
+            self.protect(packet, header, sa, origin);
+        } else {
+            core.hand_over(owner, Handed::Inner { packet, sa });
+        }
+    }
+
+    /// Sends an inner packet through this SA, which is this worker's.
+    pub(crate) fn protect(
+        &mut self,
+        mut packet: Mbuf,
+        header: &Header,
+        sa: SlotRef,
+        origin: Origin,
+    ) {
+        let core = &mut self.core;
+        let path = match core.outbound_path(sa) {
+            Ok(path) => path,
+            Err(counter) => return core.count(counter),
+        };
+        let cast = match origin {
+            Origin::Own => Cast::Unicast,
+            Origin::Forwarded(cast) => cast,
+        };
+        if origin != Origin::Own
+            && let Err(reason) = ip::decrement_hop_limit(packet.data_mut())
+        {
+            core.drop_for(reason);
+            return core.report_problem(Problem::HopLimit, header, packet.data(), cast);
+        }
+        let mtu = tunnel_mtu(core.net.outer.mtu, &path);
+        mss::clamp(packet.data_mut(), header, mss::for_mtu(mtu as u16, header.is_v4()));
+        if header.total_len <= mtu {
+            return self.seal(packet, sa, &path);
+        }
+        // RFC 4301, 8.2: fragments before ESP, or the news that the packet is too big.
+        if header.dont_fragment {
+            core.drop_for(DropReason::IpTooBig);
+            let problem = Problem::TooBig { mtu: mtu as u16 };
+            return core.report_problem(problem, header, packet.data(), cast);
+        }
+        let mut cut = match fragment::fragments(packet.data(), header, mtu) {
+            Ok(cut) => cut,
+            Err(reason) => return core.drop_for(reason),
+        };
+        core.count(Counter::Ipv4Fragmented);
+        while let Some(piece) = self.core.next_fragment(&mut cut, mtu) {
+            self.seal(piece, sa, &path);
+        }
+    }
+
+    fn seal(&mut self, packet: Mbuf, sa: SlotRef, path: &Path) {
+        let Self { core, tcp, .. } = self;
+        let sealed = match (path.transport, path.conn) {
+            (Transport::Tcp, Some(conn)) if conn.worker == core.view.worker() => {
+                let id = ConnId { index: conn.index, generation: conn.generation };
+                core.seal_into_stream(tcp, id, packet.data(), sa)
+            }
+            (Transport::Tcp, Some(conn)) => core.seal_for_other(conn, packet.data(), sa),
+            (Transport::Tcp, None) => Err(Counter::PathNone),
+            (Transport::Udp, _) => core.seal_datagram(packet, sa, path, true),
+            (Transport::Native, _) => core.seal_datagram(packet, sa, path, false),
+        };
+        if let Err(counter) = sealed {
+            core.count(counter);
+            if let Some(writer) = core.view.sa(sa.index) {
+                let drop = match counter {
+                    Counter::EspSequenceExhausted => SaDrop::Exhausted,
+                    _ => SaDrop::Path,
+                };
+                writer.count_drop(drop);
+            }
+        }
+    }
+}
+
+impl<L: Link> Core<L> {
+    /// The path of an SA that may be used for sending now.
+    fn outbound_path(&self, slot: SlotRef) -> Result<Path, Counter> {
+        let sa = self.sas.get(slot).filter(|sa| self.view.sa_in_use(sa.slot));
+        let sa = sa.ok_or(Counter::PolicyStale)?;
+        if self.now_ns >= sa.deadline_ns {
+            if let Some(writer) = self.view.sa(slot.index) {
+                writer.count_drop(SaDrop::Expired);
+            }
+            return Err(Counter::EspSaExpired);
+        }
+        let peer: &Peer = self.peers.get(sa.peer).ok_or(Counter::PathNone)?;
+        Ok(peer.path)
+    }
+
+    /// Takes the next sequence number: it is in the shared memory before anything is sealed with
+    /// it, so that no death of any process makes it come twice.
+    fn next_sequence(&mut self, slot: SlotRef) -> Result<u64, Counter> {
+        let esn = self.sas.get(slot).ok_or(Counter::PolicyStale)?.esn;
+        let writer = self.view.sa(slot.index).ok_or(Counter::PolicyStale)?;
+        let counter = writer.sequence();
+        let number = counter.next(esn).map_err(|_| Counter::EspSequenceExhausted)?;
+        if counter.left(esn) == SEQUENCE_LOW {
+            self.tell(&Up::SequenceNearlyExhausted { sa: slot });
+        }
+        Ok(number)
+    }
+
+    /// Writes length and ESP packet to `out`; octets written, 0 if it could not be sealed.
+    fn frame(sa: &Sa, sequence: u64, inner: &[u8], out: &mut [u8]) -> usize {
+        let Some((head, body)) = out.split_first_chunk_mut::<ESP_OVERHEAD_BYTES>() else {
+            return 0;
+        };
+        let sealed = sa.outbound.seal(sequence, next_header(inner), inner, body);
+        let header = sealed.ok().and_then(|len| Some((len, framing::esp_header(len).ok()?)));
+        header.map_or(0, |(len, header)| {
+            *head = header;
+            len + ESP_OVERHEAD_BYTES
+        })
+    }
+
+    fn count_sealed(&self, slot: SlotRef, octets: usize) {
+        if let Some(writer) = self.view.sa(slot.index) {
+            writer.count_out(octets as u64, self.now_ns);
+        }
+        self.count(Counter::EspSealed);
+    }
+
+    /// Seals straight into the send buffer of a connection of this worker's.
+    fn seal_into_stream(
+        &mut self,
+        tcp: &mut Tcp,
+        id: ConnId,
+        inner: &[u8],
+        slot: SlotRef,
+    ) -> Result<(), Counter> {
+        let len = ESP_OVERHEAD_BYTES + OutboundSa::sealed_len(inner.len());
+        if tcp.parts(id).is_none() {
+            return Err(Counter::PathNone);
+        }
+        if tcp.room(id) < len {
+            return Err(Counter::TcpBackpressure);
+        }
+        let sequence = self.next_sequence(slot)?;
+        let sa = self.sas.get(slot).ok_or(Counter::PolicyStale)?;
+        tcp.write_frame(id, len, |out| Self::frame(sa, sequence, inner, out))
+            .map_err(|_| Counter::TcpBackpressure)?;
+        self.count_sealed(slot, inner.len());
+        Ok(())
+    }
+
+    /// Seals for a connection of another worker's, whose room is reserved before.
+    fn seal_for_other(
+        &mut self,
+        conn: ConnRef,
+        inner: &[u8],
+        slot: SlotRef,
+    ) -> Result<(), Counter> {
+        let len = ESP_OVERHEAD_BYTES + OutboundSa::sealed_len(inner.len());
+        if !self.mesh.has_room(conn.worker) {
+            return Err(Counter::HandoffFull);
+        }
+        if !self.rooms.reserve(conn.worker, conn.index, len) {
+            return Err(Counter::TcpBackpressure);
+        }
+        let mut frame = self.pool.alloc().ok_or(Counter::PoolEmpty)?;
+        let out = frame.append(len).ok_or(Counter::IpTooBig)?;
+        let sequence = self.next_sequence(slot)?;
+        let sa = self.sas.get(slot).ok_or(Counter::PolicyStale)?;
+        if Self::frame(sa, sequence, inner, out) == len {
+            let id = ConnId { index: conn.index, generation: conn.generation };
+            self.hand_over(conn.worker, Handed::Frame { frame, conn: id });
+            self.count_sealed(slot, inner.len());
+        }
+        Ok(())
+    }
+
+    /// Seals a packet where it lies, and sends it in UDP or natively.
+    fn seal_datagram(
+        &mut self,
+        mut packet: Mbuf,
+        slot: SlotRef,
+        path: &Path,
+        in_udp: bool,
+    ) -> Result<(), Counter> {
+        let v4 = path.local.is_ipv4();
+        let (inner_len, next_header) = (packet.len(), next_header(packet.data()));
+        let traffic_class = ip::parse(packet.data()).map_or(0, |header| header.traffic_class);
+        let sealed_len = OutboundSa::sealed_len(inner_len);
+        let lead = encap::overhead(v4, in_udp);
+        let behind = sealed_len - FRONT_LEN - inner_len;
+        if packet.prepend(lead + FRONT_LEN).is_none() || packet.append(behind).is_none() {
+            return Err(Counter::IpTooBig);
+        }
+        let sequence = self.next_sequence(slot)?;
+        let sa = self.sas.get(slot).ok_or(Counter::PolicyStale)?;
+        let octets = packet.data_mut();
+        let esp = octets.get_mut(lead..).ok_or(Counter::IpTooBig)?;
+        sa.outbound
+            .seal_in_place(sequence, next_header, esp, inner_len)
+            .map_err(|_| Counter::EspSequenceExhausted)?;
+        let outer = self.outer_header(path, sa.peer, traffic_class);
+        let written = if in_udp {
+            let (source, destination) = (path.local.port(), path.remote.port());
+            encap::write_udp(octets, &outer, source, destination, Fill::Zero)
+        } else {
+            encap::write_native(octets, &outer)
+        };
+        match written {
+            Ok(()) => {
+                self.count_sealed(slot, inner_len);
+                self.send_outer(packet, path.remote.ip());
+            }
+            Err(reason) => self.drop_for(reason),
+        }
+        Ok(())
+    }
+
+    fn outer_header(&self, path: &Path, peer: SlotRef, inner_class: u8) -> Outer {
+        // Never fragmented (DF is set), so that the identification may be any (RFC 6864, 4). The
+        // label is the peer's, whatever its address (RFC 6438, 3).
+        let flow_label = peer.index.wrapping_mul(0x9e37_79b1) ^ peer.generation;
+        Outer {
+            source: path.local.ip(),
+            destination: path.remote.ip(),
+            traffic_class: encap::outer_traffic_class(inner_class, EcnMode::Normal, None),
+            dont_fragment: true,
+            identification: 0,
+            flow_label,
+        }
+    }
+}
+
+fn next_header(inner: &[u8]) -> u8 {
+    match inner.first() {
+        Some(0x60..=0x6f) => protocol::IPV6,
+        _ => protocol::IPV4,
+    }
+}
+
+/// The largest inner packet that fits into an outer one of `outer_mtu` octets on this path.
+///
+/// Over TCP there is no such bound, but a frame should not be longer than UDP encapsulation would
+/// allow (RFC 9329, 3): the inner hosts then see one MTU whatever the transport.
+pub(crate) fn tunnel_mtu(outer_mtu: usize, path: &Path) -> usize {
+    let in_udp = path.transport != Transport::Native;
+    let room = outer_mtu.saturating_sub(encap::overhead(path.local.is_ipv4(), in_udp));
+    let around = OutboundSa::sealed_len(2) - 2 - 2;
+    // The encrypted part, of which two octets are pad length and next header, is a multiple of 4.
+    (room.saturating_sub(around) & !3).saturating_sub(2)
+}

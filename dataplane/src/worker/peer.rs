@@ -1,0 +1,123 @@
+//! The peers (IKE SAs) that this worker owns, and the way to each.
+
+use culvert_shm::{Load, Path, SlotRef, Transport, WorkerView};
+
+/// Where one peer is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    pub(crate) slot: SlotRef,
+    pub(crate) path: Path,
+}
+
+/// How an ESP packet came, which is how its peer may be reached from now on.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrival {
+    /// The way back.
+    pub(crate) path: Path,
+    /// Outer ECN field; Not-ECT over TCP, whose segments carry no packet of their own.
+    pub(crate) ecn: u8,
+    /// False on a TCP connection that this gateway opened: only the TCP Responder follows the
+    /// packets, the Originator sends where it connected to (RFC 9329, 6.1).
+    pub(crate) may_move: bool,
+}
+
+/// The owned peers by slot.
+pub(crate) struct PeerTable {
+    slots: Box<[Option<Peer>]>,
+}
+
+impl PeerTable {
+    pub(crate) fn new(slots: u32) -> Self {
+        Self { slots: vec![None; slots as usize].into_boxed_slice() }
+    }
+
+    /// Reads slot `index` again.
+    pub(crate) fn reload(&mut self, view: &WorkerView, index: u32) {
+        let Some(entry) = self.slots.get_mut(index as usize) else { return };
+        *entry = match view.load_peer(index) {
+            Load::Live(slot, (_, path)) => Some(Peer { slot, path }),
+            Load::Gone => None,
+        };
+    }
+
+    pub(crate) fn get(&self, slot: SlotRef) -> Option<&Peer> {
+        self.slots.get(slot.index as usize)?.as_ref().filter(|peer| peer.slot == slot)
+    }
+
+    /// Sends the peer's packets another way from now on. False when there is no such peer.
+    pub(crate) fn set_path(&mut self, view: &WorkerView, slot: SlotRef, path: Path) -> bool {
+        let entry = self.slots.get_mut(slot.index as usize).and_then(Option::as_mut);
+        let Some(peer) = entry.filter(|peer| peer.slot == slot) else { return false };
+        peer.path = path;
+        if let Some(writer) = view.peer(slot) {
+            writer.set_path(path);
+        }
+        true
+    }
+
+    /// Whether an authentic and newest packet that came by `arrival` moves the peer.
+    ///
+    /// RFC 9329, 6.1: the TCP Responder answers on the connection of the last valid packet. Over
+    /// UDP, RFC 7296, 2.23 does the same for a NAT that renumbers. The transport itself never
+    /// changes by ESP alone: an SA that uses TCP stays there (RFC 9329, 5) until IKE moves it.
+    pub(crate) fn moves(peer: &Peer, arrival: &Arrival) -> bool {
+        let (old, new) = (&peer.path, &arrival.path);
+        match (old.transport, new.transport) {
+            (Transport::Tcp, Transport::Tcp) => arrival.may_move && old.conn != new.conn,
+            (Transport::Udp, Transport::Udp) => old.remote != new.remote || old.local != new.local,
+            _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use culvert_shm::ConnRef;
+
+    use super::*;
+
+    fn path(transport: Transport, remote: &str, conn: Option<u32>) -> Path {
+        Path {
+            transport,
+            local: "192.0.2.1:4500".parse().unwrap(),
+            remote: remote.parse().unwrap(),
+            conn: conn.map(|index| ConnRef { worker: 0, index, generation: 1 }),
+        }
+    }
+
+    fn moves(old: Path, new: Path, may_move: bool) -> bool {
+        let slot = SlotRef { index: 0, generation: 1 };
+        let arrival = Arrival { path: new, ecn: 0, may_move };
+        PeerTable::moves(&Peer { slot, path: old }, &arrival)
+    }
+
+    // RFC 9329, 6.1: the connection of the last valid packet, whatever address it comes from.
+    #[test]
+    fn the_responder_follows_the_peer_to_its_new_connection() {
+        let old = path(Transport::Tcp, "198.51.100.7:40000", Some(1));
+        let new = path(Transport::Tcp, "203.0.113.9:1024", Some(2));
+        assert!(moves(old, new, true));
+        assert!(!moves(old, old, true));
+        assert!(moves(Path { conn: None, ..old }, new, true), "a detached peer comes back");
+    }
+
+    // RFC 9329, 6.1: only the Responder chooses by what it receives.
+    #[test]
+    fn the_originator_stays_on_the_connection_it_opened() {
+        let old = path(Transport::Tcp, "198.51.100.7:4500", Some(1));
+        let new = path(Transport::Tcp, "198.51.100.7:4500", Some(2));
+        assert!(!moves(old, new, false));
+    }
+
+    // RFC 7296, 2.23, and RFC 9329, 5: no change of transport without IKE.
+    #[test]
+    fn a_nat_may_renumber_but_the_transport_stays() {
+        let udp = path(Transport::Udp, "198.51.100.7:4500", None);
+        assert!(moves(udp, path(Transport::Udp, "198.51.100.7:1025", None), true));
+        let tcp = path(Transport::Tcp, "198.51.100.7:40000", Some(1));
+        assert!(!moves(tcp, udp, true));
+        assert!(!moves(udp, tcp, true));
+        let native = path(Transport::Native, "198.51.100.7:0", None);
+        assert!(!moves(native, path(Transport::Native, "198.51.100.8:0", None), true));
+    }
+}

@@ -1,0 +1,289 @@
+//! Frames from the ports: Ethernet, ARP and neighbour discovery, own addresses, the rest.
+//!
+//! An address of the outer side: TCP to the stack, UDP 500 and 4500, native ESP, echo. An address
+//! of the inner side: echo. Everything else that comes from the protected network goes the way
+//! out; on a port of the outer side alone it is refused.
+
+use std::net::{IpAddr, SocketAddr};
+
+use culvert_dataplane_config::IKE_NATT_PORT;
+use culvert_dpdk::{Burst, ChecksumStatus, Mbuf};
+use culvert_shm::{Counter, Transport};
+use culvert_tcpstack::{RxChecksum, SegmentOutcome};
+
+use super::Worker;
+use super::core::Core;
+use super::drops;
+use super::ike::{self, Encapsulated};
+use super::link::Link;
+use super::network::OUTER_PORT;
+use super::outbound::Origin;
+use super::peer::Arrival;
+use crate::net::ether::{self, Cast, EtherType};
+use crate::net::icmp;
+use crate::net::ip::{self, Fragment, Header, protocol};
+use crate::net::udp::{self, ZeroChecksum};
+use crate::net::{DropReason, arp, nd};
+
+/// IKE's own port (RFC 7296, 2).
+pub const IKE_PORT: u16 = 500;
+
+impl<L: Link> Worker<L> {
+    /// Takes one burst of a port; returns its frames.
+    pub(crate) fn receive(&mut self, port: usize) -> usize {
+        let Some(link) = self.core.net.ports.get_mut(port).map(|port| &mut port.link) else {
+            return 0;
+        };
+        let mut burst = Burst::new();
+        let count = link.receive(&mut burst);
+        if count == 0 {
+            return 0;
+        }
+        let octets: usize = burst.iter().map(Mbuf::len).sum();
+        let (packets_counter, octets_counter) = if port == OUTER_PORT {
+            (Counter::OuterRxPackets, Counter::OuterRxOctets)
+        } else {
+            (Counter::InnerRxPackets, Counter::InnerRxOctets)
+        };
+        self.core.view.count(packets_counter, count as u64);
+        self.core.view.count(octets_counter, octets as u64);
+        for frame in burst.drain() {
+            self.take_frame(port, frame);
+        }
+        count
+    }
+
+    fn take_frame(&mut self, port: usize, mut frame: Mbuf) {
+        let Some(own) = self.core.net.ports.get(port).map(|port| port.mac) else { return };
+        if !frame.linearize() {
+            return self.core.drop_for(DropReason::NoRoom);
+        }
+        let (header, cast) = match ether::parse(frame.data(), own) {
+            Ok(parsed) => parsed,
+            Err(reason) => return self.core.drop_for(reason),
+        };
+        if !frame.adj(ether::HEADER_LEN) {
+            return;
+        }
+        let taken = match header.ether_type {
+            EtherType::Arp => self.core.take_arp(port, &header, frame),
+            EtherType::Ipv4 => self.take_packet(port, &header, cast, frame, true),
+            EtherType::Ipv6 => self.take_packet(port, &header, cast, frame, false),
+        };
+        if let Err(reason) = taken {
+            self.core.drop_for(reason);
+        }
+    }
+
+    fn take_packet(
+        &mut self,
+        port: usize,
+        frame: &ether::Header,
+        cast: Cast,
+        mut packet: Mbuf,
+        v4: bool,
+    ) -> Result<(), DropReason> {
+        let header = ip::parse_as(packet.data(), v4)?;
+        let padding = packet.len().saturating_sub(header.total_len);
+        let _ = packet.trim(padding);
+        if is_nd(&header, packet.data()) {
+            return self.core.take_nd(port, frame, &header, packet.data());
+        }
+        ip::check_source(header.source)?;
+        let Self { core, .. } = self;
+        if core.net.outer.port == port && core.net.outer.own.contains(header.destination) {
+            if cast != Cast::Unicast {
+                return Err(DropReason::IpNotOurs);
+            }
+            return self.take_outer(packet, &header);
+        }
+        if core.net.inner.port != port {
+            return Err(DropReason::IpNotOurs);
+        }
+        if core.net.inner.own.contains(header.destination) {
+            core.answer_inner(packet, &header);
+            return Ok(());
+        }
+        // RFC 1812, 5.3.4: what came as a link-layer broadcast is not forwarded.
+        if cast != Cast::Unicast || core.net.inner.own.is_broadcast(header.destination) {
+            return Err(DropReason::IpMartianDestination);
+        }
+        ip::check_forward(header.destination)?;
+        self.outbound(packet, &header, Origin::Forwarded(cast));
+        Ok(())
+    }
+
+    /// A packet to an address of the outer side.
+    fn take_outer(&mut self, packet: Mbuf, header: &Header) -> Result<(), DropReason> {
+        // Nothing outer is reassembled: ESP and TCP set DF, IKE fragments itself (RFC 7383).
+        if header.fragment != Fragment::Whole {
+            return Err(DropReason::IpFragmentForUs);
+        }
+        match header.protocol {
+            protocol::TCP => {
+                self.take_segment(&packet);
+                Ok(())
+            }
+            protocol::UDP => self.core.take_datagram(packet, header),
+            protocol::ESP => self.core.take_native(packet, header),
+            protocol::ICMP | protocol::ICMPV6 => self.core.answer_outer(packet, header),
+            _ => Err(DropReason::IpUnknownProtocol),
+        }
+    }
+
+    fn take_segment(&mut self, packet: &Mbuf) {
+        let core = &self.core;
+        core.count(Counter::TcpSegmentsIn);
+        let checksum = match packet.l4_checksum() {
+            ChecksumStatus::Bad => return core.count(Counter::TcpBadChecksum),
+            ChecksumStatus::Good | ChecksumStatus::Absent => RxChecksum::Verified,
+            ChecksumStatus::Unknown => RxChecksum::Unknown,
+        };
+        let now = super::stack_time(core.now_ns);
+        match self.tcp.stack.handle_segment(now, packet.data(), checksum) {
+            SegmentOutcome::Accepted => {}
+            SegmentOutcome::Dropped(reason) => core.count(drops::segment(reason)),
+        }
+    }
+}
+
+fn is_nd(header: &Header, packet: &[u8]) -> bool {
+    header.protocol == protocol::ICMPV6
+        && header.fragment != Fragment::Later
+        && header.upper(packet).first().is_some_and(|&kind| nd::is_nd(kind))
+}
+
+impl<L: Link> Core<L> {
+    fn take_arp(
+        &mut self,
+        port: usize,
+        frame: &ether::Header,
+        packet: Mbuf,
+    ) -> Result<(), DropReason> {
+        let message = arp::parse(frame, packet.data())?;
+        let own = self.net.ports.get(port).map(|port| port.mac).unwrap_or_default();
+        let mut received = Err(DropReason::ArpNotOurs);
+        for side in self.net.sides_on(port) {
+            match arp::receive(&message, &side.own) {
+                Err(DropReason::ArpNotOurs) => {}
+                decided => {
+                    received = decided;
+                    break;
+                }
+            }
+        }
+        let received = received?;
+        if let Some(learnt) = received.learn {
+            self.learn(port as u8, learnt);
+        }
+        if received.answer
+            && let Some(mut answer) = self.buffer()
+            && let Some(out) = answer.append(arp::FRAME_LEN)
+        {
+            message.reply(own).write_frame(message.sender_mac, out)?;
+            self.count(Counter::ArpAnswered);
+            self.transmit(port, answer);
+        }
+        Ok(())
+    }
+
+    fn take_nd(
+        &mut self,
+        port: usize,
+        frame: &ether::Header,
+        header: &Header,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
+        let message = nd::parse(header, packet)?;
+        let own = self.net.ports.get(port).map(|port| port.mac).unwrap_or_default();
+        let mut received = Err(DropReason::NdNotOurs);
+        for side in self.net.sides_on(port) {
+            match nd::receive(&message, frame.source, &side.own) {
+                Err(DropReason::NdNotOurs) => {}
+                decided => {
+                    received = decided;
+                    break;
+                }
+            }
+        }
+        let received = received?;
+        if let Some(learnt) = received.learn {
+            self.learn(port as u8, learnt);
+        }
+        if let Some(advertisement) = received.answer
+            && let Some(mut answer) = self.buffer()
+            && let Some(out) = answer.append(nd::FRAME_LEN)
+        {
+            advertisement.write_frame(own, out)?;
+            self.count(Counter::NdAnswered);
+            self.transmit(port, answer);
+        }
+        Ok(())
+    }
+
+    /// A UDP datagram to an address of the outer side.
+    fn take_datagram(&mut self, mut packet: Mbuf, header: &Header) -> Result<(), DropReason> {
+        let upper = header.upper(packet.data());
+        let udp = udp::parse(upper)?;
+        let local = SocketAddr::new(header.destination, udp.destination);
+        let remote = SocketAddr::new(header.source, udp.source);
+        let payload = upper
+            .get(udp::HEADER_LEN..udp::HEADER_LEN + udp.payload_len)
+            .ok_or(DropReason::UdpBadLength)?;
+        let (kind, transport) = match udp.destination {
+            IKE_PORT => (Encapsulated::Ike(payload), Transport::Native),
+            IKE_NATT_PORT => (ike::encapsulated(payload), Transport::Udp),
+            _ => {
+                self.count(Counter::UdpNoPort);
+                return Ok(());
+            }
+        };
+        let esp = matches!(kind, Encapsulated::Esp);
+        match packet.l4_checksum() {
+            ChecksumStatus::Good | ChecksumStatus::Absent => {}
+            ChecksumStatus::Bad => return Err(DropReason::UdpBadChecksum),
+            ChecksumStatus::Unknown => {
+                let zero = if esp { ZeroChecksum::Accept } else { ZeroChecksum::Refuse };
+                udp::verify(header, upper, &udp, zero)?;
+            }
+        }
+        let path = ike::datagram_path(transport, local, remote);
+        match kind {
+            Encapsulated::Ike(message) => self.ike_up(&path, message),
+            Encapsulated::Keepalive => self.count(Counter::UdpKeepalive),
+            Encapsulated::Esp => {
+                let behind = packet.len() - header.header_len - udp::HEADER_LEN - udp.payload_len;
+                if packet.trim(behind) && packet.adj(header.header_len + udp::HEADER_LEN) {
+                    let arrival =
+                        Arrival { path, ecn: header.traffic_class & 3, may_move: true };
+                    // What was refused has been counted.
+                    let _ = self.take_esp(packet, &arrival);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A native ESP packet.
+    fn take_native(&mut self, mut packet: Mbuf, header: &Header) -> Result<(), DropReason> {
+        let end = |address: IpAddr| SocketAddr::new(address, 0);
+        let path =
+            ike::datagram_path(Transport::Native, end(header.destination), end(header.source));
+        if packet.adj(header.header_len) {
+            let arrival = Arrival { path, ecn: header.traffic_class & 3, may_move: false };
+            // What was refused has been counted.
+            let _ = self.take_esp(packet, &arrival);
+        }
+        Ok(())
+    }
+
+    /// ICMP to an address of the outer side: echo requests are answered.
+    fn answer_outer(&mut self, mut packet: Mbuf, header: &Header) -> Result<(), DropReason> {
+        let len = icmp::echo_reply(packet.data_mut(), header)?;
+        if packet.trim(header.total_len.saturating_sub(len)) {
+            self.count(Counter::IcmpEchoAnswered);
+            self.send_outer(packet, header.source);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Reading TCP streams: octets in order, frames, IKE up and ESP in.
+
+use culvert_dpdk::Mbuf;
+use culvert_esp::OpenError;
+use culvert_shm::{CloseReason, Counter, Up};
+use culvert_tcpstack::ConnId;
+use culvert_tcpstack::framing::{Frame, FramingError};
+
+use super::core::Core;
+use super::handoff::Handed;
+use super::inbound::{Place, Refused};
+use super::link::Link;
+use super::peer::Arrival;
+use super::tcp::{Conn, Tcp};
+
+/// Messages of nobody's in a row on one connection before it is closed. RFC 9329, 6.1: a few must
+/// not close it, SAs come and go; too many mean that the stream has lost its frames.
+pub const STRANGERS_MAX: u8 = 8;
+
+/// Octets of an IKE header (RFC 7296, 3.1).
+const IKE_HEADER_LEN: usize = 28;
+
+/// Why a stream is broken off.
+enum Fault {
+    Framing(FramingError),
+    Corrupt,
+}
+
+impl From<FramingError> for Fault {
+    fn from(error: FramingError) -> Self {
+        Self::Framing(error)
+    }
+}
+
+impl Tcp {
+    /// Takes everything that has arrived on a connection.
+    pub(crate) fn read<L: Link>(&mut self, core: &mut Core<L>, id: ConnId) {
+        loop {
+            let Some((stack, conn)) = self.parts(id) else { return };
+            let had_begun = conn.decoder.is_begun();
+            let mut outcome = Ok(());
+            let taken = stack.recv(id, |octets| {
+                let count = octets.len();
+                outcome = take_frames(core, conn, octets);
+                count
+            });
+            if !had_begun && conn.decoder.is_begun() {
+                self.begun(id);
+            }
+            if let Err(fault) = outcome {
+                count_fault(core, &fault);
+                self.break_off(id, CloseReason::Protocol);
+                return;
+            }
+            match taken {
+                Ok(count) if count > 0 => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+fn count_fault<L: Link>(core: &Core<L>, fault: &Fault) {
+    core.count(match fault {
+        Fault::Framing(FramingError::BadPrefix) => Counter::FramingBadPrefix,
+        Fault::Framing(FramingError::BadLength(_)) => Counter::FramingBadLength,
+        Fault::Corrupt => Counter::FramingCorrupt,
+    });
+}
+
+/// Takes the frames in `octets`; what is left of them waits in the decoder.
+fn take_frames<L: Link>(
+    core: &mut Core<L>,
+    conn: &mut Conn,
+    mut octets: &mut [u8],
+) -> Result<(), Fault> {
+    let arrival = Arrival { path: conn.path, ecn: 0, may_move: !conn.originator };
+    if let Some(slot) = core.view.conn(conn.id.index) {
+        slot.frame(core.now_ns);
+    }
+    loop {
+        let frame = conn.decoder.next_frame(&mut octets)?;
+        // RFC 9329, 6.1: the prefix has come whole if there is a frame.
+        if frame.is_some() {
+            report(core, &mut conn.reported, &arrival);
+        }
+        let known = match frame {
+            Some(Frame::Ike(message)) => take_ike(core, &arrival, message),
+            Some(Frame::Esp(packet)) => take_esp(core, &arrival, packet)?,
+            Some(Frame::Keepalive | Frame::Empty) => {
+                // RFC 9329, 3 and 6.6: ignored; no sign of life of the peer either.
+                core.count(Counter::FramingKeepalive);
+                continue;
+            }
+            Some(Frame::Short) => {
+                core.count(Counter::FramingShort);
+                false
+            }
+            None => break,
+        };
+        conn.strangers = if known { 0 } else { conn.strangers.saturating_add(1) };
+        if conn.strangers >= STRANGERS_MAX {
+            return Err(Fault::Corrupt);
+        }
+    }
+    if conn.decoder.is_begun() {
+        report(core, &mut conn.reported, &arrival);
+    }
+    Ok(())
+}
+
+/// Tells control of a connection that the peer opened, once, before its first message.
+fn report<L: Link>(core: &mut Core<L>, reported: &mut bool, arrival: &Arrival) {
+    let path = &arrival.path;
+    if let (false, Some(conn)) = (*reported, path.conn) {
+        *reported = true;
+        let (local, remote) = (path.local, path.remote);
+        core.tell(&Up::TcpOpened { conn, local, remote, originator: false, token: 0 });
+    }
+}
+
+/// An IKE message; false when it cannot be one. More than that only control can say.
+fn take_ike<L: Link>(core: &mut Core<L>, arrival: &Arrival, message: &[u8]) -> bool {
+    core.count(Counter::FramingIke);
+    let length = message.get(24..IKE_HEADER_LEN).and_then(|field| field.try_into().ok());
+    let plausible =
+        length.is_some_and(|field| u32::from_be_bytes(field) as usize == message.len());
+    if plausible {
+        core.ike_up(&arrival.path, message);
+    } else {
+        core.count(Counter::IkeMalformed);
+    }
+    plausible
+}
+
+/// An ESP packet; false when no SA has its SPI.
+fn take_esp<L: Link>(
+    core: &mut Core<L>,
+    arrival: &Arrival,
+    packet: &mut [u8],
+) -> Result<bool, Fault> {
+    core.count(Counter::FramingEsp);
+    match core.place(packet) {
+        Place::Nowhere => {
+            core.count(Counter::EspSpiUnknown);
+            Ok(false)
+        }
+        Place::Elsewhere(worker) => {
+            if let Some(copy) = core.copy(packet) {
+                core.hand_over(worker, Handed::Esp { packet: copy, arrival: *arrival });
+            }
+            Ok(true)
+        }
+        Place::Here => match core.open(packet, arrival) {
+            Ok(opened) => {
+                let inner: Option<Mbuf> =
+                    packet.get(opened.inner.clone()).and_then(|inner| core.copy(inner));
+                if let Some(inner) = inner {
+                    core.deliver(inner, &opened, arrival.ecn);
+                }
+                Ok(true)
+            }
+            // RFC 9329, 6.1: a failed check of a packet with a known SPI is corruption.
+            Err(Refused::Esp(OpenError::IcvFailed)) => Err(Fault::Corrupt),
+            Err(_) => Ok(true),
+        },
+    }
+}

@@ -1,0 +1,295 @@
+//! The TCP connections of a worker: what it knows of each beside the stack's own state.
+//!
+//! A connection passes through here as: opened by the peer ([`Tcp::opened`], watched until its
+//! prefix has come) or by control ([`Tcp::connect`]); read by [`super::stream`]; written by
+//! [`Tcp::write_frame`]; closed by either side, or broken off because its stream is no RFC 9329.
+
+use std::net::{IpAddr, SocketAddr};
+
+use culvert_shm::{
+    CloseReason, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Path, Transport, Up, WorkerView,
+};
+use culvert_tcpstack::framing::{self, Decoder};
+use culvert_tcpstack::{self as tcpstack, ConnError, ConnId, ConnectError, Stack};
+
+use super::prefix_watch::PrefixWatch;
+use crate::net::{Nanos, SECOND};
+
+/// How long a peer may take to send the stream prefix. RFC 9329 leaves it open; libreswan closes
+/// after as long.
+pub const PREFIX_TIMEOUT: Nanos = 5 * SECOND;
+
+/// Octets that a full connection should have room for before other workers hear of it again.
+const ROOM_WANTED: usize = 64 * 1024;
+
+/// Connections that are shown in one go, ten times a second.
+const SHOWN_PER_TICK: usize = 2048;
+
+/// One connection.
+pub(crate) struct Conn {
+    pub(crate) id: ConnId,
+    /// How packets on it arrive and how its peer is reached.
+    pub(crate) path: Path,
+    /// This gateway opened it: it is RFC 9329's TCP Originator.
+    pub(crate) originator: bool,
+    pub(crate) decoder: Decoder,
+    /// Messages in a row that belong to nothing that is known.
+    pub(crate) strangers: u8,
+    /// Control has been told of it.
+    pub(crate) reported: bool,
+    /// The prefix is still to be written, before the first frame.
+    prefix_due: bool,
+    /// Control's name for its wish to connect, 0 when the peer opened the connection.
+    token: u64,
+    open: bool,
+    /// Why this side ends it.
+    verdict: Option<CloseReason>,
+}
+
+/// All connections of a worker.
+pub(crate) struct Tcp {
+    pub(crate) stack: Stack,
+    conns: Box<[Option<Conn>]>,
+    watch: PrefixWatch,
+    worker: u16,
+    /// Index of the connection that was shown last.
+    shown: usize,
+}
+
+impl Tcp {
+    pub(crate) fn new(worker: u16, stack: Stack, connections: u32) -> Self {
+        let conns = (0..connections).map(|_| None).collect();
+        Self { stack, conns, watch: PrefixWatch::new(connections), worker, shown: 0 }
+    }
+
+    /// The stack and one connection, to be used together.
+    pub(crate) fn parts(&mut self, id: ConnId) -> Option<(&mut Stack, &mut Conn)> {
+        let conn = self.conns.get_mut(id.index as usize)?.as_mut().filter(|conn| conn.id == id)?;
+        Some((&mut self.stack, conn))
+    }
+
+    fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.parts(id).map(|(_, conn)| conn)
+    }
+
+    pub(crate) fn conn_ref(&self, id: ConnId) -> ConnRef {
+        ConnRef { worker: self.worker, index: id.index, generation: id.generation }
+    }
+
+    /// Opens a connection on control's word.
+    pub(crate) fn connect(
+        &mut self,
+        now: tcpstack::Instant,
+        token: u64,
+        local: IpAddr,
+        remote: SocketAddr,
+    ) -> Result<(), ConnectFailure> {
+        let id = self.stack.connect(now, local, remote).map_err(|error| match error {
+            ConnectError::Address => ConnectFailure::NoAddress,
+            ConnectError::ConnectionsMax => ConnectFailure::TableFull,
+            ConnectError::NoPort => ConnectFailure::NoPort,
+        })?;
+        let decoder = Decoder::for_originator();
+        let path = self.path(id, SocketAddr::new(local, 0), remote);
+        self.insert(Conn { token, prefix_due: true, ..Conn::new(id, path, true, decoder) });
+        Ok(())
+    }
+
+    fn path(&self, id: ConnId, local: SocketAddr, remote: SocketAddr) -> Path {
+        Path { transport: Transport::Tcp, local, remote, conn: Some(self.conn_ref(id)) }
+    }
+
+    fn insert(&mut self, conn: Conn) {
+        if let Some(entry) = self.conns.get_mut(conn.id.index as usize) {
+            *entry = Some(conn);
+        }
+    }
+
+    /// The handshake of a connection is done. What the peer opened is reported once its prefix has
+    /// come; what this side opened is reported at once, and returned.
+    pub(crate) fn opened(
+        &mut self,
+        view: &WorkerView,
+        now_ns: Nanos,
+        id: ConnId,
+        ends: (SocketAddr, SocketAddr),
+    ) -> Option<Up<'static>> {
+        let (local, remote) = ends;
+        let path = self.path(id, local, remote);
+        if self.conn(id).is_none() {
+            self.insert(Conn::new(id, path, false, Decoder::for_responder()));
+            self.watch.arm(id.index, now_ns + PREFIX_TIMEOUT);
+        }
+        let conn = self.conn(id)?;
+        (conn.path, conn.open, conn.reported) = (path, true, conn.originator);
+        let (originator, token) = (conn.originator, conn.token);
+        let conn = path.conn?;
+        if let Some(slot) = view.conn(id.index) {
+            slot.open(conn, &ConnInfo { local, remote, originator, opened_ns: now_ns });
+        }
+        view.count(Counter::TcpOpened, 1);
+        originator.then_some(Up::TcpOpened { conn, local, remote, originator, token })
+    }
+
+    /// The peer's prefix has come: it is no stray one.
+    pub(crate) fn begun(&mut self, id: ConnId) {
+        self.watch.disarm(id.index);
+    }
+
+    /// A connection is gone. Returns what control has to be told.
+    pub(crate) fn closed(
+        &mut self,
+        view: &WorkerView,
+        id: ConnId,
+        reason: tcpstack::CloseReason,
+    ) -> Option<Up<'static>> {
+        self.watch.disarm(id.index);
+        let entry = self.conns.get_mut(id.index as usize)?;
+        let conn = entry.take_if(|conn| conn.id == id)?;
+        if let Some(slot) = view.conn(id.index) {
+            slot.close();
+        }
+        if !conn.open {
+            let reason = connect_failure(reason);
+            return Some(Up::TcpConnectFailed { token: conn.token, reason });
+        }
+        if conn.decoder.partial_bytes() > 0 {
+            // RFC 9329, 6.1: a message that was received in part ends with its connection.
+            view.count(Counter::FramingPartial, 1);
+        }
+        let reason = conn.verdict.unwrap_or_else(|| close_reason(reason));
+        let orderly = matches!(reason, CloseReason::Peer | CloseReason::Local);
+        view.count(if orderly { Counter::TcpClosed } else { Counter::TcpAborted }, 1);
+        let conn_ref = conn.path.conn?;
+        conn.reported.then_some(Up::TcpClosed { conn: conn_ref, reason })
+    }
+
+    /// Ends a connection whose stream cannot be trusted, without an octet of answer: a reset frees
+    /// the state at both ends at once.
+    pub(crate) fn break_off(&mut self, id: ConnId, verdict: CloseReason) {
+        if let Some(conn) = self.conn(id) {
+            conn.verdict = Some(verdict);
+            self.stack.abort(id);
+        }
+    }
+
+    /// Closes a connection on control's word.
+    pub(crate) fn close(&mut self, view: &WorkerView, id: ConnId, abort: bool) {
+        let Some(conn) = self.conn(id) else { return };
+        conn.verdict = Some(CloseReason::Local);
+        if abort {
+            self.stack.abort(id);
+            return;
+        }
+        if let Some(slot) = view.conn(id.index) {
+            slot.closing();
+        }
+        self.stack.close(id);
+    }
+
+    /// Ends one connection whose peer has not sent the prefix in time; false when there is none.
+    pub(crate) fn break_off_silent(&mut self, view: &WorkerView, now_ns: Nanos) -> bool {
+        let Some(index) = self.watch.pop_due(now_ns) else { return false };
+        let conn = self.conns.get(index as usize).and_then(Option::as_ref);
+        if let Some(id) = conn.map(|conn| conn.id) {
+            view.count(Counter::FramingSilent, 1);
+            self.break_off(id, CloseReason::Silent);
+        }
+        true
+    }
+
+    /// Writes one frame of exactly `len` octets, length field included, straight into the send
+    /// buffer; `fill` gets its place and says how much of it holds the frame. The originator's
+    /// prefix goes before the first one, in the same segment: some peers want it in one read.
+    ///
+    /// # Errors
+    /// As [`Stack::send_with`]; then `fill` was not called.
+    pub(crate) fn write_frame(
+        &mut self,
+        id: ConnId,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<(), ConnError> {
+        let (stack, conn) = self.parts(id).ok_or(ConnError::Gone)?;
+        // RFC 9329, 4 and 6.1: every stream begins with the prefix, also that of a new connection
+        // for an old SA.
+        let prefix: &[u8] = if conn.prefix_due { &framing::PREFIX } else { &[] };
+        let lead = prefix.len();
+        stack.send_with(id, lead + len, |room| {
+            let (head, frame) = room.split_at_mut(lead);
+            head.copy_from_slice(prefix);
+            lead + fill(frame)
+        })?;
+        conn.prefix_due = false;
+        Ok(())
+    }
+
+    /// As [`Tcp::room`], for other workers: when it is little, an [`Event::Writable`] follows as
+    /// soon as there is [`ROOM_WANTED`] again. Acknowledgements make room without another event.
+    ///
+    /// [`Event::Writable`]: tcpstack::Event::Writable
+    pub(crate) fn room_or_event(&mut self, id: ConnId) -> usize {
+        // Asking for that much and writing nothing changes nothing.
+        let _ = self.stack.send_with(id, ROOM_WANTED, |_| 0);
+        self.room(id)
+    }
+
+    /// Shows what some connections have carried; in turn, all of them.
+    pub(crate) fn show_some(&mut self, view: &WorkerView) {
+        for _ in 0..SHOWN_PER_TICK.min(self.conns.len()) {
+            self.shown = (self.shown + 1) % self.conns.len();
+            let Some(conn) = self.conns.get(self.shown).and_then(Option::as_ref) else { continue };
+            let slot = view.conn(conn.id.index);
+            if let (Some(slot), Some(info)) = (slot, self.stack.info(conn.id)) {
+                slot.show(&ConnStats {
+                    octets_in: info.octets_in,
+                    octets_out: info.octets_out,
+                    segments_in: info.segments_in,
+                    segments_out: info.segments_out,
+                    last_frame_ns: 0,
+                });
+            }
+        }
+    }
+
+    /// Octets of a frame that can be written now.
+    pub(crate) fn room(&self, id: ConnId) -> usize {
+        self.stack.send_capacity(id).saturating_sub(framing::PREFIX.len())
+    }
+}
+
+impl Conn {
+    fn new(id: ConnId, path: Path, originator: bool, decoder: Decoder) -> Self {
+        Self {
+            id,
+            path,
+            originator,
+            decoder,
+            strangers: 0,
+            reported: false,
+            prefix_due: false,
+            token: 0,
+            open: false,
+            verdict: None,
+        }
+    }
+}
+
+fn connect_failure(reason: tcpstack::CloseReason) -> ConnectFailure {
+    match reason {
+        tcpstack::CloseReason::Refused | tcpstack::CloseReason::PeerReset => {
+            ConnectFailure::Refused
+        }
+        _ => ConnectFailure::TimedOut,
+    }
+}
+
+fn close_reason(reason: tcpstack::CloseReason) -> CloseReason {
+    use tcpstack::CloseReason as Stack;
+    match reason {
+        Stack::PeerClosed => CloseReason::Peer,
+        Stack::PeerReset | Stack::Refused => CloseReason::Reset,
+        Stack::ConnectTimeout | Stack::Timeout => CloseReason::TimedOut,
+        Stack::LocalClosed | Stack::LocalAborted => CloseReason::Local,
+    }
+}

@@ -1,0 +1,338 @@
+//! A gateway in one thread: workers whose ports are queues in memory, the control process's end of
+//! a real region, and a clock that moves when a test says so.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+use culvert_dataplane::net::ether::{self, EtherType, MacAddr};
+use culvert_dataplane::worker::handoff::Mesh;
+use culvert_dataplane::worker::link::Link;
+use culvert_dataplane::worker::network::PortParts;
+use culvert_dataplane::worker::rooms::Rooms;
+use culvert_dataplane::worker::{Worker, WorkerParts};
+use culvert_dataplane_config::{Aead, Dataplane, Poll, Side};
+use culvert_dpdk::{Burst, Eal, Memory, Offloads, Pool, PoolConfig};
+use culvert_esp::Provider;
+use culvert_shm::{
+    Bell, ConnRef, ControlView, Counter, DataplaneView, Layout, Path, Region, Up,
+};
+
+pub(crate) const OUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+pub(crate) const INNER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+/// The Internet's router on the outer link; also the peers that are on the link.
+pub(crate) const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xb]);
+/// The host on the inner link.
+pub(crate) const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xa]);
+
+pub(crate) const OUTER_V4: &str = "192.0.2.1";
+pub(crate) const PEER_V4: &str = "192.0.2.7";
+pub(crate) const OUTER_V6: &str = "2001:db8::1";
+pub(crate) const PEER_V6: &str = "2001:db8::7";
+pub(crate) const INNER_V4: &str = "10.1.0.1";
+pub(crate) const HOST_V4: &str = "10.1.0.10";
+pub(crate) const FAR_V4: &str = "10.2.0.20";
+pub(crate) const INNER_V6: &str = "fd00:1::1";
+pub(crate) const HOST_V6: &str = "fd00:1::10";
+pub(crate) const FAR_V6: &str = "fd00:2::20";
+
+const LAYOUT: Layout = Layout {
+    workers: 1,
+    sa_slots: 16,
+    policy_slots: 16,
+    peer_slots: 8,
+    conn_slots: 16,
+    ring_bytes: 1 << 18,
+};
+
+/// DPDK's memory, once for all tests of this process; packets never leave it.
+fn pool() -> Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    *POOL.get_or_init(|| {
+        let memory = Memory::Small { mib: 64 };
+        let prefix = format!("culvert-test-{}", std::process::id());
+        let eal = Eal::builder().memory(memory).file_prefix(prefix).init().unwrap();
+        let config = PoolConfig { mbufs: 4095, cache: 0, ..PoolConfig::named("packets") };
+        Pool::new(eal, &config).unwrap()
+    })
+}
+
+/// A frame in flight.
+pub(crate) type Frame = Vec<u8>;
+
+/// A port of queues in memory.
+#[derive(Clone, Default)]
+pub(crate) struct Wire {
+    arriving: Rc<RefCell<VecDeque<Frame>>>,
+    sent: Rc<RefCell<Vec<Frame>>>,
+}
+
+impl Link for Wire {
+    fn receive(&mut self, burst: &mut Burst) -> usize {
+        let mut count = 0;
+        while !burst.is_full() {
+            let Some(frame) = self.arriving.borrow_mut().pop_front() else { break };
+            let mut buffer = pool().alloc().unwrap();
+            assert!(buffer.extend_from_slice(&frame));
+            burst.push(buffer).unwrap();
+            count += 1;
+        }
+        count
+    }
+
+    fn transmit(&mut self, burst: &mut Burst) -> usize {
+        let frames = burst.drain().map(|frame| frame.data().to_vec());
+        let mut sent = self.sent.borrow_mut();
+        let before = sent.len();
+        sent.extend(frames);
+        sent.len() - before
+    }
+}
+
+fn side(addresses: [&str; 2], gateways: &[&str]) -> Side {
+    Side {
+        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+        gateways: gateways.iter().map(|text| text.parse().unwrap()).collect(),
+        routes: Vec::new(),
+        mtu: 1500,
+    }
+}
+
+fn dataplane(workers: u16) -> Dataplane {
+    Dataplane {
+        lcores: (0..workers).collect(),
+        hugepages: false,
+        memory_mib: 64,
+        poll: Poll::Busy,
+        aead: Aead::Ring,
+        tcp_ports: vec![443, 4500],
+        tcp_connections: LAYOUT.conn_slots,
+        replay_window: 64,
+        sas: LAYOUT.sa_slots,
+        policies: LAYOUT.policy_slots,
+        peers: LAYOUT.peer_slots,
+        ring_kib: LAYOUT.ring_bytes / 1024,
+        outer_device: "memory".to_owned(),
+        inner_device: None,
+        outer: side(["192.0.2.1/24", "2001:db8::1/64"], &["192.0.2.254", "2001:db8::ff"]),
+        inner: side(["10.1.0.1/24", "fd00:1::1/64"], &[]),
+    }
+}
+
+/// The gateway and both ends of everything it is connected to.
+pub(crate) struct Gateway {
+    pub(crate) control: ControlView,
+    region: Arc<Region>,
+    bell: Arc<Bell>,
+    workers: Vec<Worker<Wire>>,
+    outer: Vec<Wire>,
+    inner: Vec<Wire>,
+    pub(crate) now_ns: u64,
+    /// Outer frames for which a test has not asked yet.
+    outer_sent: Vec<Frame>,
+    inner_sent: Vec<Frame>,
+}
+
+impl Gateway {
+    pub(crate) fn new() -> Self {
+        Self::with_workers(1)
+    }
+
+    /// Fresh, its neighbours known.
+    pub(crate) fn with_workers(workers: u16) -> Self {
+        let layout = Layout { workers, ..LAYOUT };
+        let region = Arc::new(Region::create(&layout).unwrap());
+        let bell = Arc::new(Bell::new().unwrap());
+        let control = ControlView::new(Arc::clone(&region)).unwrap();
+        let mut gateway = Self {
+            control,
+            region,
+            bell,
+            workers: Vec::new(),
+            outer: Vec::new(),
+            inner: Vec::new(),
+            now_ns: 1_000_000_000,
+            outer_sent: Vec::new(),
+            inner_sent: Vec::new(),
+        };
+        gateway.start();
+        gateway.introduce_neighbours();
+        gateway
+    }
+
+    fn start(&mut self) {
+        let view = DataplaneView::attach(Arc::clone(&self.region), Arc::clone(&self.bell)).unwrap();
+        let workers = self.region.layout().workers;
+        let config = Arc::new(dataplane(workers));
+        let rooms = Arc::new(Rooms::new(workers, LAYOUT.conn_slots));
+        let meshes = Mesh::between(usize::from(workers), 64);
+        for (view, mesh) in view.into_workers().into_iter().zip(meshes) {
+            let (outer, inner) = (Wire::default(), Wire::default());
+            let parts = WorkerParts {
+                view,
+                outer: port(outer.clone(), OUTER_MAC),
+                inner: Some(port(inner.clone(), INNER_MAC)),
+                pool: pool(),
+                mesh,
+                rooms: Arc::clone(&rooms),
+                dataplane: Arc::clone(&config),
+                provider: Provider::Ring,
+                seed: [7; 32],
+            };
+            self.workers.push(Worker::new(parts).unwrap());
+            self.outer.push(outer);
+            self.inner.push(inner);
+        }
+    }
+
+    /// Kills the dataplane as SIGKILL does, and starts it again on the same memory.
+    pub(crate) fn restart_dataplane(&mut self) {
+        self.workers.clear();
+        self.outer.clear();
+        self.inner.clear();
+        self.start();
+        self.introduce_neighbours();
+    }
+
+    /// Lets the stations on the links ask for our addresses, so that theirs are known.
+    fn introduce_neighbours(&mut self) {
+        use culvert_dataplane::net::{arp, nd};
+        let v4 = |text: &str| text.parse().unwrap();
+        let v6 = |text: &str| text.parse().unwrap();
+        let mut frame = [0; 128];
+        for (mac, own, own6, asked, asked6, outer) in [
+            (PEER_MAC, PEER_V4, PEER_V6, OUTER_V4, OUTER_V6, true),
+            (HOST_MAC, HOST_V4, HOST_V6, INNER_V4, INNER_V6, false),
+        ] {
+            let request = arp::Message::request(mac, v4(own), v4(asked));
+            let len = request.write_frame(MacAddr::BROADCAST, &mut frame).unwrap();
+            self.arrive(0, outer, &frame[..len]);
+            let len = nd::write_solicitation(mac, v6(own6), v6(asked6), None, &mut frame).unwrap();
+            self.arrive(0, outer, &frame[..len]);
+        }
+        self.turn();
+        self.outer_sent.clear();
+        self.inner_sent.clear();
+        while self.control.receive().is_some() {}
+    }
+
+    /// Puts a frame on a port of a worker.
+    pub(crate) fn arrive(&mut self, worker: usize, outer: bool, frame: &[u8]) {
+        let wire = if outer { &self.outer } else { &self.inner };
+        wire[worker].arriving.borrow_mut().push_back(frame.to_vec());
+    }
+
+    /// Puts an IP packet of the peer's on the outer port of worker 0.
+    pub(crate) fn outer_packet(&mut self, packet: &[u8]) {
+        self.outer_packet_to(0, packet);
+    }
+
+    pub(crate) fn outer_packet_to(&mut self, worker: usize, packet: &[u8]) {
+        self.arrive(worker, true, &framed(PEER_MAC, OUTER_MAC, packet));
+    }
+
+    /// Puts an IP packet of the host's on the inner port of worker 0.
+    pub(crate) fn inner_packet(&mut self, packet: &[u8]) {
+        self.arrive(0, false, &framed(HOST_MAC, INNER_MAC, packet));
+    }
+
+    /// Lets every worker turn until all that has arrived is dealt with.
+    pub(crate) fn turn(&mut self) {
+        for _ in 0..4 {
+            for worker in &mut self.workers {
+                worker.poll(self.now_ns);
+            }
+        }
+        for wire in &self.outer {
+            self.outer_sent.append(&mut wire.sent.borrow_mut());
+        }
+        for wire in &self.inner {
+            self.inner_sent.append(&mut wire.sent.borrow_mut());
+        }
+    }
+
+    /// Lets time pass in steps of `step_ms`, with turns.
+    pub(crate) fn pass(&mut self, total_ms: u64, step_ms: u64) {
+        for _ in 0..total_ms / step_ms {
+            self.now_ns += step_ms * 1_000_000;
+            self.turn();
+        }
+    }
+
+    /// Frames sent on the outer port since the last time.
+    pub(crate) fn outer_frames(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.outer_sent)
+    }
+
+    /// Frames sent on the inner port since the last time.
+    pub(crate) fn inner_frames(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.inner_sent)
+    }
+
+    /// IP packets sent to the peer since the last time.
+    pub(crate) fn outer_packets(&mut self) -> Vec<Vec<u8>> {
+        let frames = self.outer_frames();
+        frames.iter().filter_map(|frame| packet_to(PEER_MAC, frame)).collect()
+    }
+
+    /// IP packets sent to the inner host since the last time.
+    pub(crate) fn inner_packets(&mut self) -> Vec<Vec<u8>> {
+        let frames = self.inner_frames();
+        frames.iter().filter_map(|frame| packet_to(HOST_MAC, frame)).collect()
+    }
+
+    /// What a counter says, over all workers.
+    pub(crate) fn count(&self, counter: Counter) -> u64 {
+        self.region.counter_total(counter)
+    }
+
+    /// What the workers have told control since the last time.
+    pub(crate) fn told(&mut self) -> Vec<Told> {
+        let mut told = Vec::new();
+        while let Some((_, message)) = self.control.receive() {
+            match message.unwrap() {
+                Up::IkeMessage { path, payload } => told.push(Told::Ike(path, payload.to_vec())),
+                Up::TcpOpened { conn, originator, token, .. } => {
+                    told.push(Told::Opened { conn, originator, token });
+                }
+                Up::TcpClosed { conn, reason } => told.push(Told::Closed { conn, reason }),
+                Up::TcpConnectFailed { token, .. } => told.push(Told::ConnectFailed(token)),
+                Up::PathMoved { peer } => told.push(Told::PathMoved(peer)),
+                Up::SequenceNearlyExhausted { .. } | Up::Restarted { .. } => {}
+            }
+        }
+        told
+    }
+}
+
+/// [`Up`], owned.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Ike(Path, Vec<u8>),
+    Opened { conn: ConnRef, originator: bool, token: u64 },
+    Closed { conn: ConnRef, reason: culvert_shm::CloseReason },
+    ConnectFailed(u64),
+    PathMoved(culvert_shm::SlotRef),
+}
+
+fn port(link: Wire, mac: MacAddr) -> PortParts<Wire> {
+    PortParts { link, mac: mac.0, offloads: Offloads::default() }
+}
+
+/// An IP packet in an Ethernet frame.
+pub(crate) fn framed(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Frame {
+    let v4 = packet[0] >> 4 == 4;
+    let ether_type = if v4 { EtherType::Ipv4 } else { EtherType::Ipv6 };
+    let mut frame = vec![0; ether::HEADER_LEN];
+    ether::Header { destination, source, ether_type }.write(&mut frame).unwrap();
+    frame.extend_from_slice(packet);
+    frame
+}
+
+/// The IP packet of a frame for this station.
+fn packet_to(station: MacAddr, frame: &[u8]) -> Option<Vec<u8>> {
+    let (header, _) = ether::parse(frame, station).unwrap();
+    let ip = header.ether_type != EtherType::Arp && header.destination == station;
+    ip.then(|| frame[ether::HEADER_LEN..].to_vec())
+}

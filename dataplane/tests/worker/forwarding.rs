@@ -1,0 +1,159 @@
+//! What a router does to inner packets: hop limits, sizes, and the news about them.
+
+use culvert_dataplane::net::{arp, ip as ip_format};
+use culvert_shm::{Counter, Transport};
+
+use crate::fixture::{
+    FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, PEER_V4,
+};
+use crate::packets::{ip, may_fragment, ping, udp, with_hop_limit};
+use crate::peer::{Sa, Wanted, path};
+
+fn tunnel() -> (Gateway, Sa) {
+    let mut gateway = Gateway::new();
+    let sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Udp, None)));
+    (gateway, sa)
+}
+
+fn inner_of(sa: &Sa, packet: &[u8]) -> Vec<u8> {
+    let header = ip_format::parse(packet).unwrap();
+    sa.open(&header.upper(packet)[8..]).unwrap().1
+}
+
+// RFC 1191, 4 and RFC 8201, 4: the MTU of the tunnel. 1500 less IPv4, UDP, ESP: 1500 - 28 - 32
+// leaves 1440 for the encrypted part, of which two octets are the trailer.
+#[test]
+fn a_packet_too_big_for_the_tunnel_is_answered_with_its_mtu() {
+    let (mut gateway, sa) = tunnel();
+    for (host, own, far, overhead) in
+        [(HOST_V4, INNER_V4, FAR_V4, 28), (HOST_V6, INNER_V6, FAR_V6, 48)]
+    {
+        gateway.inner_packet(&ping(host, far, &vec![0; 1439 - overhead]));
+        gateway.turn();
+        assert!(gateway.outer_packets().is_empty());
+        let answers = gateway.inner_packets();
+        let [answer] = &answers[..] else { panic!("{} answers", answers.len()) };
+        let header = ip_format::parse(answer).unwrap();
+        assert_eq!((header.source, header.destination), (ip(own), ip(host)));
+        let upper = header.upper(answer);
+        let kind = if header.is_v4() { [3, 4] } else { [2, 0] };
+        assert_eq!(upper[..2], kind);
+        assert_eq!(u32::from_be_bytes(upper[4..8].try_into().unwrap()), 1438);
+
+        gateway.inner_packet(&ping(host, far, &vec![0; 1438 - overhead]));
+        gateway.turn();
+        let packets = gateway.outer_packets();
+        assert_eq!(packets.len(), 1, "what the answer says does fit");
+        assert!(packets[0].len() <= 1500);
+        assert_eq!(inner_of(&sa, &packets[0]).len(), 1438);
+    }
+    assert_eq!(gateway.count(Counter::IpTooBig), 2);
+}
+
+// RFC 4301, 8.2; RFC 791, 3.2.
+#[test]
+fn a_packet_that_may_be_fragmented_is_cut_before_it_is_sealed() {
+    let (mut gateway, sa) = tunnel();
+    gateway.inner_packet(&may_fragment(ping(HOST_V4, FAR_V4, &[5; 1460])));
+    gateway.turn();
+    let packets = gateway.outer_packets();
+    assert_eq!(packets.len(), 2);
+    let mut payload = Vec::new();
+    for packet in &packets {
+        assert!(packet.len() <= 1500);
+        let inner = inner_of(&sa, packet);
+        let header = ip_format::parse(&inner).unwrap();
+        assert_eq!(header.hop_limit, 63);
+        payload.extend_from_slice(header.upper(&inner));
+    }
+    assert_eq!(payload[8..], [5; 1460]);
+    assert_eq!(gateway.count(Counter::Ipv4Fragmented), 1);
+}
+
+// RFC 1812, 5.3.1; RFC 4443, 3.3.
+#[test]
+fn the_last_hop_is_reported_to_the_host_inside() {
+    let (mut gateway, _sa) = tunnel();
+    for (host, own, far) in [(HOST_V4, INNER_V4, FAR_V4), (HOST_V6, INNER_V6, FAR_V6)] {
+        gateway.inner_packet(&with_hop_limit(ping(host, far, b"traceroute"), 1));
+        gateway.turn();
+        let answers = gateway.inner_packets();
+        let [answer] = &answers[..] else { panic!("{} answers", answers.len()) };
+        let header = ip_format::parse(answer).unwrap();
+        assert_eq!((header.source, header.destination), (ip(own), ip(host)));
+        assert_eq!(header.upper(answer)[0], if header.is_v4() { 11 } else { 3 });
+    }
+    assert!(gateway.outer_packets().is_empty());
+    assert_eq!(gateway.count(Counter::IpTimeExceeded), 2);
+}
+
+#[test]
+fn the_last_hop_is_reported_through_the_tunnel() {
+    let (mut gateway, mut sa) = tunnel();
+    let packet = sa.seal(&with_hop_limit(ping(FAR_V4, HOST_V4, b"traceroute"), 1));
+    gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+    gateway.turn();
+    assert!(gateway.inner_packets().is_empty());
+    let packets = gateway.outer_packets();
+    let [packet] = &packets[..] else { panic!("{} packets", packets.len()) };
+    let inner = inner_of(&sa, packet);
+    let header = ip_format::parse(&inner).unwrap();
+    assert_eq!((header.source, header.destination), (ip(INNER_V4), ip(FAR_V4)));
+    assert_eq!(header.upper(&inner)[0], 11);
+}
+
+#[test]
+fn what_no_policy_takes_does_not_leave() {
+    let (mut gateway, sa) = tunnel();
+    gateway.inner_packet(&ping(HOST_V4, "8.8.8.8", b"to the Internet"));
+    gateway.inner_packet(&ping("10.9.0.1", FAR_V4, b"from a network that has no tunnel"));
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::PolicyNone), 2);
+    gateway.control.retire_policy(sa.policy);
+    gateway.control.collect(false);
+    gateway.turn();
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, b"its policy is gone"));
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::PolicyNone), 3);
+    assert!(gateway.outer_packets().is_empty());
+}
+
+#[test]
+fn the_first_packet_waits_for_its_neighbour() {
+    let (mut gateway, mut sa) = tunnel();
+    let inner = ping(FAR_V4, "10.1.0.77", b"unknown yet");
+    let packet = sa.seal(&inner);
+    gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+    gateway.turn();
+    let frames = gateway.inner_frames();
+    let [request] = &frames[..] else { panic!("{} frames", frames.len()) };
+    assert_eq!(request[12..14], [0x08, 0x06], "an ARP request");
+
+    let v4 = |text: &str| text.parse().unwrap();
+    let station = culvert_dataplane::net::ether::MacAddr([2, 0, 0, 0, 0, 0x77]);
+    let reply = arp::Message {
+        operation: arp::Operation::Reply,
+        sender_mac: station,
+        sender_ip: v4("10.1.0.77"),
+        target_mac: crate::fixture::INNER_MAC,
+        target_ip: v4(INNER_V4),
+    };
+    let mut frame = [0; 64];
+    let len = reply.write_frame(crate::fixture::INNER_MAC, &mut frame).unwrap();
+    gateway.arrive(0, false, &frame[..len]);
+    gateway.turn();
+    let frames = gateway.inner_frames();
+    let [frame] = &frames[..] else { panic!("{} frames", frames.len()) };
+    assert_eq!(frame[..6], station.0);
+    assert_eq!(frame[14..], with_hop_limit(inner, 63)[..]);
+}
+
+#[test]
+fn a_neighbour_that_does_not_answer_is_given_up() {
+    let (mut gateway, mut sa) = tunnel();
+    let packet = sa.seal(&ping(FAR_V4, "10.1.0.77", b"nobody there"));
+    gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+    gateway.pass(5_000, 100);
+    assert_eq!(gateway.count(Counter::NeighbourRequested), 3);
+    assert_eq!(gateway.count(Counter::NeighbourFailed), 1);
+}

@@ -1,0 +1,96 @@
+//! IKE over UDP, between the wire and control.
+
+use culvert_dataplane::net::ip as ip_format;
+use culvert_shm::{Counter, Down, Path, Transport};
+
+use crate::fixture::{Gateway, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told};
+use crate::packets::{ip, udp};
+use crate::peer::ike_message;
+
+fn ike_path(transport: Transport, own: &str, other: &str, other_port: u16) -> Path {
+    let own_port = if transport == Transport::Native { 500 } else { 4500 };
+    Path {
+        transport,
+        local: (ip(own), own_port).into(),
+        remote: (ip(other), other_port).into(),
+        conn: None,
+    }
+}
+
+// RFC 7296, 2: port 500 as it is; RFC 3948, 2.2: port 4500 behind the marker.
+#[test]
+fn messages_pass_both_ways_on_ports_500_and_4500() {
+    for (own, other) in [(OUTER_V4, PEER_V4), (OUTER_V6, PEER_V6)] {
+        let mut gateway = Gateway::new();
+        let message = ike_message(200);
+        let marked = [&[0; 4][..], &message].concat();
+        gateway.outer_packet(&udp((other, 1024), (own, 500), &message));
+        gateway.outer_packet(&udp((other, 1025), (own, 4500), &marked));
+        gateway.turn();
+        let native = ike_path(Transport::Native, own, other, 1024);
+        let natt = ike_path(Transport::Udp, own, other, 1025);
+        assert_eq!(
+            gateway.told(),
+            [Told::Ike(native, message.clone()), Told::Ike(natt, message.clone())]
+        );
+
+        for path in [native, natt] {
+            gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+        }
+        gateway.turn();
+        let sent = gateway.outer_packets();
+        let payloads: Vec<_> = sent
+            .iter()
+            .map(|packet| ip_format::parse(packet).unwrap().upper(packet)[8..].to_vec())
+            .collect();
+        assert_eq!(payloads, [message, marked]);
+    }
+}
+
+// RFC 3948, 2.3.
+#[test]
+fn keepalives_and_other_ports_are_only_counted() {
+    let mut gateway = Gateway::new();
+    gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &[0xff]));
+    gateway.outer_packet(&udp((PEER_V4, 53), (OUTER_V4, 53), b"hello"));
+    let mut damaged = udp((PEER_V4, 500), (OUTER_V4, 500), &ike_message(28));
+    *damaged.last_mut().unwrap() ^= 1;
+    gateway.outer_packet(&damaged);
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::UdpKeepalive), 1);
+    assert_eq!(gateway.count(Counter::UdpNoPort), 1);
+    assert_eq!(gateway.count(Counter::UdpBadChecksum), 1);
+    assert!(gateway.told().is_empty());
+    assert!(gateway.outer_frames().is_empty());
+}
+
+#[test]
+fn a_message_longer_than_the_mtu_goes_in_fragments_over_ipv4_only() {
+    let mut gateway = Gateway::new();
+    let message = ike_message(4000);
+    let path = ike_path(Transport::Native, OUTER_V4, PEER_V4, 500);
+    gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+    gateway.turn();
+    let packets = gateway.outer_packets();
+    assert_eq!(packets.len(), 3);
+    let datagram: Vec<u8> = packets
+        .iter()
+        .flat_map(|packet| ip_format::parse(packet).unwrap().upper(packet).to_vec())
+        .collect();
+    assert_eq!(datagram[8..], message[..]);
+
+    let path = ike_path(Transport::Native, OUTER_V6, PEER_V6, 500);
+    gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::IkeTooBig), 1);
+}
+
+#[test]
+fn nothing_is_sent_from_an_address_that_is_not_ours() {
+    let mut gateway = Gateway::new();
+    let path = ike_path(Transport::Native, "192.0.2.99", PEER_V4, 500);
+    gateway.control.send(0, &Down::IkeSend { path, payload: &ike_message(28) }).unwrap();
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::IkeDownNoPath), 1);
+    assert!(gateway.outer_frames().is_empty());
+}

@@ -1,0 +1,15 @@
+//! A worker as its neighbours see it: frames in, frames out, and the control process beside it.
+//! No port, no kernel, no real time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail a test")]
+
+mod fixture;
+mod packets;
+mod peer;
+
+mod esp;
+mod forwarding;
+mod handoff;
+mod ike;
+mod link;
+mod paths;
+mod streams;

@@ -1,0 +1,90 @@
+//! Packets by hand, for the stations around the gateway.
+
+use std::net::IpAddr;
+
+use culvert_dataplane::net::checksum;
+use culvert_dataplane::net::encap::{Outer, overhead, write_native, write_udp};
+use culvert_dataplane::net::ip::{self, protocol};
+use culvert_dataplane::net::udp::Fill;
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn outer(source: &str, destination: &str) -> Outer {
+    Outer {
+        source: ip(source),
+        destination: ip(destination),
+        traffic_class: 0,
+        dont_fragment: true,
+        identification: 0,
+        flow_label: 0,
+    }
+}
+
+/// A UDP datagram.
+pub(crate) fn udp(source: (&str, u16), destination: (&str, u16), payload: &[u8]) -> Vec<u8> {
+    let outer = outer(source.0, destination.0);
+    let mut packet = vec![0; overhead(outer.source.is_ipv4(), true)];
+    packet.extend_from_slice(payload);
+    write_udp(&mut packet, &outer, source.1, destination.1, Fill::Software).unwrap();
+    packet
+}
+
+/// A native ESP packet.
+pub(crate) fn esp(source: &str, destination: &str, esp: &[u8]) -> Vec<u8> {
+    let outer = outer(source, destination);
+    let mut packet = vec![0; overhead(outer.source.is_ipv4(), false)];
+    packet.extend_from_slice(esp);
+    write_native(&mut packet, &outer).unwrap();
+    packet
+}
+
+/// An echo request.
+pub(crate) fn ping(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
+    let outer = outer(source, destination);
+    let v4 = outer.source.is_ipv4();
+    let at = overhead(v4, false);
+    let mut packet = vec![0; at];
+    packet.extend([if v4 { 8 } else { 128 }, 0, 0, 0, 0x12, 0x34, 0, 1]);
+    packet.extend_from_slice(payload);
+    let upper = if v4 { protocol::ICMP } else { protocol::ICMPV6 };
+    let len = packet.len() - at;
+    let pseudo = if v4 {
+        checksum::Sum::new()
+    } else {
+        checksum::pseudo(outer.source, outer.destination, upper, len)
+    };
+    checksum::fill(pseudo, &mut packet[at..], 2, false);
+    outer.write_ip(&mut packet, upper).unwrap();
+    packet
+}
+
+/// Sets the hop limit of a packet and mends its checksum.
+pub(crate) fn with_hop_limit(mut packet: Vec<u8>, hop_limit: u8) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        packet[8] = hop_limit;
+        mend(&mut packet);
+    } else {
+        packet[7] = hop_limit;
+    }
+    packet
+}
+
+/// Clears the don't-fragment bit of an IPv4 packet.
+pub(crate) fn may_fragment(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] = 0;
+    mend(&mut packet);
+    packet
+}
+
+/// Makes an IPv4 packet the first fragment of a datagram.
+pub(crate) fn first_fragment(mut packet: Vec<u8>) -> Vec<u8> {
+    packet[6] = 0x20;
+    mend(&mut packet);
+    packet
+}
+
+fn mend(packet: &mut [u8]) {
+    checksum::fill(checksum::Sum::new(), &mut packet[..ip::V4_HEADER_LEN], 10, false);
+}

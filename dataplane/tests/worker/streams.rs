@@ -1,0 +1,226 @@
+//! RFC 9329's streams: the prefix, lengths, corruption, and who says what first.
+
+use culvert_shm::{CloseReason, Counter, Down};
+use culvert_tcpstack::framing::{MESSAGE_BYTES_MAX, PREFIX};
+
+use crate::fixture::{Gateway, OUTER_V6, PEER_V6, Told};
+use crate::packets::ip;
+use crate::peer::{Peer, esp_frame, frames, ike_frame, ike_message};
+
+// RFC 9329, 5: on each configured port, of each family.
+#[test]
+fn every_configured_port_is_listened_on_over_both_families() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    peer.connect(&mut gateway, 4500);
+    peer.connect(&mut gateway, 443);
+    peer.connect_from(&mut gateway, PEER_V6, OUTER_V6, 4500);
+    assert_eq!(gateway.count(Counter::TcpOpened), 3);
+    assert!(gateway.told().is_empty(), "control hears of a stream when its prefix has come");
+}
+
+// RFC 9329, 6.1: the whole prefix first, however it is cut.
+#[test]
+fn the_prefix_may_come_in_single_octets() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let id = peer.connect(&mut gateway, 4500);
+    let message = ike_message(40);
+    let stream = [&PREFIX[..], &ike_frame(&message)].concat();
+    for (at, octet) in stream.iter().enumerate() {
+        assert!(gateway.told().iter().all(|told| !matches!(told, Told::Ike(..))));
+        peer.send(&mut gateway, id, &[*octet]);
+        assert_eq!(gateway.count(Counter::FramingIke), u64::from(at + 1 == stream.len()));
+    }
+    let told = gateway.told();
+    assert!(matches!(&told[..], [Told::Ike(_, payload)] if *payload == message));
+}
+
+// RFC 9329, 4: a stream of something else is closed, and gets not one octet.
+#[test]
+fn a_stream_without_the_prefix_is_closed_without_an_answer() {
+    for stream in [&b"GET / HTTP/1.1\r\n"[..], b"IKETCX", b"X", b"IKEtcp"] {
+        let mut gateway = Gateway::new();
+        let mut peer = Peer::new(1);
+        let id = peer.connect(&mut gateway, 4500);
+        peer.send(&mut gateway, id, stream);
+        assert!(peer.closed(id));
+        assert_eq!(peer.read(id), []);
+        assert_eq!(gateway.count(Counter::FramingBadPrefix), 1);
+        assert!(gateway.told().is_empty(), "control never hears of it");
+    }
+}
+
+// RFC 9329, 6.1: a message of an existing session is not accepted without the prefix either.
+#[test]
+fn a_valid_frame_without_the_prefix_is_not_looked_at() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let id = peer.connect(&mut gateway, 4500);
+    peer.send(&mut gateway, id, &ike_frame(&ike_message(28)));
+    assert!(peer.closed(id));
+    assert_eq!(gateway.count(Counter::FramingIke), 0);
+}
+
+#[test]
+fn a_silent_stream_is_closed_after_five_seconds() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let silent = peer.connect(&mut gateway, 4500);
+    let (begun, _) = peer.begin(&mut gateway);
+    peer.send(&mut gateway, silent, b"IKE");
+    gateway.pass(4_900, 100);
+    peer.exchange(&mut gateway);
+    assert!(!peer.closed(silent));
+    gateway.pass(200, 100);
+    peer.exchange(&mut gateway);
+    assert!(peer.closed(silent), "a part of the prefix is no prefix");
+    assert!(!peer.closed(begun), "silence after the prefix is no offence");
+    assert_eq!(gateway.count(Counter::FramingSilent), 1);
+}
+
+// RFC 9329, 3.1 and 3.2: lengths 0 and 1 are fatal; 3: length 2 is ignored; 6.6: keepalives too.
+#[test]
+fn lengths_0_and_1_close_and_2_and_3_are_ignored() {
+    for length in [0u8, 1] {
+        let mut gateway = Gateway::new();
+        let mut peer = Peer::new(1);
+        let (id, conn) = peer.begin(&mut gateway);
+        peer.send(&mut gateway, id, &[0, length]);
+        assert!(peer.closed(id));
+        assert_eq!(gateway.count(Counter::FramingBadLength), 1);
+        assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Protocol }]);
+    }
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, _) = peer.begin(&mut gateway);
+    for _ in 0..100 {
+        peer.send(&mut gateway, id, &[0, 2, 0, 3, 0xff]);
+    }
+    assert!(!peer.closed(id), "they do not count as corruption");
+    assert_eq!(peer.read(id), []);
+    assert_eq!(gateway.count(Counter::FramingKeepalive), 200);
+}
+
+// RFC 9329, 6.1: not for a few packets of unknown SPIs, but for too many in a row.
+#[test]
+fn a_few_unknown_spis_are_survived_and_many_in_a_row_are_not() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    let stranger = esp_frame(&[0x77; 64]);
+    let few = culvert_dataplane::worker::STRANGERS_MAX - 1;
+    for _ in 0..3 {
+        for _ in 0..few {
+            peer.send(&mut gateway, id, &stranger);
+        }
+        peer.send(&mut gateway, id, &ike_frame(&ike_message(28)));
+    }
+    assert!(!peer.closed(id), "an IKE message between them ends the row");
+    let _ = gateway.told();
+    for _ in 0..=few {
+        peer.send(&mut gateway, id, &stranger);
+    }
+    assert!(peer.closed(id));
+    assert_eq!(gateway.count(Counter::FramingCorrupt), 1);
+    assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Protocol }]);
+}
+
+// RFC 9329, 6.1: a message received in part ends with its connection.
+#[test]
+fn half_a_frame_is_forgotten_with_its_connection() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let message = ike_message(100);
+    let frame = ike_frame(&message);
+    let (first, conn) = peer.begin(&mut gateway);
+    peer.send(&mut gateway, first, &frame[..50]);
+    peer.stack.abort(first);
+    peer.exchange(&mut gateway);
+    assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Reset }]);
+    assert_eq!(gateway.count(Counter::FramingPartial), 1);
+
+    let (second, _) = peer.begin(&mut gateway);
+    peer.send(&mut gateway, second, &frame[50..]);
+    assert_eq!(gateway.count(Counter::FramingIke), 0, "the halves were not put together");
+}
+
+// RFC 9329, 4: only the originator sends the prefix; 3.1: IKE behind the marker.
+#[test]
+fn control_answers_in_frames_and_without_a_prefix() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    peer.send(&mut gateway, id, &ike_frame(&ike_message(40)));
+    let told = gateway.told();
+    let [Told::Ike(path, _)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(path.conn, Some(conn));
+    let answer = ike_message(300);
+    gateway.control.send(0, &Down::IkeSend { path: *path, payload: &answer }).unwrap();
+    peer.exchange(&mut gateway);
+    assert_eq!(frames(&peer.read(id)), [answer]);
+}
+
+// RFC 9329, 3: what a frame cannot express is not sent, never cut.
+#[test]
+fn a_message_too_long_for_a_frame_is_an_error() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    let path = crate::peer::path(culvert_shm::Transport::Tcp, Some(conn));
+    for (len, fits) in [(MESSAGE_BYTES_MAX - 4, true), (MESSAGE_BYTES_MAX - 3, false)] {
+        let payload = ike_message(len);
+        gateway.control.send(0, &Down::IkeSend { path, payload: &payload }).unwrap();
+        peer.exchange(&mut gateway);
+        let read = peer.read(id);
+        assert_eq!(read.len(), if fits { usize::from(u16::MAX) } else { 0 });
+    }
+    assert_eq!(gateway.count(Counter::IkeTooBig), 1);
+    assert!(!peer.closed(id));
+}
+
+// RFC 9329, 6.1: the originator's first octets are the prefix, once, before any message.
+#[test]
+fn the_originator_sends_the_prefix_together_with_its_first_message() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    peer.stack.listen(4500);
+    let remote = (ip(crate::fixture::PEER_V4), 4500).into();
+    gateway.control.send(0, &Down::TcpConnect { token: 9, local: None, remote }).unwrap();
+    peer.exchange(&mut gateway);
+    let told = gateway.told();
+    let [Told::Opened { conn, originator: true, token: 9 }] = told[..] else { panic!("{told:?}") };
+    let mut path = crate::peer::path(culvert_shm::Transport::Tcp, Some(conn));
+    path.remote = remote;
+    for len in [60, 70] {
+        let payload = ike_message(len);
+        gateway.control.send(0, &Down::IkeSend { path, payload: &payload }).unwrap();
+        peer.exchange(&mut gateway);
+    }
+    let id = peer.events.iter().find_map(|event| match event {
+        culvert_tcpstack::Event::Opened { id, .. } => Some(*id),
+        _ => None,
+    });
+    let stream = peer.read(id.unwrap());
+    assert_eq!(stream[..6], PREFIX);
+    assert_eq!(frames(&stream[6..]), [ike_message(60), ike_message(70)]);
+
+    gateway.control.send(0, &Down::TcpClose { conn, abort: false }).unwrap();
+    peer.exchange(&mut gateway);
+    assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Local }]);
+    assert!(peer.closed(id.unwrap()));
+}
+
+#[test]
+fn a_refused_connection_is_reported_by_its_token() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let remote = (ip(crate::fixture::PEER_V4), 4500).into();
+    gateway.control.send(0, &Down::TcpConnect { token: 5, local: None, remote }).unwrap();
+    peer.exchange(&mut gateway);
+    // An address that is not the gateway's.
+    let local = Some(ip("192.0.2.99"));
+    gateway.control.send(0, &Down::TcpConnect { token: 6, local, remote }).unwrap();
+    peer.exchange(&mut gateway);
+    assert_eq!(gateway.told(), [Told::ConnectFailed(5), Told::ConnectFailed(6)]);
+}
