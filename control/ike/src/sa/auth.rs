@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::child::ChildRequest;
-use super::{Asked, Cx, Phase, Replaces, Session};
+use super::exchange::Asked;
+use super::{Cx, Phase, Replaces, Session};
 use crate::auth::{self, METHOD_SHARED_KEY, Signed};
 use crate::config::{ChildConfig, ConnectionConfig};
 use crate::event::{ChildFailure, Event, InitiationError};

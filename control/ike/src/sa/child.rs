@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Asked, Cx, Session, Task};
+use super::exchange::{Asked, Task};
+use super::{Cx, Session};
 use crate::config::ChildConfig;
 use crate::crypto::{Private, SecretOctets};
 use crate::event::{ChildFailure, ChildId, DownReason, Event};

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use super::child::ChildRequest;
+use super::exchange::{Asked, Task};
 use super::keyed::{IkeSa, Window};
-use super::{Asked, Cx, LINGER, Phase, RETIRED_TIMEOUT, Retired, Session, Task};
+use super::{Cx, LINGER, Phase, RETIRED_TIMEOUT, Retired, Session};
 use crate::config::ChildConfig;
 use crate::crypto::Private;
 use crate::endpoint::{DropReason, Received};

@@ -1,6 +1,7 @@
 //! INFORMATIONAL exchanges: Delete, liveness, errors (RFC 7296, 1.4).
 
-use super::{Asked, Cx, Phase, Session};
+use super::exchange::Asked;
+use super::{Cx, Phase, Session};
 use crate::event::{ChildId, DownReason};
 use crate::message::{ExchangeType, Message, NotifyType, Payload, Protocol};
 use crate::path::Path;

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use super::{Asked, Cx, Phase, Session, Task};
+use super::exchange::{Asked, Task};
+use super::{Cx, Phase, Session};
 use crate::config::{ConnectionConfig, Retransmission};
 use crate::event::{DownReason, Event, InitiationError, Transmit};
 use crate::message::ExchangeType;

@@ -1,23 +1,21 @@
-//! IKE_SA_INIT (RFC 7296, 1.2), as initiator with its retries and the way from UDP to TCP, and as
-//! responder.
+//! The initiator of IKE_SA_INIT: its request with repetitions and corrections, and the way from UDP
+//! to TCP (RFC 9329, 5.1).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::auth::Authenticating;
-use super::keyed::IkeSa;
-use super::{Cx, Phase, Session};
+use super::{derive, has_sa, init_header, init_payloads};
 use crate::config::{ChildConfig, ConnectionConfig, TransportChoice};
-use crate::crypto::{DhError, Private, SecretOctets};
+use crate::crypto::{DhError, Private};
 use crate::endpoint::{DropReason, Received};
 use crate::event::{Event, IkeSaId, InitiationError};
-use crate::keys::{IkeKeys, Inputs, skeyseed};
-use crate::message::{ExchangeType, Header, Message, NotifyType, Payload, Proposal};
+use crate::message::{ExchangeType, Header, Message, NotifyType, Payload};
 use crate::nat;
 use crate::negotiate;
 use crate::path::{Path, Transport};
 use crate::proposal::{IkeSuite, KeyExchange};
+use crate::sa::auth::Authenticating;
+use crate::sa::{Cx, IkeSa, Phase, Session};
 use crate::time::Instant;
 
 /// Fewest transmissions over UDP before TCP is tried: one may be lost (RFC 9329, 5.1).
@@ -31,13 +29,13 @@ const SENT_AFTER_REFUSAL_MAX: u32 = 1;
 
 /// Waiting for a TCP connection.
 pub(crate) struct Opening {
-    pub(super) child: Arc<ChildConfig>,
-    pub(super) deadline: Instant,
+    pub(in crate::sa) child: Arc<ChildConfig>,
+    pub(in crate::sa) deadline: Instant,
 }
 
 /// An IKE_SA_INIT request under way.
 pub(crate) struct Attempt {
-    pub(super) spi_i: u64,
+    pub(in crate::sa) spi_i: u64,
     child: Arc<ChildConfig>,
     private: Private,
     nonce: Vec<u8>,
@@ -46,36 +44,11 @@ pub(crate) struct Attempt {
     /// Transmissions so far.
     sent: u32,
     /// When to send again, to fall back or to give up.
-    pub(super) due: Instant,
+    pub(in crate::sa) due: Instant,
     restarts: u32,
     /// An error notification that came over UDP, and the transmissions since. Anybody may have sent
     /// it, so another answer is waited for a little longer (RFC 7296, 2.21.1).
     refusal: Option<(NotifyType, u32)>,
-}
-
-/// An IKE_SA_INIT request that was answered.
-pub(crate) struct Answered {
-    pub(super) deadline: Instant,
-    /// Connections that the peer may turn out to belong to.
-    pub(super) candidates: Vec<Arc<ConnectionConfig>>,
-    pub(super) nonce_i: Vec<u8>,
-    pub(super) nonce_r: Vec<u8>,
-    pub(super) request: Vec<u8>,
-    pub(super) response: Vec<u8>,
-}
-
-const fn init_header(spi_i: u64, spi_r: u64, response: bool) -> Header {
-    Header {
-        spi_i,
-        spi_r,
-        major: 2,
-        minor: 0,
-        exchange: ExchangeType::IKE_SA_INIT,
-        from_initiator: !response,
-        response,
-        higher_version: false,
-        message_id: 0,
-    }
 }
 
 // The initiator's half.
@@ -121,7 +94,7 @@ impl Session {
     }
 
     /// The TCP connection is open.
-    pub(super) fn opened(&mut self, cx: &mut Cx<'_>) {
+    pub(in crate::sa) fn opened(&mut self, cx: &mut Cx<'_>) {
         if let Phase::Opening(opening) = &self.phase {
             let child = opening.child.clone();
             self.attempt(cx, child);
@@ -200,7 +173,7 @@ impl Session {
     }
 
     /// IKE_SA_INIT got no answer in time, or only a refusal that nobody vouches for.
-    pub(super) fn init_due(&mut self, cx: &mut Cx<'_>) {
+    pub(in crate::sa) fn init_due(&mut self, cx: &mut Cx<'_>) {
         let Phase::Init(attempt) = &mut self.phase else { return };
         let Some(connection) = self.connection.clone() else { return };
         if let Some((kind, sent)) = &mut attempt.refusal {
@@ -227,7 +200,7 @@ impl Session {
     }
 
     /// Takes an answer to IKE_SA_INIT. Nothing in it is authentic yet.
-    pub(super) fn handle_init_response(
+    pub(in crate::sa) fn handle_init_response(
         &mut self,
         cx: &mut Cx<'_>,
         path: &Path,
@@ -362,26 +335,6 @@ impl Session {
     }
 }
 
-fn has_sa(message: &Message) -> bool {
-    message.payloads.iter().any(|p| matches!(p, Payload::Sa(_)))
-}
-
-/// The payloads that both messages of the exchange have: proposals, group and public value, nonce.
-type InitPayloads<'a> = (&'a [Proposal], (u16, &'a [u8]), &'a [u8]);
-
-fn init_payloads(message: &Message) -> Option<InitPayloads<'_>> {
-    let (mut sa, mut ke, mut nonce) = (None, None, None);
-    for payload in &message.payloads {
-        match payload {
-            Payload::Sa(proposals) => sa = Some(&proposals[..]),
-            Payload::Ke(group, data) => ke = Some((*group, &data[..])),
-            Payload::Nonce(data) => nonce = Some(&data[..]),
-            _ => {}
-        }
-    }
-    Some((sa?, ke?, nonce?))
-}
-
 /// What a responder agreed to, if it is among what was offered.
 fn agreed<'a>(
     message: &'a Message,
@@ -392,170 +345,4 @@ fn agreed<'a>(
     let answer = std::slice::from_ref(answer);
     let (_, suite) = negotiate::select_ike(answer, &connection.proposals, None)?;
     (suite.key_exchange.transform_id() == group).then_some((suite, public, nonce))
-}
-
-/// The keys of an IKE SA by IKE_SA_INIT.
-fn derive(
-    suite: &IkeSuite,
-    (spi_i, spi_r): (u64, u64),
-    (nonce_i, nonce_r): (&[u8], &[u8]),
-    shared: &SecretOctets,
-) -> Option<IkeKeys> {
-    let inputs = Inputs { nonce_i, nonce_r, spi_i, spi_r };
-    IkeKeys::derive(suite, &skeyseed(suite.prf, &inputs, shared), &inputs)
-}
-
-/// What came of a peer's IKE_SA_INIT request.
-pub(crate) enum Answer {
-    /// A half-open IKE SA.
-    Session(Box<Session>),
-    /// Refused, and said so.
-    Refused,
-    /// Nothing to answer.
-    Dropped(DropReason),
-}
-
-// The responder's half.
-impl Session {
-    /// Answers a first IKE_SA_INIT request.
-    pub(crate) fn respond_to_init(
-        cx: &mut Cx<'_>,
-        id: IkeSaId,
-        path: &Path,
-        octets: &[u8],
-    ) -> Answer {
-        let Ok(message) = Message::decode(octets) else {
-            // RFC 7296, 2.21.1: an error here may be answered, but need not be; it is not authentic.
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        let Some((offered, (group, public), nonce_i)) = init_payloads(&message) else {
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        let tcp = path.transport == Transport::Tcp;
-        let mut candidates = cx.host.connections(path.local.ip(), path.remote.ip());
-        candidates.retain(|c| c.transport.allows(tcp));
-        if candidates.is_empty() {
-            return refuse_init(cx, path, &message, InitiationError::NoConnection);
-        }
-        let sent = KeyExchange::from_transform_id(group);
-        let chosen =
-            candidates.iter().find_map(|c| negotiate::select_ike(offered, &c.proposals, sent));
-        let Some((proposal, suite)) = chosen else {
-            return refuse_init(cx, path, &message, InitiationError::NoProposalChosen);
-        };
-        if suite.key_exchange.transform_id() != group {
-            // RFC 7296, 1.2: no state is kept.
-            let wanted = suite.key_exchange.transform_id().to_be_bytes();
-            let notify = Payload::notify(NotifyType::INVALID_KE_PAYLOAD, wanted);
-            reply_in_clear(cx, path, &message.header, vec![notify]);
-            return Answer::Refused;
-        }
-        candidates.retain(|c| {
-            let answer = negotiate::ike_answer(proposal, &suite, &[]);
-            negotiate::select_ike(&[answer], &c.proposals, None).is_some()
-        });
-        let Some((session, payloads)) =
-            Self::half_open(cx, id, path, &message, (proposal, suite), (public, nonce_i))
-        else {
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        session.answer_init(cx, payloads, candidates, nonce_i, octets)
-    }
-
-    /// Derives the keys; gives the session and the payloads of the answer but the notifications.
-    fn half_open(
-        cx: &mut Cx<'_>,
-        id: IkeSaId,
-        path: &Path,
-        message: &Message,
-        (proposal, suite): (&Proposal, IkeSuite),
-        (public, nonce_i): (&[u8], &[u8]),
-    ) -> Option<(Self, Vec<Payload>)> {
-        let group = suite.key_exchange;
-        let private = Private::generate(group, &mut |out| cx.host.random(out)).ok()?;
-        let shared = private.agree(public).ok()?;
-        let nonce_r = cx.nonce();
-        let (spi_i, spi_r) = (message.header.spi_i, cx.spi());
-        let keys = derive(&suite, (spi_i, spi_r), (nonce_i, &nonce_r), &shared)?;
-        let mut session = Self::new(id, false, *path, Phase::Dead, cx.now);
-        session.nat = nat::detect(message, path);
-        session.sa = Some(IkeSa::new((spi_r, spi_i), false, suite, keys, cx.now, (0, 1)));
-        let payloads = vec![
-            Payload::Sa(vec![negotiate::ike_answer(proposal, &suite, &[])]),
-            Payload::Ke(group.transform_id(), private.public().to_vec()),
-            Payload::Nonce(nonce_r),
-        ];
-        Some((session, payloads))
-    }
-
-    fn answer_init(
-        mut self,
-        cx: &mut Cx<'_>,
-        mut payloads: Vec<Payload>,
-        candidates: Vec<Arc<ConnectionConfig>>,
-        nonce_i: &[u8],
-        request: &[u8],
-    ) -> Answer {
-        let Some((spi_i, spi_r)) = self.sa.as_ref().map(IkeSa::spis) else {
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        let nonce_r = payloads.iter().find_map(|p| match p {
-            Payload::Nonce(nonce) => Some(nonce.clone()),
-            _ => None,
-        });
-        let encap = candidates.first().is_some_and(|c| c.encap);
-        payloads.extend(nat::notifies(spi_i, spi_r, &self.path, encap));
-        let Ok(response) = Message::new(init_header(spi_i, spi_r, true), payloads).encode() else {
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        cx.send(&self.path, response.clone());
-        let half_open_timeout: Duration = cx.config.half_open_timeout;
-        self.phase = Phase::HalfOpen(Box::new(Answered {
-            deadline: cx.now + half_open_timeout,
-            candidates,
-            nonce_i: nonce_i.to_vec(),
-            nonce_r: nonce_r.unwrap_or_default(),
-            request: request.to_vec(),
-            response,
-        }));
-        Answer::Session(Box::new(self))
-    }
-
-    /// Answers a repeated IKE_SA_INIT request, if it is the same as before (RFC 7296, 2.1).
-    pub(crate) fn repeat_init(&self, cx: &mut Cx<'_>, path: &Path, octets: &[u8]) -> bool {
-        match &self.phase {
-            Phase::HalfOpen(answered) if answered.request == octets => {
-                cx.send(path, answered.response.clone());
-                true
-            }
-            _ => false,
-        }
-    }
-}
-
-fn refuse_init(cx: &mut Cx<'_>, path: &Path, message: &Message, error: InitiationError) -> Answer {
-    let notify = Payload::notify(NotifyType::NO_PROPOSAL_CHOSEN, []);
-    reply_in_clear(cx, path, &message.header, vec![notify]);
-    cx.events.push_back(Event::Refused { path: *path, error });
-    Answer::Refused
-}
-
-/// Answers a request without protection and without state.
-pub(crate) fn reply_in_clear(
-    cx: &mut Cx<'_>,
-    path: &Path,
-    request: &Header,
-    payloads: Vec<Payload>,
-) {
-    let header = Header {
-        major: 2,
-        minor: 0,
-        from_initiator: !request.from_initiator,
-        response: true,
-        higher_version: false,
-        ..*request
-    };
-    if let Ok(octets) = Message::new(header, payloads).encode() {
-        cx.send(path, octets);
-    }
 }

@@ -1,0 +1,34 @@
+//! Limits of an endpoint.
+
+use std::time::Duration;
+
+/// Limits of an endpoint.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// Most IKE SAs in all.
+    pub ike_sas_max: usize,
+    /// Most half-open IKE SAs that peers began, in all.
+    pub half_open_max: usize,
+    /// Most half-open IKE SAs that peers began from one IPv4 address or IPv6 /64. A large NAT must
+    /// not trip over it.
+    pub half_open_per_source_max: usize,
+    /// How long an IKE SA that a peer began may stay unauthenticated.
+    pub half_open_timeout: Duration,
+    /// Longest IKE message that is accepted, in octets.
+    pub message_octets_max: usize,
+    /// Most CHILD SAs of one IKE SA.
+    pub children_per_ike_max: usize,
+}
+
+impl Default for EndpointConfig {
+    fn default() -> Self {
+        Self {
+            ike_sas_max: 16_384,
+            half_open_max: 4_096,
+            half_open_per_source_max: 512,
+            half_open_timeout: Duration::from_secs(30),
+            message_octets_max: 32_768,
+            children_per_ike_max: 64,
+        }
+    }
+}

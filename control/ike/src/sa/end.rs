@@ -1,0 +1,75 @@
+//! How a session ends: deleted, given up, refused.
+
+use super::exchange::{Asked, Task};
+use super::{Cx, LINGER, Phase, Session};
+use crate::event::{DownReason, Event, InitiationError};
+use crate::path::Path;
+
+impl Session {
+    /// Ends an IKE SA that was up, at once and without a message; its CHILD SAs go too. Repetitions
+    /// of the peer's last request are answered a little longer.
+    pub(crate) fn close(&mut self, cx: &mut Cx<'_>, reason: DownReason) {
+        if !self.is_up() {
+            return;
+        }
+        if let Some(outstanding) = self.outstanding.take() {
+            self.abandon(cx, outstanding.asked);
+        }
+        while let Some(child) = self.children.first().map(|c| c.id) {
+            self.remove_child(cx, child, Some(DownReason::IkeGone));
+        }
+        for task in std::mem::take(&mut self.tasks) {
+            if let Task::DeleteStray(spi_in) = task {
+                cx.host.release_child(spi_in);
+            }
+        }
+        self.retired = None;
+        self.phase = Phase::Closed(cx.now + LINGER);
+        let connection = self.connection_name();
+        cx.events.push_back(Event::IkeDown { ike: self.id, connection, reason });
+    }
+
+    /// Gives back what an unanswered request holds.
+    pub(super) fn abandon(&mut self, cx: &mut Cx<'_>, asked: Asked) {
+        match asked {
+            Asked::Child(request) => cx.host.release_child(request.spi_in),
+            Asked::DeleteStray(spi_in) => cx.host.release_child(spi_in),
+            Asked::Auth | Asked::Liveness | Asked::DeleteIke | Asked::DeleteChild(_) => {}
+        }
+    }
+
+    /// Ends an initiation that came to nothing.
+    pub(super) fn fail(&mut self, cx: &mut Cx<'_>, error: InitiationError) {
+        if let Phase::Auth(auth) = std::mem::replace(&mut self.phase, Phase::Dead) {
+            auth.release(cx);
+        }
+        self.outstanding = None;
+        self.close_connection(cx);
+        let connection = self.connection_name();
+        cx.events.push_back(Event::InitiationFailed { ike: self.id, connection, error });
+    }
+
+    /// Turns a peer's attempt down; the refusal was sent as a response.
+    pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, path: &Path, error: InitiationError) {
+        self.phase = Phase::Closed(cx.now + LINGER);
+        cx.events.push_back(Event::Refused { path: *path, error });
+    }
+
+    /// Deletes the IKE SA at the wish of this side.
+    pub(crate) fn terminate(&mut self, cx: &mut Cx<'_>, reason: DownReason) {
+        match self.phase {
+            Phase::Established => {
+                self.phase = Phase::Deleting(reason);
+                // What else is waiting has lost its sense.
+                self.tasks.retain(|task| matches!(task, Task::DeleteStray(_)));
+                self.tasks.push_back(Task::DeleteIke);
+                self.pump(cx);
+            }
+            Phase::Opening(_) | Phase::Init(_) | Phase::Auth(_) => {
+                self.fail(cx, InitiationError::Terminated);
+            }
+            Phase::HalfOpen(_) => self.phase = Phase::Dead,
+            Phase::Deleting(_) | Phase::Closed(_) | Phase::Dead => {}
+        }
+    }
+}

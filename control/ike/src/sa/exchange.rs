@@ -1,0 +1,272 @@
+//! Requests and responses of an IKE SA: the windows, what waits for its turn, and who handles what
+//! (RFC 7296, 2.1 to 2.3).
+
+use std::sync::Arc;
+
+use super::child::ChildRequest;
+use super::keyed::Window;
+use super::{Cx, Phase, Session, TASKS_MAX};
+use crate::config::ChildConfig;
+use crate::endpoint::{DropReason, Received};
+use crate::event::{ChildId, DownReason, InitiationError};
+use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload};
+use crate::path::Path;
+use crate::time::Instant;
+
+/// What an outstanding request asked for.
+pub(crate) enum Asked {
+    /// IKE_AUTH; its state is in [`Phase::Auth`].
+    Auth,
+    /// Are you there?
+    Liveness,
+    /// Delete the IKE SA.
+    DeleteIke,
+    /// Delete a pair of CHILD SAs.
+    DeleteChild(ChildId),
+    /// Delete a pair that was never installed here.
+    DeleteStray(u32),
+    /// A new pair.
+    Child(Box<ChildRequest>),
+}
+
+/// A request that waits for its response.
+pub(crate) struct Outstanding {
+    pub(super) message_id: u32,
+    pub(super) octets: Vec<u8>,
+    pub(super) asked: Asked,
+    /// Transmissions over UDP so far.
+    pub(super) sent: u32,
+    /// When to send it again, or to give the peer up.
+    pub(super) due: Instant,
+}
+
+/// Something to be asked when the window is free.
+pub(crate) enum Task {
+    Liveness,
+    DeleteIke,
+    DeleteChild(ChildId, DownReason),
+    DeleteStray(u32),
+    Child(Arc<ChildConfig>),
+    RekeyChild(ChildId),
+}
+
+impl Session {
+    /// Takes a message whose SPI is this session's.
+    pub(crate) fn handle(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &Path,
+        header: &Header,
+        octets: &[u8],
+    ) -> Received {
+        if let Phase::Init(_) = self.phase {
+            return self.handle_init_response(cx, path, header, octets);
+        }
+        let local = if header.from_initiator { header.spi_r } else { header.spi_i };
+        if self.retired.as_ref().is_some_and(|r| r.sa.spi_local == local) {
+            return self.handle_retired(cx, path, header, octets);
+        }
+        let Some(sa) = &self.sa else { return Received::Dropped(DropReason::UnexpectedExchange) };
+        let (spi_i, spi_r) = sa.spis();
+        if (header.spi_i, header.spi_r) != (spi_i, spi_r) || header.from_initiator == sa.initiator {
+            return Received::Dropped(DropReason::UnknownSpi);
+        }
+        if header.exchange == ExchangeType::IKE_SA_INIT {
+            return Received::Dropped(DropReason::UnexpectedExchange);
+        }
+        if header.response {
+            self.handle_response(cx, path, header, octets)
+        } else {
+            self.handle_request(cx, path, header, octets)
+        }
+    }
+
+    pub(super) fn handle_request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &Path,
+        header: &Header,
+        octets: &[u8],
+    ) -> Received {
+        let Some(sa) = &mut self.sa else { return Received::Dropped(DropReason::UnknownSpi) };
+        let window = sa.window(header.message_id);
+        if window == Window::Outside {
+            return Received::Dropped(DropReason::MessageId);
+        }
+        let message = match sa.open(octets) {
+            Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
+            Err(CodecError::Header | CodecError::TooLong) => {
+                return Received::Dropped(DropReason::BadPayload);
+            }
+            result => result,
+        };
+        self.last_heard = cx.now;
+        if window == Window::Repeated {
+            // RFC 7296, 2.1. A repetition does not move the path (RFC 9329, 6.1), but is answered
+            // where it came from.
+            if let Some(cached) = sa.cached() {
+                cx.send(path, cached.to_vec());
+            }
+            return Received::Repeated;
+        }
+        if let Phase::Closed(_) = self.phase {
+            return Received::Dropped(DropReason::UnexpectedExchange);
+        }
+        self.heard(cx, path);
+        match message {
+            Ok(message) => self.dispatch_request(cx, path, &message),
+            Err(error) => {
+                self.answer_undecodable(cx, path, header, error);
+                Received::Accepted
+            }
+        }
+    }
+
+    pub(super) fn dispatch_request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &Path,
+        message: &Message,
+    ) -> Received {
+        match (message.header.exchange, &self.phase) {
+            (ExchangeType::IKE_AUTH, Phase::HalfOpen(_)) => self.handle_auth(cx, path, message),
+            (ExchangeType::INFORMATIONAL, Phase::Established | Phase::Deleting(_)) => {
+                self.handle_informational(cx, path, message);
+            }
+            (ExchangeType::CREATE_CHILD_SA, Phase::Established | Phase::Deleting(_)) => {
+                self.handle_create(cx, path, message);
+            }
+            _ => return Received::Dropped(DropReason::UnexpectedExchange),
+        }
+        Received::Accepted
+    }
+
+    /// An authentic request that cannot be decoded (RFC 7296, 2.5 and 2.21.2; RFC 9329, 6.1: the IKE
+    /// SA goes, the TCP connection stays).
+    pub(super) fn answer_undecodable(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &Path,
+        header: &Header,
+        error: CodecError,
+    ) {
+        let notify = match error {
+            CodecError::Critical(kind) => {
+                Payload::notify(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, [kind])
+            }
+            _ => Payload::notify(NotifyType::INVALID_SYNTAX, []),
+        };
+        self.respond(cx, path, header.exchange, vec![notify]);
+        match (error, &self.phase) {
+            (CodecError::Critical(_), Phase::Established) => {}
+            (_, Phase::HalfOpen(_)) => {
+                self.refuse(cx, path, InitiationError::PeerMisbehaved("IKE_AUTH was malformed"));
+            }
+            _ => self.close(cx, DownReason::ProtocolError("a request was malformed")),
+        }
+    }
+
+    /// Sends the response to the request that is being handled.
+    pub(super) fn respond(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &Path,
+        exchange: ExchangeType,
+        payloads: Vec<Payload>,
+    ) {
+        let Some(sa) = &mut self.sa else { return };
+        if let Ok(octets) = sa.response(exchange, payloads) {
+            cx.send(path, octets);
+        }
+        if sa.is_exhausted() {
+            self.close(cx, DownReason::ProtocolError("its Message IDs are used up"));
+        }
+    }
+
+    pub(super) fn handle_response(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &Path,
+        header: &Header,
+        octets: &[u8],
+    ) -> Received {
+        let due = self.outstanding.as_ref().is_some_and(|o| o.message_id == header.message_id);
+        let Some(sa) = self.sa.as_ref().filter(|_| due) else {
+            return Received::Dropped(DropReason::MessageId);
+        };
+        let message = match sa.open(octets) {
+            Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
+            Err(CodecError::Header | CodecError::TooLong) => {
+                return Received::Dropped(DropReason::BadPayload);
+            }
+            result => result,
+        };
+        self.last_heard = cx.now;
+        self.heard(cx, path);
+        let Some(outstanding) = self.outstanding.take() else {
+            return Received::Dropped(DropReason::MessageId);
+        };
+        let message = match message {
+            Ok(message) => message,
+            // RFC 7296, 2.21.3: an error in a response ends the IKE SA without a word.
+            Err(_) if matches!(outstanding.asked, Asked::Auth) => {
+                self.fail(cx, InitiationError::PeerMisbehaved("its IKE_AUTH was malformed"));
+                return Received::Accepted;
+            }
+            Err(_) => {
+                self.abandon(cx, outstanding.asked);
+                self.close(cx, DownReason::ProtocolError("a response was malformed"));
+                return Received::Accepted;
+            }
+        };
+        match outstanding.asked {
+            Asked::Auth => self.handle_auth_response(cx, &message),
+            Asked::Liveness => {}
+            Asked::DeleteIke => self.finish_delete(cx),
+            Asked::DeleteChild(child) => self.remove_child(cx, child, None),
+            Asked::DeleteStray(spi_in) => cx.host.release_child(spi_in),
+            Asked::Child(request) => self.handle_child_response(cx, *request, &message),
+        }
+        self.pump(cx);
+        Received::Accepted
+    }
+
+    /// Sends a request now; the window must be free.
+    pub(super) fn request(
+        &mut self,
+        cx: &mut Cx<'_>,
+        exchange: ExchangeType,
+        payloads: Vec<Payload>,
+        asked: Asked,
+    ) {
+        let Some(sa) = &mut self.sa else { return };
+        let Ok((message_id, octets)) = sa.request(exchange, payloads) else { return };
+        let due = cx.now;
+        self.outstanding = Some(Outstanding { message_id, octets, asked, sent: 0, due });
+        self.transmit(cx);
+    }
+
+    /// Asks what is to be asked next, if the window is free.
+    pub(crate) fn pump(&mut self, cx: &mut Cx<'_>) {
+        while self.outstanding.is_none() && self.is_up() {
+            let Some(task) = self.tasks.pop_front() else { return };
+            match task {
+                Task::Liveness => {
+                    self.request(cx, ExchangeType::INFORMATIONAL, Vec::new(), Asked::Liveness);
+                }
+                Task::DeleteIke => self.send_delete_ike(cx),
+                Task::DeleteChild(child, reason) => self.send_delete_child(cx, child, reason),
+                Task::DeleteStray(spi_in) => self.send_delete_stray(cx, spi_in),
+                Task::Child(config) => self.send_child_request(cx, config, None),
+                Task::RekeyChild(child) => self.send_child_rekey(cx, child),
+            }
+        }
+    }
+
+    pub(super) fn push_task(&mut self, cx: &mut Cx<'_>, task: Task) {
+        if self.tasks.len() < TASKS_MAX {
+            self.tasks.push_back(task);
+        }
+        self.pump(cx);
+    }
+}

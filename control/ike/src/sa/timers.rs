@@ -1,0 +1,60 @@
+//! What a session does when its time has come.
+
+use super::{Cx, Phase, Session};
+use crate::event::InitiationError;
+use crate::path::Transport;
+use crate::time::Instant;
+
+impl Session {
+    /// When something is due next.
+    pub(crate) fn timeout(&self) -> Option<Instant> {
+        let phase = match &self.phase {
+            Phase::Opening(opening) => Some(opening.deadline),
+            Phase::Init(attempt) => Some(attempt.due),
+            Phase::HalfOpen(answered) => Some(answered.deadline),
+            Phase::Closed(until) => Some(*until),
+            Phase::Auth(_) | Phase::Established | Phase::Deleting(_) | Phase::Dead => None,
+        };
+        [
+            phase,
+            self.outstanding.as_ref().map(|o| o.due),
+            self.liveness_due(),
+            self.link.retry_at(),
+            self.retired.as_ref().map(|r| r.until),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due.
+    pub(crate) fn handle_timeout(&mut self, cx: &mut Cx<'_>) {
+        let now = cx.now;
+        match &self.phase {
+            Phase::Opening(opening) if opening.deadline <= now => {
+                let remote = self.path.remote;
+                self.fail(cx, InitiationError::NoAnswer { transport: Transport::Tcp, remote });
+            }
+            Phase::Init(attempt) if attempt.due <= now => self.init_due(cx),
+            Phase::HalfOpen(answered) if answered.deadline <= now => {
+                self.phase = Phase::Dead;
+                self.close_connection(cx);
+            }
+            Phase::Closed(until) if *until <= now => {
+                self.phase = Phase::Dead;
+                self.close_connection(cx);
+            }
+            _ => {}
+        }
+        if self.retired.as_ref().is_some_and(|r| r.until <= now) {
+            self.retired = None;
+        }
+        if self.outstanding.as_ref().is_some_and(|o| o.due <= now) {
+            self.outstanding_due(cx);
+        }
+        self.retry_connection(cx);
+        if self.liveness_due().is_some_and(|due| due <= now) {
+            self.check_liveness(cx);
+        }
+    }
+}
