@@ -1,5 +1,6 @@
 //! `culvert-dataplane`: the poll-mode process of the gateway.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,10 +50,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// To standard error, for the journal: no colours and no times of its own, unless on a terminal.
+/// To standard error, which systemd takes into its journal; in colours on a terminal.
 fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let stderr = std::io::stderr;
+    let colours = stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(stderr).init();
 }
 
 fn print_summary(settings: &Settings) {

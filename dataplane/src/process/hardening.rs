@@ -7,7 +7,7 @@
 
 use rustix::io::Errno;
 use rustix::mm::{MlockAllFlags, mlockall};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
     set_no_new_privs,
@@ -19,8 +19,10 @@ const FOR_PORTS: CapabilitySet = CapabilitySet::NET_RAW
     .union(CapabilitySet::NET_ADMIN)
     .union(CapabilitySet::IPC_LOCK)
     .union(CapabilitySet::SYS_RAWIO)
-    .union(CapabilitySet::SYS_ADMIN)
-    .union(CapabilitySet::SYS_RESOURCE);
+    .union(CapabilitySet::SYS_ADMIN);
+
+/// What stays: memory that is mapped later (the shared memory, the workers' tables) is locked, too.
+const FOR_GOOD: CapabilitySet = CapabilitySet::IPC_LOCK;
 
 /// The kernel refused one step of giving up rights.
 #[derive(Debug, thiserror::Error)]
@@ -54,19 +56,16 @@ pub fn before_ports() -> Result<(), HardeningError> {
 /// `EPERM` or `ENOMEM` where the process may not lock so much; the caller warns and goes on,
 /// because a laboratory without the right is still useful.
 pub fn lock_memory() -> Result<(), HardeningError> {
-    let unlimited = Rlimit { current: None, maximum: None };
-    // Raised first: memory mapped after the capabilities are gone falls under the limit.
-    let _ = setrlimit(Resource::Memlock, unlimited);
     mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).map_err(step("lock memory"))
 }
 
-/// Gives up every capability of the calling thread: each worker before its first packet, and the
-/// main thread once the ports run.
+/// Gives up the calling thread's capabilities but that to lock memory: each worker before its first
+/// packet, and the main thread once the ports run.
 ///
 /// # Errors
 /// When the kernel refuses, which it does not for a smaller set.
 pub fn after_ports() -> Result<(), HardeningError> {
-    keep(CapabilitySet::empty())
+    keep(FOR_GOOD)
 }
 
 fn keep(wanted: CapabilitySet) -> Result<(), HardeningError> {
@@ -86,8 +85,8 @@ mod tests {
         std::thread::spawn(|| {
             after_ports().unwrap();
             let held = capabilities(None).unwrap();
-            assert_eq!(held.permitted, CapabilitySet::empty());
-            assert_eq!(held.effective, CapabilitySet::empty());
+            assert_eq!(held.permitted - FOR_GOOD, CapabilitySet::empty());
+            assert_eq!(held.effective - FOR_GOOD, CapabilitySet::empty());
             let sets = CapabilitySets {
                 effective: CapabilitySet::NET_RAW,
                 permitted: CapabilitySet::NET_RAW,

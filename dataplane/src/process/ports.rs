@@ -90,7 +90,8 @@ impl Ports {
         let workers = dataplane.workers();
         let ports = 1 + u32::from(dataplane.inner_device.is_some());
         let pool = Pool::new(eal, &pool_config(dataplane, ports))?;
-        let outer = start(eal, "outer", &dataplane.outer_device, dataplane.outer.mtu, workers, pool)?;
+        let outer =
+            start(eal, "outer", &dataplane.outer_device, dataplane.outer.mtu, workers, pool)?;
         let mut opened = vec![("outer", outer.0)];
         let mut inner_queues = Vec::new();
         if let Some(device) = &dataplane.inner_device {
@@ -141,8 +142,7 @@ fn start(
     let Started { port, rx_queues, tx_queues } = device.start(&config, &[pool]).map_err(failed)?;
     let (mac, offloads) = (port.mac(), port.offloads());
     let pairs = rx_queues.into_iter().zip(tx_queues);
-    let parts = pairs
-        .map(|(rx, tx)| PortParts { link: QueuePair { rx, tx }, mac, offloads })
-        .collect();
+    let parts =
+        pairs.map(|(rx, tx)| PortParts { link: QueuePair { rx, tx }, mac, offloads }).collect();
     Ok((port, parts))
 }

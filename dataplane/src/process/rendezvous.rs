@@ -50,7 +50,9 @@ impl Rendezvous {
     pub(super) fn turn(&mut self) {
         if self.link.as_ref().is_some_and(Link::is_gone) {
             self.link = None;
-            tracing::warn!("the control process is gone; traffic goes on, waiting for the next one");
+            tracing::warn!(
+                "the control process is gone; traffic goes on, waiting for the next one"
+            );
         }
         if self.link.is_some() || Instant::now() < self.next_attempt {
             return;

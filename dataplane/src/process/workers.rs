@@ -63,17 +63,8 @@ impl Workers {
             getrandom::fill(&mut seed).context("the kernel gives no random numbers")?;
             let (rooms, dataplane) = (Arc::clone(&rooms), Arc::clone(&dataplane));
             let poll = dataplane.poll;
-            let parts = WorkerParts {
-                view,
-                outer,
-                inner,
-                pool,
-                mesh,
-                rooms,
-                dataplane,
-                provider,
-                seed,
-            };
+            let parts =
+                WorkerParts { view, outer, inner, pool, mesh, rooms, dataplane, provider, seed };
             let pulse = Arc::new(Pulse::default());
             pulse.turned_ns.store(monotonic_ns(), Ordering::Relaxed);
             workers.pulses.push(Arc::clone(&pulse));

@@ -9,6 +9,7 @@ use super::core::Core;
 use super::handoff::Handed;
 use super::link::Link;
 use super::network::{OUTER_PORT, Port};
+use crate::net::DropReason;
 use crate::net::arp;
 use crate::net::ether::{self, Cast, EtherType, MacAddr};
 use crate::net::fragment::{self, Fragments};
@@ -17,7 +18,6 @@ use crate::net::ip::Header;
 use crate::net::nd;
 use crate::net::neighbour::{Learnt, Resolution};
 use crate::net::route::NextHop;
-use crate::net::DropReason;
 
 impl<L: Link> Core<L> {
     /// Sends an outer packet.
@@ -33,12 +33,7 @@ impl<L: Link> Core<L> {
     pub(crate) fn send_inner(&mut self, packet: Mbuf, header: &Header) {
         let Some(hop) = self.net.inner.routes.lookup(header.destination) else {
             self.drop_for(DropReason::IpNoRoute);
-            return self.report_problem(
-                Problem::NoRoute,
-                header,
-                packet.data(),
-                Cast::Unicast,
-            );
+            return self.report_problem(Problem::NoRoute, header, packet.data(), Cast::Unicast);
         };
         let mtu = self.net.inner.mtu;
         if header.total_len <= mtu {
@@ -123,8 +118,7 @@ impl<L: Link> Core<L> {
     fn ask(&mut self, hop: NextHop, known: Option<MacAddr>) {
         let port = usize::from(hop.port);
         let Some(own) = self.net.ports.get(port).map(|port| port.mac) else { return };
-        let source =
-            self.net.sides_on(port).find_map(|side| side.own.source_for(hop.neighbour));
+        let source = self.net.sides_on(port).find_map(|side| side.own.source_for(hop.neighbour));
         let Some(mut frame) = self.buffer() else { return };
         let written = match (source, hop.neighbour) {
             (Some(IpAddr::V4(source)), IpAddr::V4(target)) => {

@@ -14,7 +14,6 @@ const SLEEP_US_MIN: u64 = 10;
 /// Longest sleep, microseconds. It bounds what idleness adds to the latency of a packet.
 const SLEEP_US_MAX: u64 = 500;
 
-
 /// Counts empty batches and says how long to sleep.
 #[derive(Debug)]
 pub struct Idle {

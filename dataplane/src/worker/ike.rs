@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use culvert_shm::{Counter, Path, Transport, Up};
-use culvert_tcpstack::framing::{self, NON_ESP_MARKER};
 use culvert_tcpstack::ConnId;
+use culvert_tcpstack::framing::{self, NON_ESP_MARKER};
 
 use super::Worker;
 use super::core::Core;
@@ -62,8 +62,7 @@ impl<L: Link> Core<L> {
         let out = whole.get_mut(..len).ok_or(Counter::IkeTooBig)?;
         self.write_datagram(path, marker, message, out)?;
         let header = ip::parse(out).map_err(|_| Counter::IkeTooBig)?;
-        let mut cut =
-            fragment::fragments(out, &header, mtu).map_err(|_| Counter::IkeTooBig)?;
+        let mut cut = fragment::fragments(out, &header, mtu).map_err(|_| Counter::IkeTooBig)?;
         while let Some(piece) = self.next_fragment(&mut cut, mtu) {
             self.send_outer(piece, path.remote.ip());
         }

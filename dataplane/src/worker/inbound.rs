@@ -142,9 +142,10 @@ impl<L: Link> Core<L> {
             }
         };
         // RFC 4301, 5.2, step 4: the packet must be one that the peer may send through this SA.
-        let permitted = self.sas.get(opened.sa).is_some_and(|sa| {
-            policy::permits(&sa.local, &sa.remote, &flow).is_ok()
-        });
+        let permitted = self
+            .sas
+            .get(opened.sa)
+            .is_some_and(|sa| policy::permits(&sa.local, &sa.remote, &flow).is_ok());
         if !permitted {
             return self.refuse(opened.sa, SaDrop::Selector, Counter::EspSelector);
         }

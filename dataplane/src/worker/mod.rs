@@ -163,8 +163,7 @@ impl<L: Link> Worker<L> {
             view,
         };
         let message = Vec::with_capacity(usize::from(u16::MAX) + 1);
-        let mut worker =
-            Self { core, tcp, message, device_checksum, tick_at: 0, begun: false };
+        let mut worker = Self { core, tcp, message, device_checksum, tick_at: 0, begun: false };
         worker.take_up(&layout);
         Ok(worker)
     }

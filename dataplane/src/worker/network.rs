@@ -35,7 +35,6 @@ pub struct PortParts<L> {
 pub(crate) struct Port<L> {
     pub(crate) link: L,
     pub(crate) mac: MacAddr,
-    pub(crate) offloads: Offloads,
     /// Frames to be sent at the end of the batch.
     pub(crate) out: Burst,
 }
@@ -107,8 +106,8 @@ impl<L: Link> Network<L> {
 
 impl<L> Port<L> {
     fn new(parts: PortParts<L>) -> Self {
-        let PortParts { link, mac, offloads } = parts;
-        Self { link, mac: MacAddr(mac), offloads, out: Burst::new() }
+        let PortParts { link, mac, .. } = parts;
+        Self { link, mac: MacAddr(mac), out: Burst::new() }
     }
 }
 

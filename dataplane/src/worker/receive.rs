@@ -254,8 +254,7 @@ impl<L: Link> Core<L> {
             Encapsulated::Esp => {
                 let behind = packet.len() - header.header_len - udp::HEADER_LEN - udp.payload_len;
                 if packet.trim(behind) && packet.adj(header.header_len + udp::HEADER_LEN) {
-                    let arrival =
-                        Arrival { path, ecn: header.traffic_class & 3, may_move: true };
+                    let arrival = Arrival { path, ecn: header.traffic_class & 3, may_move: true };
                     // What was refused has been counted.
                     let _ = self.take_esp(packet, &arrival);
                 }

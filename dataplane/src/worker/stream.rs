@@ -123,8 +123,7 @@ fn report<L: Link>(core: &mut Core<L>, reported: &mut bool, arrival: &Arrival) {
 fn take_ike<L: Link>(core: &mut Core<L>, arrival: &Arrival, message: &[u8]) -> bool {
     core.count(Counter::FramingIke);
     let length = message.get(24..IKE_HEADER_LEN).and_then(|field| field.try_into().ok());
-    let plausible =
-        length.is_some_and(|field| u32::from_be_bytes(field) as usize == message.len());
+    let plausible = length.is_some_and(|field| u32::from_be_bytes(field) as usize == message.len());
     if plausible {
         core.ike_up(&arrival.path, message);
     } else {

@@ -7,7 +7,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_shm::{
-    CloseReason, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Path, Transport, Up, WorkerView,
+    CloseReason, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Path, Transport, Up,
+    WorkerView,
 };
 use culvert_tcpstack::framing::{self, Decoder};
 use culvert_tcpstack::{self as tcpstack, ConnError, ConnId, ConnectError, Stack};

@@ -223,8 +223,7 @@ fn a_full_stream_drops_inner_packets_before_they_are_sealed() {
         peer.exchange(&mut gateway);
         stream.extend(peer.read(id));
     }
-    let numbers: Vec<u64> =
-        frames(&stream).iter().map(|frame| sa.open(frame).unwrap().0).collect();
+    let numbers: Vec<u64> = frames(&stream).iter().map(|frame| sa.open(frame).unwrap().0).collect();
     let expected: Vec<u64> = (1..=counts.packets_out).collect();
     assert_eq!(numbers, expected);
 }

@@ -15,9 +15,7 @@ use culvert_dataplane::worker::{Worker, WorkerParts};
 use culvert_dataplane_config::{Aead, Dataplane, Poll, Side};
 use culvert_dpdk::{Burst, Eal, Memory, Offloads, Pool, PoolConfig};
 use culvert_esp::Provider;
-use culvert_shm::{
-    Bell, ConnRef, ControlView, Counter, DataplaneView, Layout, Path, Region, Up,
-};
+use culvert_shm::{Bell, ConnRef, ControlView, Counter, DataplaneView, Layout, Path, Region, Up};
 
 pub(crate) const OUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 pub(crate) const INNER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -191,6 +189,9 @@ impl Gateway {
         self.workers.clear();
         self.outer.clear();
         self.inner.clear();
+        // The successor maps the memory anew, as another process does.
+        let memory = self.region.fd().try_clone_to_owned().unwrap();
+        self.region = Arc::new(Region::adopt(memory).unwrap());
         self.start();
         self.introduce_neighbours();
     }
@@ -330,9 +331,16 @@ pub(crate) fn framed(source: MacAddr, destination: MacAddr, packet: &[u8]) -> Fr
     frame
 }
 
-/// The IP packet of a frame for this station.
+/// The IP packet of a frame for this station; what asks whether the station is still there is left
+/// out.
 fn packet_to(station: MacAddr, frame: &[u8]) -> Option<Vec<u8>> {
+    const NEIGHBOUR_SOLICITATION: u8 = 135;
     let (header, _) = ether::parse(frame, station).unwrap();
-    let ip = header.ether_type != EtherType::Arp && header.destination == station;
-    ip.then(|| frame[ether::HEADER_LEN..].to_vec())
+    let packet = frame.get(ether::HEADER_LEN..)?;
+    let asks = match header.ether_type {
+        EtherType::Arp => true,
+        EtherType::Ipv4 => false,
+        EtherType::Ipv6 => packet[6] == 58 && packet[40] == NEIGHBOUR_SOLICITATION,
+    };
+    (!asks && header.destination == station).then(|| packet.to_vec())
 }

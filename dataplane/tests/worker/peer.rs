@@ -99,12 +99,16 @@ impl Peer {
     }
 
     fn opened(&self, id: ConnId) -> bool {
-        self.events.iter().any(|event| matches!(event, Event::Opened { id: other, .. } if *other == id))
+        self.events
+            .iter()
+            .any(|event| matches!(event, Event::Opened { id: other, .. } if *other == id))
     }
 
     /// Whether the gateway has closed a connection.
     pub(crate) fn closed(&self, id: ConnId) -> bool {
-        self.events.iter().any(|event| matches!(event, Event::Closed { id: other, .. } if *other == id))
+        self.events
+            .iter()
+            .any(|event| matches!(event, Event::Closed { id: other, .. } if *other == id))
     }
 
     /// Writes octets to a stream, in a segment of their own.
@@ -204,12 +208,7 @@ impl Wanted {
 /// A path between the usual addresses.
 pub(crate) fn path(transport: Transport, conn: Option<ConnRef>) -> Path {
     let port = if transport == Transport::Native { 0 } else { 4500 };
-    Path {
-        transport,
-        local: (ip(OUTER_V4), port).into(),
-        remote: (ip(PEER_V4), port).into(),
-        conn,
-    }
+    Path { transport, local: (ip(OUTER_V4), port).into(), remote: (ip(PEER_V4), port).into(), conn }
 }
 
 impl Sa {
