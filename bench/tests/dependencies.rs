@@ -24,7 +24,13 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("culvert-dataplane-config", &[]),
     (
         "culvert-dataplane",
-        &["culvert-dpdk", "culvert-esp", "culvert-shm", "culvert-tcpstack", "culvert-dataplane-config"],
+        &[
+            "culvert-dpdk",
+            "culvert-esp",
+            "culvert-shm",
+            "culvert-tcpstack",
+            "culvert-dataplane-config",
+        ],
     ),
     ("culvert-ike", &[]),
     ("culvert-api", &[]),
