@@ -2,8 +2,8 @@
 //!
 //! It holds the keys of every tunnel, so nobody may read its memory: no core dump, no ptrace by
 //! the same user, no swap. It opens devices as root, so it keeps only what opening them needs, and
-//! gives that up too, thread by thread, once the ports run: capabilities belong to threads, and
-//! those that the EAL starts inherit the set of the thread that started it.
+//! gives that up too, thread by thread, once the ports run: capabilities belong to threads. Only
+//! DPDK's interrupt thread keeps what opening the ports needed, because drivers do such work there.
 
 use rustix::io::Errno;
 use rustix::mm::{MlockAllFlags, mlockall};

@@ -91,7 +91,7 @@ impl<L: Link> Core<L> {
     }
 
     /// Puts a forwarded packet aside for the way out.
-    pub(crate) fn to_tunnel(&mut self, packet: Mbuf) {
+    pub(crate) fn queue_for_tunnel(&mut self, packet: Mbuf) {
         if self.forwarded.push(packet).is_err() {
             self.count(Counter::BatchFull);
         }

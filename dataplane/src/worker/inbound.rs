@@ -187,7 +187,7 @@ impl<L: Link> Core<L> {
         }
         if self.policies.lookup(flow).is_ok() {
             // To another tunnel: the way out takes the hop.
-            return self.to_tunnel(packet);
+            return self.queue_for_tunnel(packet);
         }
         if let Err(reason) = ip::decrement_hop_limit(packet.data_mut()) {
             self.drop_for(reason);
