@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Node, NodeDep, PackageId};
 
 /// Each package of the workspace and those of the others that it may build on.
 const MAY_KNOW: &[(&str, &[&str])] = &[
@@ -68,20 +68,23 @@ const NEVER_REACHES: &[(&str, &[&str])] = &[
 const UNSAFE: &[&str] = &["dpdk-sys", "culvert-dpdk", "culvert-shm"];
 
 fn metadata() -> Metadata {
-    MetadataCommand::new().other_options(["--locked".to_owned()]).exec().unwrap()
+    MetadataCommand::new().other_options(["--locked".to_owned()]).exec().expect("cargo metadata")
 }
 
 /// What each package is built from. Tests may know more, so their dependencies do not count.
 fn dependencies(metadata: &Metadata) -> BTreeMap<String, BTreeSet<String>> {
-    let name = |id| metadata[id].name.to_string();
-    let nodes = &metadata.resolve.as_ref().unwrap().nodes;
-    let of = |node: &cargo_metadata::Node| {
-        let built = |dep: &&cargo_metadata::NodeDep| {
-            dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development)
-        };
-        node.deps.iter().filter(built).map(|dep| name(&dep.pkg)).collect()
-    };
-    nodes.iter().map(|node| (name(&node.id), of(node))).collect()
+    let nodes = &metadata.resolve.as_ref().expect("resolved dependencies").nodes;
+    nodes.iter().map(|node| (name(metadata, &node.id), built_from(metadata, node))).collect()
+}
+
+fn name(metadata: &Metadata, id: &PackageId) -> String {
+    metadata[id].name.to_string()
+}
+
+fn built_from(metadata: &Metadata, node: &Node) -> BTreeSet<String> {
+    let built =
+        |dep: &&NodeDep| dep.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development);
+    node.deps.iter().filter(built).map(|dep| name(metadata, &dep.pkg)).collect()
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn tables_show_what_stands() -> Result<()> {
         ensure!(initiate.status.success(), "{}{}", initiate.stdout, initiate.stderr);
         exchange(lab, Family::V4)?;
         for (line, words) in [
-            ("status", &["dataplane"][..]),
+            ("status", &["Dataplane"][..]),
             ("connections", &[CONNECTION, "a.test", "b.test"]),
             ("sas", &["b.test", "tcp", "198.51.100.7", "aes128gcm16"]),
             ("tcp", &["198.51.100.7:4500"]),

@@ -143,7 +143,9 @@ fn terminate_takes_down_both_ends() -> Result<()> {
             a.initiate()?;
             ping_b(lab, PING_TIMEOUT)?;
             ensure!(a.terminate()?.len() == 1, "one IKE SA ended");
-            ensure!(a.sas()?.is_empty() && b.sas()?.is_empty(), "{:#?} {:#?}", a.sas()?, b.sas()?);
+            wait_until("the SAs are gone at both ends", PING_TIMEOUT, || {
+                Ok(a.sas()?.is_empty() && b.sas()?.is_empty())
+            })?;
             ensure!(traffic::ping(&lab.a.inside, SIDE_B.host.v4.into(), 2, 56)? == 0, "no tunnel");
         }
         Ok(())

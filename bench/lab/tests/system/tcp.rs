@@ -15,20 +15,19 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(12);
 /// How long an answer is waited for before it counts as none.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// An `IKE_SA_INIT` request that any responder answers, if only to refuse it: header (RFC 7296, 3.1)
-/// with one payload of an unknown critical type (2.5).
-const UNKNOWN_CRITICAL: [u8; 32] = {
-    let mut message = [0; 32];
-    message[0] = 0x51;
-    message[16] = 200; // next payload, unknown
-    message[17] = 0x20; // version 2.0
-    message[18] = 34; // IKE_SA_INIT
-    message[19] = 0x08; // initiator
-    message[27] = 32; // length
-    message[29] = 0x80; // critical
-    message[31] = 4; // payload length
-    message
+/// The header of a request of IKE version 3, which any responder answers, if only to say that it
+/// speaks version 2 (RFC 7296, 2.5 and 3.1).
+const REQUEST: [u8; 28] = {
+    let mut header = [0; 28];
+    header[0] = 0x51; // the initiator's SPI must not be zero
+    header[17] = 0x30; // version 3.0
+    header[18] = 34; // IKE_SA_INIT
+    header[19] = 0x08; // from the initiator
+    header[27] = 28; // length
+    header
 };
+/// Length, non-ESP marker and message (RFC 9329, 3.1).
+const FRAME_HEADER: [u8; 6] = [0, 34, 0, 0, 0, 0];
 
 /// Runs `client` in the firewall's place against a gateway that nobody talks to.
 fn against_the_port(client: impl Fn(&mut TcpStream) -> Result<()> + Send + Sync) -> Result<()> {
@@ -72,14 +71,13 @@ fn open_and_quiet(stream: &mut TcpStream) -> Result<()> {
 
 /// Sends an IKE message in a frame and expects an IKE answer to it: the stream is understood.
 fn answered(stream: &mut TcpStream) -> Result<()> {
-    let mut frame = vec![0, 38, 0, 0, 0, 0];
-    frame.extend(UNKNOWN_CRITICAL);
+    let frame = [&FRAME_HEADER[..], &REQUEST].concat();
     stream.write_all(&frame)?;
     stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
     let mut head = [0; 6 + 28];
     stream.read_exact(&mut head).context("no answer")?;
     ensure!(head[2..6] == [0; 4], "the non-ESP marker (RFC 9329, 3): {head:02x?}");
-    ensure!(head[6..14] == UNKNOWN_CRITICAL[..8], "our SPI: {head:02x?}");
+    ensure!(head[6..14] == REQUEST[..8], "our SPI: {head:02x?}");
     ensure!(head[6 + 19] & 0x20 != 0, "a response: {head:02x?}");
     Ok(())
 }
@@ -99,10 +97,7 @@ fn a_prefix_cut_anywhere_is_understood() -> Result<()> {
 #[test]
 fn a_prefix_together_with_the_first_message_is_understood() -> Result<()> {
     against_the_port(|stream| {
-        let mut octets = PREFIX.to_vec();
-        octets.extend([0, 38, 0, 0, 0, 0]);
-        octets.extend(UNKNOWN_CRITICAL);
-        stream.write_all(&octets)?;
+        stream.write_all(&[&PREFIX[..], &FRAME_HEADER, &REQUEST].concat())?;
         stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
         let mut head = [0; 6];
         stream.read_exact(&mut head).context("no answer")
