@@ -21,6 +21,8 @@ const CACHE: u32 = 256;
 const AROUND_PACKET: u16 = 22 + 32;
 /// Least octets behind an mbuf's headroom: what drivers without scatter want.
 const ROOM_MIN: u16 = 2048;
+/// Largest frame of a device's ring for which there are buffers.
+const FRAME_MAX: u16 = 16_384;
 /// Octets of an mbuf's headroom.
 const HEADROOM: u16 = 128;
 
@@ -113,12 +115,22 @@ fn pool_config(dataplane: &Dataplane, ports: u32) -> PoolConfig {
     let bursts = 16 * BURST_SIZE as u32;
     let mbufs = workers * (queues + rings + bursts + 2 * CACHE);
     let mtu = dataplane.outer.mtu.max(dataplane.inner.mtu);
+    let devices = [Some(&dataplane.outer_device), dataplane.inner_device.as_ref()];
+    let frame = devices.into_iter().flatten().filter_map(|device| frame_size(device)).max();
+    let room = (mtu + AROUND_PACKET).max(ROOM_MIN).max(frame.unwrap_or(0));
     PoolConfig {
         mbufs: mbufs.next_power_of_two() - 1,
         cache: CACHE,
-        data_room: (mtu + AROUND_PACKET).max(ROOM_MIN).next_multiple_of(64) + HEADROOM,
+        data_room: room.next_multiple_of(64) + HEADROOM,
         ..PoolConfig::named("packets")
     }
+}
+
+/// The frames of net_af_packet's ring, where the device string sets them. The kernel puts IPv4
+/// fragments together before they reach that ring, so frames may be longer than the MTU.
+fn frame_size(device: &str) -> Option<u16> {
+    let size = device.split(',').find_map(|argument| argument.strip_prefix("framesz="))?;
+    size.parse().ok().filter(|size| *size <= FRAME_MAX)
 }
 
 fn start(
@@ -145,4 +157,16 @@ fn start(
     let parts =
         pairs.map(|(rx, tx)| PortParts { link: QueuePair { rx, tx }, mac, offloads }).collect();
     Ok((port, parts))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_hold_the_frames_that_the_device_string_asks_for() {
+        assert_eq!(frame_size("net_af_packet0,iface=inner0,framesz=8192,blocksz=8192"), Some(8192));
+        assert_eq!(frame_size("net_af_packet0,iface=framesz"), None);
+        assert_eq!(frame_size("net_af_packet0,framesz=60000"), None);
+    }
 }

@@ -68,7 +68,7 @@ impl Rendezvous {
             Err(error) => {
                 let failure = error.to_string();
                 if failure != self.last_failure {
-                    tracing::warn!("no control process yet, trying on: {failure}");
+                    tracing::warn!("no link to the control process, trying on: {failure}");
                     self.last_failure = failure;
                 }
             }

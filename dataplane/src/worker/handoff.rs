@@ -32,6 +32,11 @@ pub enum Handed {
         /// The SA that its policy names.
         sa: SlotRef,
     },
+    /// A TCP segment to a local port of the receiver's.
+    Segment {
+        /// The IP packet.
+        packet: Mbuf,
+    },
     /// A sealed frame for a connection that the receiver owns; room for it was reserved.
     Frame {
         /// Length field and ESP packet.

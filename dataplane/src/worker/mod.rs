@@ -118,6 +118,8 @@ pub struct Worker<L> {
     tcp: Tcp,
     /// The message of the record that is being acted on.
     message: Vec<u8>,
+    /// Ports on which peers may open connections.
+    listens: Vec<u16>,
     /// Whether the device fills in the checksums of TCP segments.
     device_checksum: bool,
     /// When that is done which is done only now and then.
@@ -163,7 +165,9 @@ impl<L: Link> Worker<L> {
             view,
         };
         let message = Vec::with_capacity(usize::from(u16::MAX) + 1);
-        let mut worker = Self { core, tcp, message, device_checksum, tick_at: 0, begun: false };
+        let listens = dataplane.tcp_ports.clone();
+        let mut worker =
+            Self { core, tcp, message, listens, device_checksum, tick_at: 0, begun: false };
         worker.take_up(&layout);
         Ok(worker)
     }

@@ -301,3 +301,27 @@ pub(crate) fn tunnel_mtu(outer_mtu: usize, path: &Path) -> usize {
     // The encrypted part, of which two octets are pad length and next header, is a multiple of 4.
     (room.saturating_sub(around) & !3).saturating_sub(2)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // RFC 9329, 3: over TCP the bound of UDP encapsulation.
+    #[test]
+    fn the_tunnels_mtu_is_the_most_that_fits() {
+        let ends = [("192.0.2.1:4500", "192.0.2.2:4500"), ("[2001:db8::1]:0", "[2001:db8::2]:0")];
+        for (local, remote) in ends {
+            for transport in [Transport::Native, Transport::Udp, Transport::Tcp] {
+                let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
+                let path = Path { transport, local, remote, conn: None };
+                for outer_mtu in 1280..1290 {
+                    let in_udp = transport != Transport::Native;
+                    let room = outer_mtu - encap::overhead(local.is_ipv4(), in_udp);
+                    let mtu = tunnel_mtu(outer_mtu, &path);
+                    assert!(OutboundSa::sealed_len(mtu) <= room);
+                    assert!(OutboundSa::sealed_len(mtu + 1) > room);
+                }
+            }
+        }
+    }
+}

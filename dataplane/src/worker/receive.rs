@@ -9,11 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_dataplane_config::IKE_NATT_PORT;
 use culvert_dpdk::{Burst, ChecksumStatus, Mbuf};
 use culvert_shm::{Counter, Transport};
-use culvert_tcpstack::{RxChecksum, SegmentOutcome};
+use culvert_tcpstack::{EphemeralPorts, RxChecksum, SegmentOutcome};
 
 use super::Worker;
 use super::core::Core;
 use super::drops;
+use super::handoff::Handed;
 use super::ike::{self, Encapsulated};
 use super::link::Link;
 use super::network::OUTER_PORT;
@@ -121,7 +122,12 @@ impl<L: Link> Worker<L> {
         }
         match header.protocol {
             protocol::TCP => {
-                self.take_segment(&packet);
+                let worker = self.segment_owner(header, packet.data());
+                if worker == self.core.view.worker() {
+                    self.take_segment(&packet);
+                } else {
+                    self.core.hand_over(worker, Handed::Segment { packet });
+                }
                 Ok(())
             }
             protocol::UDP => self.core.take_datagram(packet, header),
@@ -131,7 +137,22 @@ impl<L: Link> Worker<L> {
         }
     }
 
-    fn take_segment(&mut self, packet: &Mbuf) {
+    /// The worker whose connection a segment belongs to. A connection that a peer opens lives where
+    /// its SYN arrives, and the NIC's hash sends the rest of it there too. The answers to one that
+    /// this gateway opens may arrive anywhere: their port names its worker.
+    fn segment_owner(&self, header: &Header, packet: &[u8]) -> u16 {
+        let (own, workers) = (self.core.view.worker(), self.core.mesh.workers());
+        let port = match header.upper(packet) {
+            &[_, _, high, low, ..] => u16::from_be_bytes([high, low]),
+            _ => return own,
+        };
+        let ephemeral = EphemeralPorts::default();
+        let ours = (ephemeral.first..=ephemeral.last).contains(&port);
+        if ours && !self.listens.contains(&port) { port % workers.max(1) } else { own }
+    }
+
+    /// A TCP segment for a connection of this worker's.
+    pub(crate) fn take_segment(&mut self, packet: &Mbuf) {
         let core = &self.core;
         core.count(Counter::TcpSegmentsIn);
         let checksum = match packet.l4_checksum() {

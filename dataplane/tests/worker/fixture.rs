@@ -123,6 +123,8 @@ pub(crate) struct Gateway {
     pub(crate) control: ControlView,
     region: Arc<Region>,
     bell: Arc<Bell>,
+    /// Whether both sides are on the outer port.
+    one_armed: bool,
     workers: Vec<Worker<Wire>>,
     outer: Vec<Wire>,
     inner: Vec<Wire>,
@@ -137,8 +139,17 @@ impl Gateway {
         Self::with_workers(1)
     }
 
-    /// Fresh, its neighbours known.
+    /// Both sides on one port.
+    pub(crate) fn one_armed() -> Self {
+        Self::made(1, true)
+    }
+
     pub(crate) fn with_workers(workers: u16) -> Self {
+        Self::made(workers, false)
+    }
+
+    /// Fresh, its neighbours known.
+    fn made(workers: u16, one_armed: bool) -> Self {
         let layout = Layout { workers, ..LAYOUT };
         let region = Arc::new(Region::create(&layout).unwrap());
         let bell = Arc::new(Bell::new().unwrap());
@@ -147,6 +158,7 @@ impl Gateway {
             control,
             region,
             bell,
+            one_armed,
             workers: Vec::new(),
             outer: Vec::new(),
             inner: Vec::new(),
@@ -170,7 +182,7 @@ impl Gateway {
             let parts = WorkerParts {
                 view,
                 outer: port(outer.clone(), OUTER_MAC),
-                inner: Some(port(inner.clone(), INNER_MAC)),
+                inner: (!self.one_armed).then(|| port(inner.clone(), INNER_MAC)),
                 pool: pool(),
                 mesh,
                 rooms: Arc::clone(&rooms),
@@ -206,6 +218,7 @@ impl Gateway {
             (PEER_MAC, PEER_V4, PEER_V6, OUTER_V4, OUTER_V6, true),
             (HOST_MAC, HOST_V4, HOST_V6, INNER_V4, INNER_V6, false),
         ] {
+            let outer = outer || self.one_armed;
             let request = arp::Message::request(mac, v4(own), v4(asked));
             let len = request.write_frame(MacAddr::BROADCAST, &mut frame).unwrap();
             self.arrive(0, outer, &frame[..len]);
@@ -235,7 +248,8 @@ impl Gateway {
 
     /// Puts an IP packet of the host's on the inner port of worker 0.
     pub(crate) fn inner_packet(&mut self, packet: &[u8]) {
-        self.arrive(0, false, &framed(HOST_MAC, INNER_MAC, packet));
+        let own = if self.one_armed { OUTER_MAC } else { INNER_MAC };
+        self.arrive(0, self.one_armed, &framed(HOST_MAC, own, packet));
     }
 
     /// Lets every worker turn until all that has arrived is dealt with.
@@ -246,7 +260,11 @@ impl Gateway {
             }
         }
         for wire in &self.outer {
-            self.outer_sent.append(&mut wire.sent.borrow_mut());
+            let mut sent = wire.sent.borrow_mut();
+            let (inner, outer) =
+                sent.drain(..).partition(|frame| self.one_armed && frame[..6] == HOST_MAC.0);
+            self.outer_sent.extend::<Vec<Frame>>(outer);
+            self.inner_sent.extend::<Vec<Frame>>(inner);
         }
         for wire in &self.inner {
             self.inner_sent.append(&mut wire.sent.borrow_mut());

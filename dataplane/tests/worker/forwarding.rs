@@ -1,12 +1,12 @@
 //! What a router does to inner packets: hop limits, sizes, and the news about them.
 
-use culvert_dataplane::net::{arp, ip as ip_format};
-use culvert_shm::{Counter, Transport};
+use culvert_dataplane::net::{arp, checksum, ip as ip_format};
+use culvert_shm::{Counter, Policy, Prefix, Selector, Transport};
 
 use crate::fixture::{
     FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, PEER_V4,
 };
-use crate::packets::{ip, may_fragment, ping, udp, with_hop_limit};
+use crate::packets::{ip, may_fragment, ping, syn, udp, with_hop_limit};
 use crate::peer::{Sa, Wanted, path};
 
 fn tunnel() -> (Gateway, Sa) {
@@ -100,6 +100,63 @@ fn the_last_hop_is_reported_through_the_tunnel() {
     let header = ip_format::parse(&inner).unwrap();
     assert_eq!((header.source, header.destination), (ip(INNER_V4), ip(FAR_V4)));
     assert_eq!(header.upper(&inner)[0], 11);
+}
+
+// RFC 9329, 3: segments of inner connections fit into the tunnel, path MTU discovery or not.
+#[test]
+fn the_segment_size_of_inner_connections_is_clamped() {
+    let (mut gateway, sa) = tunnel();
+    for (asked, passed) in [(1460, 1398), (1398, 1398), (500, 500)] {
+        gateway.inner_packet(&syn(HOST_V4, FAR_V4, asked));
+        gateway.turn();
+        let packets = gateway.outer_packets();
+        let inner = inner_of(&sa, &packets[0]);
+        let header = ip_format::parse(&inner).unwrap();
+        let segment = header.upper(&inner);
+        assert_eq!(u16::from_be_bytes([segment[22], segment[23]]), passed);
+        assert!(checksum::verify(header.pseudo(), segment), "the checksum was mended");
+    }
+}
+
+#[test]
+fn a_packet_from_one_tunnel_goes_into_another() {
+    let (mut gateway, mut sa) = tunnel();
+    // The SA's own policies take it back to where it came from: a hub and one spoke.
+    let inner = ping(FAR_V4, HOST_V4, b"to the hub");
+    let local = Selector::ANY_V4;
+    let policy = Policy {
+        remote: Prefix::new(ip(HOST_V4), 32).unwrap(),
+        remote_ports: (0, u16::MAX),
+        local,
+        sa: sa.slot,
+        owner: 0,
+        priority: 0,
+    };
+    gateway.control.install_policy(&policy).unwrap();
+    gateway.turn();
+    let packet = sa.seal(&inner);
+    gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+    gateway.turn();
+    assert!(gateway.inner_packets().is_empty(), "it does not leave in plain text");
+    let packets = gateway.outer_packets();
+    assert_eq!(inner_of(&sa, &packets[0]), with_hop_limit(inner, 63), "one hop, not two");
+}
+
+#[test]
+fn both_sides_may_be_on_one_port() {
+    let mut gateway = Gateway::one_armed();
+    let mut sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Udp, None)));
+    let inbound = ping(FAR_V4, HOST_V4, b"in");
+    let packet = sa.seal(&inbound);
+    gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, b"out"));
+    gateway.inner_packet(&ping(HOST_V4, INNER_V4, b"echo"));
+    gateway.turn();
+    assert_eq!(inner_of(&sa, &gateway.outer_packets()[0])[28..], *b"out");
+    let received = gateway.inner_packets();
+    assert_eq!(received.len(), 2);
+    assert_eq!(received[0], with_hop_limit(inbound, 63));
+    assert_eq!(received[1][28..], *b"echo");
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Two workers: connections on one, SAs on the other.
 
-use culvert_shm::{Counter, Transport};
+use culvert_shm::{Counter, Down, Transport};
 
-use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, PEER_V4};
-use crate::packets::{ping, udp};
+use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, PEER_V4, Told};
+use crate::packets::{ip, ping, udp};
 use crate::peer::{Peer, Sa, Wanted, esp_frame, frames, path};
 
 /// A connection on worker 0, and its peer's SAs on worker 1.
@@ -87,4 +87,22 @@ fn a_full_connection_elsewhere_drops_before_sealing() {
     peer.exchange(&mut gateway);
     stream.extend(peer.read(id));
     assert_eq!(frames(&stream).len() as u64, counts.packets_out + 1);
+}
+
+// The answers to a connection that this gateway opens reach whatever queue the NIC's hash says.
+#[test]
+fn segments_find_the_worker_whose_port_they_are_for() {
+    for worker in [0, 1] {
+        let mut gateway = Gateway::with_workers(2);
+        let mut peer = Peer::new(1);
+        peer.stack.listen(4500);
+        // All of the peer's packets arrive at worker 0.
+        let remote = (ip(PEER_V4), 4500).into();
+        let connect = Down::TcpConnect { token: 3, local: None, remote };
+        gateway.control.send(worker, &connect).unwrap();
+        peer.exchange(&mut gateway);
+        let told = gateway.told();
+        let [Told::Opened { conn, token: 3, .. }] = told[..] else { panic!("{told:?}") };
+        assert_eq!(conn.worker, worker);
+    }
 }

@@ -6,6 +6,7 @@ mod fixture;
 mod packets;
 mod peer;
 
+mod bad_input;
 mod esp;
 mod forwarding;
 mod handoff;

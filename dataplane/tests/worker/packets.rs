@@ -60,6 +60,21 @@ pub(crate) fn ping(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// A TCP SYN with a maximum segment size.
+pub(crate) fn syn(source: &str, destination: &str, mss: u16) -> Vec<u8> {
+    let outer = outer(source, destination);
+    let at = overhead(outer.source.is_ipv4(), false);
+    let mut packet = vec![0; at];
+    packet.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x60, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    packet.extend([2, 4]);
+    packet.extend(mss.to_be_bytes());
+    let len = packet.len() - at;
+    let pseudo = checksum::pseudo(outer.source, outer.destination, protocol::TCP, len);
+    checksum::fill(pseudo, &mut packet[at..], 16, false);
+    outer.write_ip(&mut packet, protocol::TCP).unwrap();
+    packet
+}
+
 /// Sets the hop limit of a packet and mends its checksum.
 pub(crate) fn with_hop_limit(mut packet: Vec<u8>, hop_limit: u8) -> Vec<u8> {
     if packet[0] >> 4 == 4 {
