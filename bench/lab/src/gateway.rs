@@ -34,10 +34,10 @@ pub struct Settings {
     pub lcores: Vec<u32>,
     /// Whether packet memory is in hugepages.
     pub hugepages: bool,
-    /// Additions to the outer device's arguments, such as `,qpairs=2`.
-    pub outer_arguments: String,
-    /// The same for the inner device.
-    pub inner_arguments: String,
+    /// The DPDK device of the outer side, over the interface `outer0`.
+    pub outer_device: String,
+    /// The DPDK device of the inner side, over the interface `inner0`.
+    pub inner_device: String,
     /// The same port for both sides.
     pub one_armed: bool,
     /// MTU of the outer side, in octets.
@@ -75,8 +75,8 @@ impl Settings {
             side,
             lcores: vec![lcore],
             hugepages: false,
-            outer_arguments: String::new(),
-            inner_arguments: String::new(),
+            outer_device: "net_af_packet0,iface=outer0".to_owned(),
+            inner_device: "net_af_packet1,iface=inner0".to_owned(),
             one_armed: false,
             mtu: 1500,
             tcp_ports: vec![4500],
@@ -102,7 +102,7 @@ impl Settings {
         let inner_device = if self.one_armed {
             String::new()
         } else {
-            format!("device = \"net_af_packet1,iface=inner0{}\"", self.inner_arguments)
+            format!("device = {:?}", self.inner_device)
         };
         let remote = self.remote.map_or("%any".to_owned(), |remote| remote.to_string());
         let local = match self.remote {
@@ -121,7 +121,7 @@ tcp_connections = 1024
 sas = 1024
 
 [dataplane.outer]
-device = \"net_af_packet0,iface=outer0{outer_arguments}\"
+device = {outer_device:?}
 addresses = [\"{}/24\", \"{}/64\"]
 gateways = [\"{}\", \"{}\"]
 mtu = {mtu}
@@ -159,7 +159,7 @@ secret = \"{secret}\"
             router.v6,
             inner.v4,
             inner.v6,
-            outer_arguments = self.outer_arguments,
+            outer_device = self.outer_device,
             transport = self.transport,
             port = self.tcp_remote_port,
             proposals = self.proposals,
