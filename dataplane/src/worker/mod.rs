@@ -2,19 +2,19 @@
 //!
 //! [`Worker::poll`] is one batch. In the order in which a packet may meet them:
 //!
-//! 1. [`records`]: what control wrote since the last batch (IKE to send, slots to read again).
-//! 2. [`records`] again: what other workers hand over, because the SA or the connection is here.
-//! 3. [`receive`]: a burst of each port; segments go to the TCP stack, UDP and native ESP to
-//!    [`inbound`], packets of inner hosts to [`outbound`].
-//! 4. [`stream`]: what the connections have received, frame by frame: IKE up, ESP to [`inbound`].
+//! 1. `records`: what control wrote since the last batch (IKE to send, slots to read again).
+//! 2. `records` again: what other workers hand over, because the SA or the connection is here.
+//! 3. `receive`: a burst of each port; segments go to the TCP stack, UDP and native ESP to
+//!    `inbound`, packets of inner hosts to `outbound`.
+//! 4. `stream`: what the connections have received, frame by frame: IKE up, ESP to `inbound`.
 //! 5. Packets that these have made: ICMP errors, echo replies, from one tunnel into another.
 //! 6. Timers: TCP, prefixes that do not come, packets that wait for a neighbour.
-//! 7. [`transmit`]: the TCP stack's segments; then [`egress`] sends each port's burst.
+//! 7. `transmit`: the TCP stack's segments; then `egress` sends each port's burst.
 //! 8. The batch boundary: control may free what was retired before it.
 //!
 //! A worker shares nothing that changes with another but rings ([`handoff`]) and the room of
 //! connections ([`rooms`]). Nothing on this loop locks, logs or calls the kernel; what is dropped
-//! is counted under a name ([`drops`]). Two exceptions: control's bell, rung at most once a batch
+//! is counted under a name (`drops`). Two exceptions: control's bell, rung at most once a batch
 //! and only when control sleeps, and the sleep of an idle worker where the configuration asks for
 //! it. The time and all ports are arguments, so that a test or a benchmark drives it by hand.
 
@@ -238,6 +238,9 @@ impl<L: Link> Worker<L> {
 
     /// Sends what this batch has made for inner hosts and tunnels.
     fn route_made(&mut self) -> usize {
+        if self.core.forwarded.is_empty() && self.core.own.is_empty() {
+            return 0;
+        }
         let forwarded = std::mem::take(&mut self.core.forwarded);
         let count = self.send_made(forwarded, Origin::Forwarded(Cast::Unicast));
         // Errors about the forwarded ones are among these; about these there are none.

@@ -2,7 +2,7 @@
 //!
 //! The outer side faces the Internet, the inner one the protected network. Each has addresses,
 //! routes and an MTU; both may be on the same port ("one-armed"). Numbers of ports are indices
-//! into [`Network::ports`], 0 being the outer side's.
+//! into the worker's list of them, 0 being the outer side's.
 
 use culvert_dataplane_config as config;
 use culvert_dpdk::{Burst, Offloads};
