@@ -182,12 +182,7 @@ mod tests {
         let mut children = Vec::new();
         for (name, start) in [("one", true), ("two", true), ("asked", false)] {
             let ts = vec!["10.0.0.0/8".parse().expect("a selector")];
-            ike.children.push(Arc::new(ChildConfig {
-                name: name.into(),
-                local_ts: ts.clone(),
-                remote_ts: ts,
-                proposals: Vec::new(),
-            }));
+            ike.children.push(Arc::new(ChildConfig::new(name, ts.clone(), ts)));
             children.push(Child { start, life_time: Duration::from_secs(60) });
         }
         Starts::new(&[Connection { ike: Arc::new(ike), children }], at(0))

@@ -103,6 +103,53 @@ impl Retransmission {
     }
 }
 
+/// How long an SA lives (swanctl's `rekey_time`, `over_time` and `rand_time`).
+///
+/// It is rekeyed `rekey_time` after its keys were made, less a random part of `rand_time`, so that
+/// neither both ends nor many tunnels do so at once. If no rekey succeeds, the SA is deleted
+/// `over_time` after `rekey_time`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    /// `None`: never; then it does not end by its age either.
+    pub rekey_time: Option<Duration>,
+    /// What is left for further attempts.
+    pub over_time: Duration,
+    /// Most by which a rekey may come early; all of `rekey_time` at most.
+    pub rand_time: Duration,
+}
+
+impl Lifetime {
+    /// strongSwan's for IKE SAs: four hours, and a tenth more.
+    pub const IKE: Self = Self::tenths(Duration::from_secs(4 * 60 * 60));
+    /// strongSwan's for CHILD SAs: one hour, and a tenth more.
+    pub const CHILD: Self = Self::tenths(Duration::from_secs(60 * 60));
+    /// No end.
+    pub const UNLIMITED: Self =
+        Self { rekey_time: None, over_time: Duration::ZERO, rand_time: Duration::ZERO };
+
+    /// `rekey_time` with a tenth of it for `over_time` and `rand_time`, as swanctl defaults to.
+    pub const fn tenths(rekey_time: Duration) -> Self {
+        let Some(tenth) = rekey_time.checked_div(10) else { return Self::UNLIMITED };
+        Self { rekey_time: Some(rekey_time), over_time: tenth, rand_time: tenth }
+    }
+
+    /// A lifetime that ends `life_time` after the keys were made and leaves an eleventh of it for
+    /// attempts to rekey.
+    pub const fn within(life_time: Duration) -> Self {
+        let Some(part) = life_time.checked_div(11) else { return Self::UNLIMITED };
+        Self::tenths(part.saturating_mul(10))
+    }
+}
+
+/// How much an SA may carry; `None`: as much as its sequence numbers allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Volume {
+    /// Rekeyed after so much, less a random part of up to a tenth.
+    pub rekey: Option<u64>,
+    /// Deleted after so much.
+    pub life: Option<u64>,
+}
+
 /// One connection: who talks to whom, and how. swanctl's `connections.<name>`.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
@@ -142,6 +189,8 @@ pub struct ConnectionConfig {
     pub tcp_response_timeout: Duration,
     /// Check the peer's liveness when nothing authentic came from it for so long; `None`: never.
     pub dpd_delay: Option<Duration>,
+    /// When the IKE SA gets new keys, and when it ends without.
+    pub lifetime: Lifetime,
     /// Remove other IKE SAs of this connection with the same two identities when a new one is
     /// authenticated (swanctl's `unique = replace`). INITIAL_CONTACT does so in any case.
     pub unique: bool,
@@ -168,6 +217,7 @@ impl ConnectionConfig {
             retransmission: Retransmission::default(),
             tcp_response_timeout: Duration::from_secs(60),
             dpd_delay: None,
+            lifetime: Lifetime::IKE,
             unique: true,
         }
     }
@@ -190,6 +240,32 @@ pub struct ChildConfig {
     pub remote_ts: Vec<TrafficSelector>,
     /// ESP proposals, best first. Never empty.
     pub proposals: Vec<EspProposal>,
+    /// When a pair is rekeyed, and when it ends without.
+    pub lifetime: Lifetime,
+    /// Octets in either direction after which a pair is rekeyed or ended; see
+    /// [`crate::Endpoint::child_used`].
+    pub octets: Volume,
+    /// Packets in either direction, likewise.
+    pub packets: Volume,
+}
+
+impl ChildConfig {
+    /// A child with every default: its own proposals, rekeyed every hour.
+    pub fn new(
+        name: &str,
+        local_ts: Vec<TrafficSelector>,
+        remote_ts: Vec<TrafficSelector>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            local_ts,
+            remote_ts,
+            proposals: vec![EspProposal::default()],
+            lifetime: Lifetime::CHILD,
+            octets: Volume::default(),
+            packets: Volume::default(),
+        }
+    }
 }
 
 #[cfg(test)]

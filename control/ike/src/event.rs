@@ -83,6 +83,15 @@ pub enum Event {
         /// The IKE SA.
         ike: IkeSaId,
     },
+    /// An SA could not be rekeyed. It stays, and another attempt follows until its lifetime is over.
+    RekeyFailed {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// The pair of CHILD SAs; `None`: the IKE SA itself.
+        child: Option<ChildId>,
+        /// Why, and what to do.
+        reason: ChildFailure,
+    },
     /// A pair of CHILD SAs is installed.
     ChildUp {
         /// The IKE SA.
@@ -176,6 +185,9 @@ pub enum DownReason {
     /// The peer reported an error that ends the SA.
     #[error("the peer ended it with {0}; see its log")]
     PeerRefused(NotifyType),
+    /// Its lifetime ended and no rekey had succeeded.
+    #[error("its lifetime is over and no rekey succeeded; see the log for why")]
+    Expired,
     /// Replaced by a rekey.
     #[error("rekeyed")]
     Rekeyed,
@@ -307,6 +319,9 @@ fn notify_hint(notify: NotifyType) -> &'static str {
         NotifyType::TS_UNACCEPTABLE => "compare the traffic selectors on both sides",
         NotifyType::SINGLE_PAIR_REQUIRED => "give one selector for each side",
         NotifyType::NO_ADDITIONAL_SAS => "it takes no further CHILD SA in this IKE SA",
+        NotifyType::INVALID_KE_PAYLOAD => {
+            "no key exchange method suits both; compare the proposals"
+        }
         NotifyType::TEMPORARY_FAILURE => "it is busy with another exchange; try again",
         _ => "see its log",
     }

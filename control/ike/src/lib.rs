@@ -46,7 +46,9 @@ extern crate self as culvert_ike;
 #[path = "../tests/pair/mod.rs"]
 mod pair;
 
-pub use config::{AddressMatch, ChildConfig, ConnectionConfig, Retransmission, TransportChoice};
+pub use config::{
+    AddressMatch, ChildConfig, ConnectionConfig, Lifetime, Retransmission, TransportChoice, Volume,
+};
 pub use endpoint::{DropReason, Endpoint, EndpointConfig, InitiateError, Received, UnknownSa};
 pub use event::{
     ChildFailure, ChildId, ChildSnapshot, DownReason, Event, IkeSaId, IkeSnapshot, IkeState,

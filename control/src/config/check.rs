@@ -12,7 +12,7 @@ use std::time::Duration;
 use culvert_dataplane_config::{Dataplane, Problems, RUNTIME_DIR_DEFAULT, Source};
 use culvert_ike::{
     AddressMatch, ChildConfig, ConnectionConfig, EspProposal, Identity, IdentityPattern,
-    IkeProposal, Retransmission, TrafficSelector, TransportChoice,
+    IkeProposal, Lifetime, Retransmission, TrafficSelector, TransportChoice,
 };
 use culvert_shm::{Name, SelectorList};
 use serde_spanned::Spanned;
@@ -367,7 +367,9 @@ impl Checker<'_> {
         if let Err(error) = policies::check(&local_ts, &remote_ts) {
             self.problem(&section.remote_ts.span(), error.to_string());
         }
-        let config = ChildConfig { name: name.to_owned(), local_ts, remote_ts, proposals };
+        let mut config = ChildConfig::new(name, local_ts, remote_ts);
+        config.proposals = proposals;
+        config.lifetime = Lifetime::within(Duration::from_secs(life_time));
         let child = Child {
             start: start == Some(StartSection::Start),
             life_time: Duration::from_secs(life_time),

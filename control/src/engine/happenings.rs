@@ -20,6 +20,11 @@ impl Engine {
                 self.ike_gone(ike, &connection, &reason.to_string());
             }
             Event::IkeRekeyed { ike } => tracing::info!(%ike, "IKE SA rekeyed"),
+            // The SA stays, and the protocol tries again.
+            Event::RekeyFailed { ike, child, reason } => {
+                let child = child.map(|child| child.0);
+                tracing::warn!(%ike, child, %reason, "rekeying failed and is tried again");
+            }
             Event::ChildUp { ike, child, name, .. } => self.child_up(ike, child, &name),
             Event::ChildDown { ike, child, name, reason } => {
                 self.child_down(ike, child, name, reason);

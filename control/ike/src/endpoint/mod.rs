@@ -194,6 +194,39 @@ impl Endpoint {
             .ok_or(UnknownSa::Child(child))
     }
 
+    /// Gives an IKE SA new keys and SPIs (RFC 7296, 1.3.2 and 2.18); its CHILD SAs go over to it. Ends
+    /// with [`Event::IkeRekeyed`] or [`Event::RekeyFailed`].
+    ///
+    /// # Errors
+    /// When it does not exist or is not established.
+    pub fn rekey_ike(
+        &mut self,
+        now: Instant,
+        ike: IkeSaId,
+        host: &mut dyn Host,
+    ) -> Result<(), InitiateError> {
+        let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
+        if !session.is_established() {
+            return Err(InitiateError::NotEstablished(ike));
+        }
+        self.with(now, ike, host, Session::rekey_ike);
+        Ok(())
+    }
+
+    /// Tells how many octets and packets a pair has carried so far, in the direction with more of
+    /// them; it is rekeyed or deleted where [`ChildConfig::octets`] or [`ChildConfig::packets`] says
+    /// so. The host calls this now and then.
+    pub fn child_used(
+        &mut self,
+        now: Instant,
+        ike: IkeSaId,
+        child: ChildId,
+        (octets, packets): (u64, u64),
+        host: &mut dyn Host,
+    ) {
+        self.with(now, ike, host, |s, cx| s.child_used(cx, child, octets, packets));
+    }
+
     /// Lets one session act, then brings the table up to date.
     fn with<R>(
         &mut self,

@@ -238,6 +238,14 @@ impl Message {
         })
     }
 
+    /// The nonce.
+    pub fn nonce(&self) -> Option<&[u8]> {
+        self.payloads.iter().find_map(|p| match p {
+            Payload::Nonce(nonce) => Some(&nonce[..]),
+            _ => None,
+        })
+    }
+
     /// The first notification that reports an error.
     pub fn error(&self) -> Option<&Notify> {
         self.notifies().find(|n| n.kind.is_error())

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::child::ChildRequest;
-use super::exchange::Asked;
+use super::child::{ChildRequest, ChildWish};
+use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Replaces, Session};
 use crate::auth::{self, METHOD_SHARED_KEY, Signed};
 use crate::config::{ChildConfig, ConnectionConfig};
@@ -196,20 +196,29 @@ impl Session {
             return;
         };
         let wanted = ChildRequest {
-            config: state.child,
+            wish: ChildWish::new(state.child),
             spi_in,
             ke: ChildKe::Never,
             private: None,
             nonce_i: state.nonce_i,
-            replaces: None,
+            rival: None,
         };
-        self.finish_child(cx, wanted, message, Some(&state.nonce_r));
+        if let Err(failure) = self.finish_child(cx, &wanted, message, Some(&state.nonce_r)) {
+            let mut wish = wanted.wish;
+            wish.single = failure == ChildFailure::PeerRefused(NotifyType::SINGLE_PAIR_REQUIRED);
+            if wish.single {
+                self.push_task(cx, Task::Child(wish));
+            } else {
+                self.child_failed(cx, Some(name), failure);
+            }
+        }
     }
 
     /// The peer is authenticated.
     fn established(&mut self, cx: &mut Cx<'_>) {
         self.phase = Phase::Established;
         self.since = cx.now;
+        self.restart_clock(cx);
         let connection = self.connection_name();
         if self.connection.as_ref().is_some_and(|c| c.unique) {
             self.replaces = Some(Replaces::WithDelete);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::exchange::{Asked, Task};
+use super::lifetime::{Clock, Limit};
 use super::{Cx, Session};
 use crate::config::ChildConfig;
 use crate::crypto::{Private, SecretOctets};
@@ -30,17 +31,55 @@ pub(super) struct Child {
     pub(super) leaving: Option<DownReason>,
     /// The pair whose end lets outbound packets use this one (RFC 7296, 2.8).
     waits_for: Option<ChildId>,
+    /// The pair that this one took over from.
+    pub(super) replaces: Option<ChildId>,
+    pub(super) clock: Clock,
+    pub(super) octets: Limit,
+    pub(super) packets: Limit,
+}
+
+/// A pair to be asked for.
+pub(crate) struct ChildWish {
+    pub(super) config: Arc<ChildConfig>,
+    /// The pair that it is to replace.
+    pub(super) replaces: Option<ChildId>,
+    /// The group that the peer wants in place of the first one.
+    pub(super) group: Option<KeyExchange>,
+    /// Only the first selector of each side: the peer wants single pairs (RFC 7296, 2.9).
+    pub(super) single: bool,
+    /// How often the peer has put it off.
+    pub(super) put_off: u32,
+}
+
+impl ChildWish {
+    pub(super) const fn new(config: Arc<ChildConfig>) -> Self {
+        Self { config, replaces: None, group: None, single: false, put_off: 0 }
+    }
+
+    /// Local and remote selectors to ask for.
+    pub(super) fn selectors(&self) -> (&[TrafficSelector], &[TrafficSelector]) {
+        let most = if self.single { 1 } else { usize::MAX };
+        let first = |list: &Vec<TrafficSelector>| list.len().min(most);
+        let config = &self.config;
+        (&config.local_ts[..first(&config.local_ts)], &config.remote_ts[..first(&config.remote_ts)])
+    }
+}
+
+/// A pair that the peer made in place of the same one as a request of this side (RFC 7296, 2.8.1).
+pub(super) struct RivalChild {
+    pub(super) id: ChildId,
+    /// The lower nonce of its exchange.
+    pub(super) lowest: Vec<u8>,
 }
 
 /// A pair that this side asked for.
 pub(crate) struct ChildRequest {
-    pub(super) config: Arc<ChildConfig>,
+    pub(super) wish: ChildWish,
     pub(super) spi_in: u32,
     pub(super) ke: ChildKe,
     pub(super) private: Option<Private>,
     pub(super) nonce_i: Vec<u8>,
-    /// The pair that it is to replace.
-    pub(super) replaces: Option<ChildId>,
+    pub(super) rival: Option<RivalChild>,
 }
 
 /// What a negotiation came to.
@@ -204,46 +243,40 @@ fn exchange_keys(
 
 // As initiator.
 impl Session {
-    /// Takes the answer to a request for a CHILD SA; whether one was made. `nonce_r` is given in IKE_AUTH; in
+    /// Takes the answer to a request for a CHILD SA. `nonce_r` is given in IKE_AUTH; in
     /// CREATE_CHILD_SA it is in the message.
     pub(super) fn finish_child(
         &mut self,
         cx: &mut Cx<'_>,
-        request: ChildRequest,
+        request: &ChildRequest,
         message: &Message,
         nonce_r: Option<&[u8]>,
-    ) -> bool {
-        let (spi_in, name) = (request.spi_in, request.config.name.clone());
+    ) -> Result<(), ChildFailure> {
+        let spi_in = request.spi_in;
         if let Some(error) = message.error() {
             cx.host.release_child(spi_in);
-            self.child_failed(cx, Some(name), ChildFailure::PeerRefused(error.kind));
-            return false;
+            return Err(ChildFailure::PeerRefused(error.kind));
         }
         let made = self.try_finish_child(cx, request, message, nonce_r);
-        if let Err(failure) = made {
-            self.child_failed(cx, Some(name), failure);
+        if made.is_err() {
             // The peer has a pair that is of no use.
             self.push_task(cx, Task::DeleteStray(spi_in));
-            return false;
         }
-        true
+        made
     }
 
     fn try_finish_child(
         &mut self,
         cx: &mut Cx<'_>,
-        request: ChildRequest,
+        request: &ChildRequest,
         message: &Message,
         nonce_r: Option<&[u8]>,
     ) -> Result<(), ChildFailure> {
         let missing = ChildFailure::PeerMisbehaved("a payload is missing in its answer");
         let parts = parts(message).ok_or(missing.clone())?;
-        let in_message = message.payloads.iter().find_map(|p| match p {
-            Payload::Nonce(nonce) => Some(&nonce[..]),
-            _ => None,
-        });
-        let nonce_r = nonce_r.or(in_message).ok_or(missing)?;
-        let config = request.config;
+        let nonce_r = nonce_r.or_else(|| message.nonce()).ok_or(missing)?;
+        let config = request.wish.config.clone();
+        let (local_ts, remote_ts) = request.wish.selectors();
         let other = ChildFailure::PeerMisbehaved("it chose what was not offered");
         let answer = negotiate::single(parts.proposals).ok_or(other.clone())?;
         let (proposal, suite) =
@@ -251,8 +284,8 @@ impl Session {
                 .ok_or(other.clone())?;
         let spi_out = negotiate::esp_spi(proposal).ok_or(other.clone())?;
         // RFC 7296, 2.9: the answer lies within the request.
-        let within = ts::is_subset(&parts.ts_i, &config.local_ts)
-            && ts::is_subset(&parts.ts_r, &config.remote_ts)
+        let within = ts::is_subset(&parts.ts_i, local_ts)
+            && ts::is_subset(&parts.ts_r, remote_ts)
             && !parts.ts_i.is_empty()
             && !parts.ts_r.is_empty();
         if !within {
@@ -275,7 +308,7 @@ impl Session {
             suite,
             local_ts: parts.ts_i,
             remote_ts: parts.ts_r,
-            replaces: request.replaces,
+            replaces: request.wish.replaces,
             config,
         };
         self.install(cx, agreed, true, shared.as_ref(), (&request.nonce_i, nonce_r))
@@ -341,6 +374,9 @@ impl Session {
             name: sa.name,
             replaces: agreed.replaces,
         });
+        let clock = Clock::start(cx, &agreed.config.lifetime);
+        let octets = Limit::start(cx, &agreed.config.octets);
+        let packets = Limit::start(cx, &agreed.config.packets);
         self.children.push(Child {
             id: sa.id,
             config: agreed.config,
@@ -352,6 +388,10 @@ impl Session {
             since: cx.now,
             leaving: None,
             waits_for: agreed.replaces.filter(|_| !outbound),
+            replaces: agreed.replaces,
+            clock,
+            octets,
+            packets,
         });
         Ok(())
     }
@@ -378,6 +418,20 @@ impl Session {
         };
         let (ike, name) = (self.id, child.config.name.clone());
         cx.events.push_back(Event::ChildDown { ike, child: id, name, reason });
+    }
+
+    /// Whether another pair was made in place of this one.
+    pub(super) fn is_succeeded(&self, id: ChildId) -> bool {
+        self.children.iter().any(|c| c.replaces == Some(id))
+    }
+
+    /// Another pair has the place of this one, which its maker will delete (RFC 7296, 2.8.1).
+    pub(super) fn make_redundant(&mut self, id: ChildId) {
+        if let Some(child) = self.children.iter_mut().find(|c| c.id == id) {
+            child.waits_for = None;
+            child.clock.rekey_at = None;
+            (child.octets.rekey, child.packets.rekey) = (None, None);
+        }
     }
 
     pub(super) fn child_failed(

@@ -23,7 +23,8 @@ impl Session {
                 cx.host.release_child(spi_in);
             }
         }
-        self.retired = None;
+        self.retired.clear();
+        self.later.clear();
         self.phase = Phase::Closed(cx.now + LINGER);
         let connection = self.connection_name();
         cx.events.push_back(Event::IkeDown { ike: self.id, connection, reason });
@@ -34,7 +35,11 @@ impl Session {
         match asked {
             Asked::Child(request) => cx.host.release_child(request.spi_in),
             Asked::DeleteStray(spi_in) => cx.host.release_child(spi_in),
-            Asked::Auth | Asked::Liveness | Asked::DeleteIke | Asked::DeleteChild(_) => {}
+            Asked::Auth
+            | Asked::Liveness
+            | Asked::DeleteIke
+            | Asked::DeleteChild(_)
+            | Asked::Ike(_) => {}
         }
     }
 

@@ -1,16 +1,15 @@
 //! Requests and responses of an IKE SA: the windows, what waits for its turn, and who handles what
 //! (RFC 7296, 2.1 to 2.3).
 
-use std::sync::Arc;
-
-use super::child::ChildRequest;
+use super::child::{ChildRequest, ChildWish};
 use super::keyed::Window;
+use super::rekey::IkeRequest;
 use super::{Cx, Phase, Session, TASKS_MAX};
-use crate::config::ChildConfig;
 use crate::endpoint::{DropReason, Received};
 use crate::event::{ChildId, DownReason, InitiationError};
 use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload};
 use crate::path::Path;
+use crate::proposal::KeyExchange;
 use crate::time::Instant;
 
 /// What an outstanding request asked for.
@@ -27,6 +26,8 @@ pub(crate) enum Asked {
     DeleteStray(u32),
     /// A new pair.
     Child(Box<ChildRequest>),
+    /// New keys for the IKE SA.
+    Ike(Box<IkeRequest>),
 }
 
 /// A request that waits for its response.
@@ -46,8 +47,10 @@ pub(crate) enum Task {
     DeleteIke,
     DeleteChild(ChildId, DownReason),
     DeleteStray(u32),
-    Child(Arc<ChildConfig>),
+    Child(ChildWish),
     RekeyChild(ChildId),
+    /// With a value of this group, where the peer asked for another than the first.
+    RekeyIke(Option<KeyExchange>),
 }
 
 impl Session {
@@ -63,8 +66,8 @@ impl Session {
             return self.handle_init_response(cx, path, header, octets);
         }
         let local = if header.from_initiator { header.spi_r } else { header.spi_i };
-        if self.retired.as_ref().is_some_and(|r| r.sa.spi_local == local) {
-            return self.handle_retired(cx, path, header, octets);
+        if let Some(index) = self.retired.iter().position(|r| r.sa.spi_local == local) {
+            return self.handle_retired(cx, index, path, header, octets);
         }
         let Some(sa) = &self.sa else { return Received::Dropped(DropReason::UnexpectedExchange) };
         let (spi_i, spi_r) = sa.spis();
@@ -226,6 +229,7 @@ impl Session {
             Asked::DeleteChild(child) => self.remove_child(cx, child, None),
             Asked::DeleteStray(spi_in) => cx.host.release_child(spi_in),
             Asked::Child(request) => self.handle_child_response(cx, *request, &message),
+            Asked::Ike(request) => self.handle_ike_response(cx, *request, &message),
         }
         self.pump(cx);
         Received::Accepted
@@ -257,8 +261,9 @@ impl Session {
                 Task::DeleteIke => self.send_delete_ike(cx),
                 Task::DeleteChild(child, reason) => self.send_delete_child(cx, child, reason),
                 Task::DeleteStray(spi_in) => self.send_delete_stray(cx, spi_in),
-                Task::Child(config) => self.send_child_request(cx, config, None),
+                Task::Child(wish) => self.send_child_request(cx, wish),
                 Task::RekeyChild(child) => self.send_child_rekey(cx, child),
+                Task::RekeyIke(group) => self.send_ike_rekey(cx, group),
             }
         }
     }

@@ -33,15 +33,19 @@ impl Session {
         }
         // RFC 7296, 1.4.1: the answer to a Delete of the IKE SA is empty.
         self.respond(cx, path, ExchangeType::INFORMATIONAL, answer);
-        if let Some(reason) = gone {
-            self.close(cx, reason);
+        match gone {
+            // RFC 7296, 2.8.2: the peer, which began the other of two rekeys, deletes what it has
+            // replaced.
+            Some(DownReason::DeletedByPeer) if self.take_rival(cx) => {}
+            Some(reason) => self.close(cx, reason),
+            None => {}
         }
         self.pump(cx);
     }
 
     /// Removes the CHILD SAs whose outbound SPIs the peer names; gives the inbound ones for the
     /// answer.
-    fn delete_by_peer(&mut self, cx: &mut Cx<'_>, spis: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    pub(super) fn delete_by_peer(&mut self, cx: &mut Cx<'_>, spis: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let mut answer = Vec::new();
         for spi in spis {
             let found = self.children.iter().find(|c| c.spi_out.to_be_bytes() == spi[..]);

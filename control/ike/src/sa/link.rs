@@ -55,16 +55,16 @@ impl Link {
 }
 
 impl Session {
-    fn retransmission(&self) -> Retransmission {
+    pub(super) fn retransmission(&self) -> Retransmission {
         self.connection.as_ref().map(|c| c.retransmission).unwrap_or_default()
     }
 
-    fn tcp_response_timeout(&self) -> Duration {
+    pub(super) fn tcp_response_timeout(&self) -> Duration {
         let config = self.connection.as_deref();
         config.map_or(Duration::from_secs(60), |c: &ConnectionConfig| c.tcp_response_timeout)
     }
 
-    fn is_detached(&self) -> bool {
+    pub(super) fn is_detached(&self) -> bool {
         self.path.transport == Transport::Tcp && self.path.conn.is_none()
     }
 
@@ -135,8 +135,11 @@ impl Session {
             cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
         }
         // RFC 9329, 6.2: what waits for an answer is sent again on a new connection.
-        if reconnected && self.outstanding.is_some() {
-            self.transmit(cx);
+        if reconnected {
+            if self.outstanding.is_some() {
+                self.transmit(cx);
+            }
+            self.repeat_deletes(cx);
         }
     }
 

@@ -14,7 +14,10 @@ mod exchange;
 mod inform;
 mod init;
 mod keyed;
+mod lifetime;
 mod link;
+mod rekey;
+mod retired;
 mod row;
 mod timers;
 
@@ -31,18 +34,18 @@ use crate::nat::Nat;
 use crate::path::{ConnToken, ConnectRequest, Path};
 use crate::time::Instant;
 
-use child::Child;
+use child::{Child, ChildWish};
 use exchange::{Outstanding, Task};
 pub(crate) use keyed::IkeSa;
+use lifetime::Clock;
 use link::Link;
+use retired::Retired;
 
 pub(crate) use init::{Answer, reply_in_clear};
 
 /// How long the last response is kept after an IKE SA is gone, to answer a repeated request; then
 /// its TCP connection is closed (RFC 9329, 6.1: "a few seconds").
 const LINGER: Duration = Duration::from_secs(5);
-/// How long a peer that rekeyed its IKE SA may take to delete the old one.
-const RETIRED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Octets of the nonces of this side: half the key of the longest PRF, as RFC 7296, 2.10 asks.
 const NONCE_LEN: usize = 32;
 /// Exchanges that may wait for the window of an IKE SA.
@@ -103,12 +106,6 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// An IKE SA that the peer has rekeyed and not deleted yet.
-struct Retired {
-    sa: IkeSa,
-    until: Instant,
-}
-
 /// One peer relation. See the module's documentation.
 pub(crate) struct Session {
     pub(crate) id: IkeSaId,
@@ -120,12 +117,17 @@ pub(crate) struct Session {
     pub(crate) nat: Nat,
     pub(crate) phase: Phase,
     sa: Option<IkeSa>,
-    retired: Option<Retired>,
+    /// IKE SAs that a rekey has put out of use; the newest last.
+    retired: Vec<Retired>,
     children: Vec<Child>,
     pub(crate) local_id: Option<Identity>,
     pub(crate) remote_id: Option<Identity>,
     outstanding: Option<Outstanding>,
     tasks: VecDeque<Task>,
+    /// What the peer refused for now, and when it is asked again.
+    later: Vec<(Instant, Task)>,
+    /// When the IKE SA is rekeyed and ends.
+    clock: Clock,
     since: Instant,
     last_heard: Instant,
     /// Whether this is the only IKE SA of its connection, as far as is known (INITIAL_CONTACT).
@@ -154,12 +156,14 @@ impl Session {
             nat: Nat::default(),
             phase,
             sa: None,
-            retired: None,
+            retired: Vec::new(),
             children: Vec::new(),
             local_id: None,
             remote_id: None,
             outstanding: None,
             tasks: VecDeque::new(),
+            later: Vec::new(),
+            clock: Clock::default(),
             since: now,
             last_heard: now,
             first_contact: false,
@@ -175,6 +179,7 @@ impl Session {
     pub(crate) fn spis(&self) -> Vec<u64> {
         let mut spis: Vec<u64> = self.sa.iter().map(|sa| sa.spi_local).collect();
         spis.extend(self.retired.iter().map(|r| r.sa.spi_local));
+        spis.extend(self.rival_spi());
         if let Phase::Init(attempt) = &self.phase {
             spis.push(attempt.spi_i);
         }
@@ -192,6 +197,11 @@ impl Session {
     /// Whether the peer is authenticated and not gone.
     pub(crate) const fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Established | Phase::Deleting(_))
+    }
+
+    /// Whether exchanges may be begun.
+    pub(crate) const fn is_established(&self) -> bool {
+        matches!(self.phase, Phase::Established)
     }
 
     pub(crate) const fn is_dead(&self) -> bool {
@@ -222,11 +232,20 @@ impl Session {
     }
 
     pub(crate) fn ask_child(&mut self, cx: &mut Cx<'_>, config: Arc<ChildConfig>) {
-        self.push_task(cx, Task::Child(config));
+        self.push_task(cx, Task::Child(ChildWish::new(config)));
     }
 
     pub(crate) fn rekey_child(&mut self, cx: &mut Cx<'_>, child: ChildId) {
-        self.push_task(cx, Task::RekeyChild(child));
+        let Some(child) = self.children.iter_mut().find(|c| c.id == child) else { return };
+        child.clock.rekey_at = None;
+        (child.octets.rekey, child.packets.rekey) = (None, None);
+        let id = child.id;
+        self.push_task(cx, Task::RekeyChild(id));
+    }
+
+    pub(crate) fn rekey_ike(&mut self, cx: &mut Cx<'_>) {
+        self.clock.rekey_at = None;
+        self.push_task(cx, Task::RekeyIke(None));
     }
 
     /// The IKE SA's windows and keys, to play its peer by hand.

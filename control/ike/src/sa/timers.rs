@@ -20,7 +20,9 @@ impl Session {
             self.outstanding.as_ref().map(|o| o.due),
             self.liveness_due(),
             self.link.retry_at(),
-            self.retired.as_ref().map(|r| r.until),
+            self.retired_due(),
+            self.later.iter().map(|(at, _)| *at).min(),
+            self.lifetimes(),
         ]
         .into_iter()
         .flatten()
@@ -46,13 +48,18 @@ impl Session {
             }
             _ => {}
         }
-        if self.retired.as_ref().is_some_and(|r| r.until <= now) {
-            self.retired = None;
-        }
+        self.check_retired(cx);
         if self.outstanding.as_ref().is_some_and(|o| o.due <= now) {
             self.outstanding_due(cx);
         }
         self.retry_connection(cx);
+        let later = std::mem::take(&mut self.later);
+        let (due, later): (Vec<_>, Vec<_>) = later.into_iter().partition(|(at, _)| *at <= now);
+        self.later = later;
+        for (_, task) in due {
+            self.push_task(cx, task);
+        }
+        self.check_lifetimes(cx);
         if self.liveness_due().is_some_and(|due| due <= now) {
             self.check_liveness(cx);
         }

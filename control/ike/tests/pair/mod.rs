@@ -55,6 +55,13 @@ pub(crate) struct TestHost {
     pub(crate) broken: bool,
 }
 
+impl TestHost {
+    /// Other random octets from now on.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.rng = Rng(seed.wrapping_mul(0x1234_5677) + 99);
+    }
+}
+
 impl Host for TestHost {
     fn random(&mut self, out: &mut [u8]) {
         out.fill_with(|| self.rng.next() as u8);
@@ -190,6 +197,8 @@ pub(crate) struct Net {
     pub(crate) loss: u64,
     pub(crate) repeated: u64,
     pub(crate) reordered: u64,
+    /// How many of the next messages of A, and of B, are lost.
+    pub(crate) lose: [u32; 2],
     /// A is behind a NAT.
     pub(crate) nat: bool,
     /// Added to the ports that the NAT shows, to let it forget its mapping.
@@ -209,6 +218,8 @@ pub(crate) struct Pair {
     pub(crate) net: Net,
     wire: BTreeMap<(Instant, u64), (bool, What)>,
     order: u64,
+    /// Check at each step that traffic flows.
+    pub(crate) traffic: bool,
     /// Open TCP connections, by token: A's end and B's end as each sees the other.
     pub(crate) tcp: BTreeMap<ConnToken, (SocketAddr, SocketAddr)>,
 }
@@ -217,12 +228,10 @@ pub(crate) const A: &str = "192.0.2.1";
 pub(crate) const B: &str = "203.0.113.1";
 
 pub(crate) fn child(local: &[&str], remote: &[&str], proposal: &str) -> ChildConfig {
-    ChildConfig {
-        name: "net".into(),
-        local_ts: local.iter().map(|t| t.parse().unwrap()).collect(),
-        remote_ts: remote.iter().map(|t| t.parse().unwrap()).collect(),
-        proposals: vec![proposal.parse().unwrap()],
-    }
+    let list = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
+    let mut child = ChildConfig::new("net", list(local), list(remote));
+    child.proposals = vec![proposal.parse().unwrap()];
+    child
 }
 
 /// A connection as A has it; B has its mirror.
@@ -275,11 +284,13 @@ impl Pair {
                 loss: 0,
                 repeated: 0,
                 reordered: 0,
+                lose: [0, 0],
                 nat: false,
                 nat_shift: 0,
             },
             wire: BTreeMap::new(),
             order: 0,
+            traffic: false,
             tcp: BTreeMap::new(),
         };
         pair.a.host.psk = vec![(b.local_id.clone(), Secret::new(b"shared".to_vec()))];
@@ -395,6 +406,11 @@ impl Pair {
                 None => return,
             },
         };
+        let lose = &mut self.net.lose[usize::from(!from_a)];
+        if *lose > 0 {
+            *lose -= 1;
+            return;
+        }
         if self.net.udp_blocked || self.net.rng.percent(self.net.loss) {
             return;
         }
@@ -450,6 +466,15 @@ impl Pair {
         self.collect(false);
     }
 
+    /// Whoever sends does so on a pair that the other receives on: no packet would be lost.
+    fn check_traffic(&self) {
+        for (own, other) in [(&self.a, &self.b), (&self.b, &self.a)] {
+            let Some(newest) = own.host.outbound.last() else { continue };
+            let sa = own.host.installed.values().find(|sa| sa.id == *newest).unwrap();
+            assert!(other.host.installed.contains_key(&sa.spi_out), "traffic into the void");
+        }
+    }
+
     /// Runs for this long.
     pub(crate) fn run(&mut self, time: Duration) {
         let end = self.now + time;
@@ -465,6 +490,11 @@ impl Pair {
             while let Some(entry) = self.wire.first_entry().filter(|e| e.key().0 <= self.now) {
                 let (to_a, what) = entry.remove();
                 self.deliver(to_a, what);
+            }
+            if self.traffic {
+                self.collect(true);
+                self.collect(false);
+                self.check_traffic();
             }
             for a in [true, false] {
                 let now = self.now;

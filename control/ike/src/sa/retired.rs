@@ -1,0 +1,169 @@
+//! IKE SAs that a rekey has put out of use, until they are deleted (RFC 7296, 2.8).
+//!
+//! The side that has to delete one sends the Delete and repeats it like any request; the other
+//! answers it, and repetitions of it a little longer. Nothing new is made on them.
+
+use std::time::Duration;
+
+use super::create::plain;
+use super::keyed::Window;
+use super::{Cx, IkeSa, LINGER, Session};
+use crate::endpoint::{DropReason, Received};
+use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload, Protocol};
+use crate::path::{Path, Transport};
+use crate::time::Instant;
+
+/// How long the peer may take to delete one.
+const RETIRED_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most at one time: an old one and one too many of two rekeys, and the next.
+const RETIRED_MAX: usize = 4;
+
+/// An IKE SA that is to go.
+pub(super) struct Retired {
+    pub(super) sa: IkeSa,
+    /// When it is forgotten, deleted or not.
+    pub(super) until: Instant,
+    /// The Delete that this side sends.
+    pub(super) delete: Option<SentDelete>,
+}
+
+/// A Delete under way.
+pub(super) struct SentDelete {
+    pub(super) message_id: u32,
+    pub(super) octets: Vec<u8>,
+    /// Transmissions so far.
+    pub(super) sent: u32,
+    /// When it is sent again; `None`: no more.
+    pub(super) due: Option<Instant>,
+}
+
+impl Session {
+    /// Puts an IKE SA out of use; with `delete` this side deletes it.
+    pub(super) fn retire(&mut self, cx: &mut Cx<'_>, mut sa: IkeSa, delete: bool) {
+        let payload = vec![Payload::Delete(Protocol::IKE, Vec::new())];
+        let request = delete.then(|| sa.request(ExchangeType::INFORMATIONAL, payload));
+        let delete = request.and_then(Result::ok).map(|(message_id, octets)| SentDelete {
+            message_id,
+            octets,
+            sent: 0,
+            due: Some(cx.now),
+        });
+        if self.retired.len() >= RETIRED_MAX {
+            self.retired.remove(0);
+        }
+        let tries = self.retransmission();
+        let until = match &delete {
+            Some(_) => (1..=tries.tries + 1).fold(cx.now, |at, sent| at + tries.wait(sent)),
+            None => cx.now + RETIRED_TIMEOUT,
+        };
+        self.retired.push(Retired { sa, until, delete });
+        self.check_retired(cx);
+    }
+
+    /// When something is due for one of them.
+    pub(super) fn retired_due(&self) -> Option<Instant> {
+        let due = |r: &Retired| r.delete.as_ref().and_then(|d| d.due).into_iter().chain([r.until]);
+        self.retired.iter().flat_map(due).min()
+    }
+
+    /// Repeats Deletes over UDP, and forgets what is over.
+    pub(super) fn check_retired(&mut self, cx: &mut Cx<'_>) {
+        self.retired.retain(|r| r.until > cx.now);
+        let (path, detached, tries) = (self.path, self.is_detached(), self.retransmission());
+        for delete in self.retired.iter_mut().filter_map(|r| r.delete.as_mut()) {
+            if delete.due.is_none_or(|due| due > cx.now) {
+                continue;
+            }
+            delete.sent += 1;
+            // RFC 9329, 6.2: no repetition over TCP.
+            let again = path.transport == Transport::Udp && delete.sent <= tries.tries;
+            delete.due = again.then(|| cx.now + tries.wait(delete.sent));
+            if !detached {
+                cx.send(&path, delete.octets.clone());
+            }
+        }
+    }
+
+    /// Sends the Deletes again on a new connection (RFC 9329, 6.2).
+    pub(super) fn repeat_deletes(&mut self, cx: &mut Cx<'_>) {
+        for delete in self.retired.iter_mut().filter_map(|r| r.delete.as_mut()) {
+            delete.due = Some(cx.now);
+        }
+        self.check_retired(cx);
+    }
+
+    /// A message for one of them: its Delete, the answer to it, or a repetition.
+    pub(super) fn handle_retired(
+        &mut self,
+        cx: &mut Cx<'_>,
+        index: usize,
+        path: &Path,
+        header: &Header,
+        octets: &[u8],
+    ) -> Received {
+        let Some(retired) = self.retired.get_mut(index) else {
+            return Received::Dropped(DropReason::UnknownSpi);
+        };
+        if header.from_initiator == retired.sa.initiator {
+            return Received::Dropped(DropReason::UnexpectedExchange);
+        }
+        let window = retired.sa.window(header.message_id);
+        let awaited = retired.delete.as_ref().is_some_and(|d| d.message_id == header.message_id);
+        if if header.response { !awaited } else { window == Window::Outside } {
+            return Received::Dropped(DropReason::MessageId);
+        }
+        let message = match retired.sa.open(octets) {
+            Ok(message) => message,
+            Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
+            Err(_) => return Received::Dropped(DropReason::BadPayload),
+        };
+        if header.response {
+            // Deleted; the peer's last request may still be repeated.
+            retired.delete = None;
+            retired.until = cx.now + LINGER;
+        } else if window == Window::Repeated {
+            if let Some(cached) = retired.sa.cached() {
+                cx.send(path, cached.to_vec());
+            }
+            return Received::Repeated;
+        } else {
+            self.answer_retired(cx, index, path, &message);
+        }
+        self.last_heard = cx.now;
+        self.heard(cx, path);
+        Received::Accepted
+    }
+
+    fn answer_retired(&mut self, cx: &mut Cx<'_>, index: usize, path: &Path, message: &Message) {
+        let exchange = message.header.exchange;
+        let informational = exchange == ExchangeType::INFORMATIONAL;
+        let mut answer = Vec::new();
+        let mut deleted = false;
+        // RFC 7296, 2.25: nothing new is made here, but a CHILD SA can be deleted from here, whose
+        // Delete crossed the rekey.
+        if !informational {
+            answer.push(Payload::Notify(plain(NotifyType::TEMPORARY_FAILURE)));
+        }
+        for payload in message.payloads.iter().filter(|_| informational) {
+            match payload {
+                Payload::Delete(Protocol::IKE, _) => deleted = true,
+                Payload::Delete(Protocol::ESP, spis) => {
+                    let gone = self.delete_by_peer(cx, spis);
+                    if !gone.is_empty() {
+                        answer.push(Payload::Delete(Protocol::ESP, gone));
+                    }
+                }
+                _ => {}
+            }
+        }
+        let Some(retired) = self.retired.get_mut(index) else { return };
+        if let Ok(octets) = retired.sa.response(exchange, answer) {
+            cx.send(path, octets);
+        }
+        if deleted {
+            // RFC 7296, 2.25.2: this side's own Delete is forgotten.
+            retired.delete = None;
+            retired.until = cx.now + LINGER;
+        }
+    }
+}
