@@ -189,6 +189,11 @@ pub struct ConnectionConfig {
     pub tcp_response_timeout: Duration,
     /// Check the peer's liveness when nothing authentic came from it for so long; `None`: never.
     pub dpd_delay: Option<Duration>,
+    /// Let long messages go in fragments where the peer can put them together (RFC 7383); only over
+    /// UDP.
+    pub fragmentation: bool,
+    /// Longest IP datagram of a fragment, in octets, at least 256.
+    pub fragment_size: u16,
     /// When the IKE SA gets new keys, and when it ends without.
     pub lifetime: Lifetime,
     /// Remove other IKE SAs of this connection with the same two identities when a new one is
@@ -217,9 +222,17 @@ impl ConnectionConfig {
             retransmission: Retransmission::default(),
             tcp_response_timeout: Duration::from_secs(60),
             dpd_delay: None,
+            fragmentation: true,
+            fragment_size: 1280,
             lifetime: Lifetime::IKE,
             unique: true,
         }
+    }
+
+    /// Longest IKE message that is not cut where the peer takes fragments: a datagram without the
+    /// headers of IPv6 and UDP and the non-ESP marker.
+    pub(crate) fn fragment_limit(&self) -> usize {
+        usize::from(self.fragment_size.max(256)) - 40 - 8 - 4
     }
 
     /// Whether this connection may have these two addresses as its ends.

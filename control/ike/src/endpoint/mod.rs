@@ -2,6 +2,7 @@
 
 mod limits;
 mod outcome;
+mod rate;
 mod table;
 
 use std::collections::VecDeque;
@@ -12,11 +13,12 @@ use crate::config::{AddressMatch, ChildConfig, ConnectionConfig};
 use crate::event::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot, Transmit};
 use crate::host::Host;
 use crate::message::{ExchangeType, HEADER_LEN, Header, NotifyType, Payload};
-use crate::path::{ChildPath, ConnToken, ConnectRequest, Path};
+use crate::path::{ChildPath, ConnToken, ConnectRequest, Path, Transport};
 use crate::sa::{Answer, Cx, Replaces, Session, reply_in_clear};
 use crate::time::Instant;
 pub use limits::EndpointConfig;
 pub use outcome::{DropReason, InitiateError, Received, UnknownSa};
+use rate::Rate;
 use table::Table;
 
 /// Every IKE SA of a gateway. See the crate's documentation for the order of calls.
@@ -27,6 +29,8 @@ pub struct Endpoint {
     next_id: u64,
     transmits: VecDeque<Transmit>,
     events: VecDeque<Event>,
+    /// Answers to messages of unknown IKE SAs.
+    strangers: Rate,
 }
 
 /// What handlers are lent, out of the endpoint's fields so that the table stays free.
@@ -85,6 +89,7 @@ impl Endpoint {
             next_id: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
+            strangers: Rate::default(),
         }
     }
 
@@ -288,10 +293,30 @@ impl Endpoint {
         }
         let local = if header.from_initiator { header.spi_r } else { header.spi_i };
         let Some(ike) = self.table.by_spi(local) else {
-            return Received::Dropped(DropReason::UnknownSpi);
+            return self.unknown_spi(now, path, &header, host);
         };
         self.with(now, ike, host, |s, cx| s.handle(cx, path, &header, octets))
             .unwrap_or(Received::Dropped(DropReason::UnknownSpi))
+    }
+
+    /// Says that there is no such IKE SA (RFC 7296, 2.21.4): to requests only, in the clear, so many a
+    /// second and only over UDP, where the peer may have missed a Delete.
+    fn unknown_spi(
+        &mut self,
+        now: Instant,
+        path: &Path,
+        header: &Header,
+        host: &mut dyn Host,
+    ) -> Received {
+        let told = !header.response
+            && path.transport == Transport::Udp
+            && header.exchange != ExchangeType::IKE_SA_INIT
+            && self.strangers.take(now);
+        if told {
+            let notify = Payload::notify(NotifyType::INVALID_IKE_SPI, []);
+            reply_in_clear(cx!(self, now, host), path, header, vec![notify]);
+        }
+        Received::Dropped(DropReason::UnknownSpi)
     }
 
     /// Says that only version 2 is spoken here (RFC 7296, 2.5), to a request of a higher one.

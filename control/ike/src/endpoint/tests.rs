@@ -13,10 +13,10 @@ use crate::sa::IkeSa;
 
 /// Sends a request of A by hand; gives B's answer.
 fn ask(pair: &mut Pair, sa: &mut IkeSa, exchange: ExchangeType, payloads: Vec<Payload>) -> Message {
-    let (_, octets) = sa.request(exchange, payloads).unwrap();
+    let (_, wire) = sa.request(exchange, payloads).unwrap();
     let path = pair.b.sa().path;
-    pair.inject(false, &path, &octets);
-    sa.open(&pair.b.sent.last().unwrap().2).unwrap()
+    pair.inject(false, &path, &wire.whole);
+    sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap()
 }
 
 /// A's side of the IKE SA.

@@ -7,6 +7,7 @@
 //! Every length is checked against what is there, every count against a named limit, and nothing is
 //! allocated by a number that a peer merely claims.
 
+mod fragment;
 mod payload;
 mod read;
 mod sa;
@@ -14,6 +15,7 @@ mod types;
 
 use crate::crypto::{ICV_LEN, IV_LEN, SkKey};
 
+pub(crate) use fragment::{Numbers, Reassembly};
 pub use payload::{Notify, Payload, SelectorItem};
 pub use sa::{Attribute, Proposal, Transform, TransformType};
 pub use types::{ExchangeType, NotifyType, PayloadType, Protocol};
@@ -131,6 +133,8 @@ struct Sealed {
     first: PayloadType,
     /// Where the IV begins in the message.
     at: usize,
+    /// Set where it is an SKF payload (RFC 7383).
+    fragment: Option<Numbers>,
 }
 
 /// A message: its header and its payloads in order.
@@ -176,17 +180,24 @@ impl Message {
     /// peer); [`CodecError::Syntax`] and [`CodecError::Critical`] are authentic.
     pub(crate) fn open(&self, octets: &mut [u8], key: &SkKey) -> Result<Self, CodecError> {
         let sealed = self.sealed.ok_or(CodecError::Syntax("message without SK payload"))?;
+        let plain = self.decrypt(octets, key)?;
+        let (payloads, inner) = decode_chain(sealed.first, plain, 0)?;
+        if inner.is_some() {
+            return Err(CodecError::Syntax("SK payload inside an SK payload"));
+        }
+        Ok(Self { header: self.header, payloads, sealed: None })
+    }
+
+    /// Checks and decrypts what is inside the SK or SKF payload, without padding.
+    fn decrypt<'a>(&self, octets: &'a mut [u8], key: &SkKey) -> Result<&'a [u8], CodecError> {
+        let sealed = self.sealed.ok_or(CodecError::Header)?;
         let (aad, rest) = octets.split_at_mut_checked(sealed.at).ok_or(CodecError::Icv)?;
         let (iv, text) = rest.split_at_mut_checked(IV_LEN).ok_or(CodecError::Icv)?;
         let iv: [u8; IV_LEN] = (&*iv).try_into().map_err(|_| CodecError::Icv)?;
         let plain = key.open(aad, &iv, text).ok_or(CodecError::Icv)?;
         let pad_len = usize::from(*plain.last().ok_or(CodecError::Syntax("SK padding"))?);
         let len = plain.len().checked_sub(pad_len + 1).ok_or(CodecError::Syntax("SK padding"))?;
-        let (payloads, inner) = decode_chain(sealed.first, &plain[..len], 0)?;
-        if inner.is_some() {
-            return Err(CodecError::Syntax("SK payload inside an SK payload"));
-        }
-        Ok(Self { header: self.header, payloads, sealed: None })
+        plain.get(..len).ok_or(CodecError::Syntax("SK padding"))
     }
 
     /// The octets of a message in the clear.
@@ -294,11 +305,18 @@ fn decode_chain(
             break;
         }
         let (next, critical, body) = generic(&mut r).ok_or(CodecError::Syntax("payload length"))?;
-        if kind == PayloadType::SK {
+        if matches!(kind, PayloadType::SK | PayloadType::SKF) {
             // RFC 7296, 3.14: it must be the last one, and its Next Payload names the first inside.
             let at = octets.len() - r.left() - body.len();
+            let (at, fragment) = match kind {
+                PayloadType::SK => (at, None),
+                _ => {
+                    let numbers = Numbers::read(body).ok_or(CodecError::Syntax("SKF payload"))?;
+                    (at + fragment::NUMBERS_LEN, Some(numbers))
+                }
+            };
             return match r.left() {
-                0 => Ok((payloads, Some(Sealed { first: next, at }))),
+                0 => Ok((payloads, Some(Sealed { first: next, at, fragment }))),
                 _ => Err(CodecError::Syntax("octets behind the SK payload")),
             };
         }

@@ -49,6 +49,7 @@ impl PayloadType {
     pub const SK: Self = Self(46);
     pub const CP: Self = Self(47);
     pub const EAP: Self = Self(48);
+    pub const SKF: Self = Self(53);
 
     /// Whether RFC 7296 defines it, so that its critical bit means nothing (RFC 7296, 2.5).
     pub const fn is_defined(self) -> bool {
@@ -106,6 +107,8 @@ notify_types! {
     INVALID_SELECTORS = 39,
     TEMPORARY_FAILURE = 43,
     CHILD_SA_NOT_FOUND = 44,
+    UNACCEPTABLE_ADDRESSES = 40,
+    UNEXPECTED_NAT_DETECTED = 41,
     INITIAL_CONTACT = 16384,
     SET_WINDOW_SIZE = 16385,
     ADDITIONAL_TS_POSSIBLE = 16386,
@@ -118,6 +121,16 @@ notify_types! {
     REKEY_SA = 16393,
     ESP_TFC_PADDING_NOT_SUPPORTED = 16394,
     NON_FIRST_FRAGMENTS_ALSO = 16395,
+    MOBIKE_SUPPORTED = 16396,
+    ADDITIONAL_IP4_ADDRESS = 16397,
+    ADDITIONAL_IP6_ADDRESS = 16398,
+    NO_ADDITIONAL_ADDRESSES = 16399,
+    UPDATE_SA_ADDRESSES = 16400,
+    COOKIE2 = 16401,
+    NO_NATS_ALLOWED = 16402,
+    AUTH_LIFETIME = 16403,
+    IKEV2_FRAGMENTATION_SUPPORTED = 16430,
+    PUZZLE = 16434,
 }
 
 impl NotifyType {

@@ -183,8 +183,8 @@ impl Session {
     fn tell_failure(&mut self, cx: &mut Cx<'_>) {
         let Some(sa) = &mut self.sa else { return };
         let notify = Payload::notify(NotifyType::AUTHENTICATION_FAILED, []);
-        if let Ok((_, octets)) = sa.request(ExchangeType::INFORMATIONAL, vec![notify]) {
-            cx.send(&self.path, octets);
+        if let Ok((_, wire)) = sa.request(ExchangeType::INFORMATIONAL, vec![notify]) {
+            cx.send_wire(&self.path, &wire);
         }
     }
 

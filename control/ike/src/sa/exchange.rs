@@ -2,7 +2,7 @@
 //! (RFC 7296, 2.1 to 2.3).
 
 use super::child::{ChildRequest, ChildWish};
-use super::keyed::Window;
+use super::keyed::{Window, Wire};
 use super::rekey::IkeRequest;
 use super::{Cx, Phase, Session, TASKS_MAX};
 use crate::endpoint::{DropReason, Received};
@@ -33,7 +33,7 @@ pub(crate) enum Asked {
 /// A request that waits for its response.
 pub(crate) struct Outstanding {
     pub(super) message_id: u32,
-    pub(super) octets: Vec<u8>,
+    pub(super) wire: Wire,
     pub(super) asked: Asked,
     /// Transmissions over UDP so far.
     pub(super) sent: u32,
@@ -69,6 +69,9 @@ impl Session {
         if let Some(index) = self.retired.iter().position(|r| r.sa.spi_local == local) {
             return self.handle_retired(cx, index, path, header, octets);
         }
+        if self.sa.is_none() && header.exchange == ExchangeType::IKE_AUTH {
+            self.derive_half_open(cx);
+        }
         let Some(sa) = &self.sa else { return Received::Dropped(DropReason::UnexpectedExchange) };
         let (spi_i, spi_r) = sa.spis();
         if (header.spi_i, header.spi_r) != (spi_i, spi_r) || header.from_initiator == sa.initiator {
@@ -96,22 +99,14 @@ impl Session {
         if window == Window::Outside {
             return Received::Dropped(DropReason::MessageId);
         }
-        let message = match sa.open(octets) {
-            Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
-            Err(CodecError::Header | CodecError::TooLong) => {
-                return Received::Dropped(DropReason::BadPayload);
-            }
-            result => result,
+        if window == Window::Repeated {
+            return self.repeat_response(cx, path, octets);
+        }
+        let message = match opened(sa.open(octets)) {
+            Ok(message) => message,
+            Err(received) => return received,
         };
         self.last_heard = cx.now;
-        if window == Window::Repeated {
-            // RFC 7296, 2.1. A repetition does not move the path (RFC 9329, 6.1), but is answered
-            // where it came from.
-            if let Some(cached) = sa.cached() {
-                cx.send(path, cached.to_vec());
-            }
-            return Received::Repeated;
-        }
         if let Phase::Closed(_) = self.phase {
             return Received::Dropped(DropReason::UnexpectedExchange);
         }
@@ -169,6 +164,20 @@ impl Session {
         }
     }
 
+    /// Answers a repeated request from the cache (RFC 7296, 2.1). It does not move the path (RFC 9329,
+    /// 6.1), but is answered where it came from.
+    fn repeat_response(&mut self, cx: &mut Cx<'_>, path: &Path, octets: &[u8]) -> Received {
+        let Some(sa) = &self.sa else { return Received::Dropped(DropReason::UnknownSpi) };
+        match (sa.repeats(octets), sa.cached()) {
+            (Ok(true), Some(cached)) => cx.send_wire(path, cached),
+            (Ok(_), _) => {}
+            (Err(CodecError::Icv), _) => return Received::Dropped(DropReason::BadIcv),
+            (Err(_), _) => return Received::Dropped(DropReason::BadPayload),
+        }
+        self.last_heard = cx.now;
+        Received::Repeated
+    }
+
     /// Sends the response to the request that is being handled.
     pub(super) fn respond(
         &mut self,
@@ -178,8 +187,8 @@ impl Session {
         payloads: Vec<Payload>,
     ) {
         let Some(sa) = &mut self.sa else { return };
-        if let Ok(octets) = sa.response(exchange, payloads) {
-            cx.send(path, octets);
+        if let Ok(wire) = sa.response(exchange, payloads) {
+            cx.send_wire(path, &wire);
         }
         if sa.is_exhausted() {
             self.close(cx, DownReason::ProtocolError("its Message IDs are used up"));
@@ -194,15 +203,12 @@ impl Session {
         octets: &[u8],
     ) -> Received {
         let due = self.outstanding.as_ref().is_some_and(|o| o.message_id == header.message_id);
-        let Some(sa) = self.sa.as_ref().filter(|_| due) else {
+        let Some(sa) = self.sa.as_mut().filter(|_| due) else {
             return Received::Dropped(DropReason::MessageId);
         };
-        let message = match sa.open(octets) {
-            Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
-            Err(CodecError::Header | CodecError::TooLong) => {
-                return Received::Dropped(DropReason::BadPayload);
-            }
-            result => result,
+        let message = match opened(sa.open(octets)) {
+            Ok(message) => message,
+            Err(received) => return received,
         };
         self.last_heard = cx.now;
         self.heard(cx, path);
@@ -244,9 +250,9 @@ impl Session {
         asked: Asked,
     ) {
         let Some(sa) = &mut self.sa else { return };
-        let Ok((message_id, octets)) = sa.request(exchange, payloads) else { return };
+        let Ok((message_id, wire)) = sa.request(exchange, payloads) else { return };
         let due = cx.now;
-        self.outstanding = Some(Outstanding { message_id, octets, asked, sent: 0, due });
+        self.outstanding = Some(Outstanding { message_id, wire, asked, sent: 0, due });
         self.transmit(cx);
     }
 
@@ -273,5 +279,21 @@ impl Session {
             self.tasks.push_back(task);
         }
         self.pump(cx);
+    }
+}
+
+/// The message, or the error for which its sender is to blame for certain; else what becomes of it:
+/// one fragment of several, or nothing.
+fn opened(
+    result: Result<Option<Message>, CodecError>,
+) -> Result<Result<Message, CodecError>, Received> {
+    match result {
+        Ok(Some(message)) => Ok(Ok(message)),
+        Ok(None) => Err(Received::Accepted),
+        Err(CodecError::Icv) => Err(Received::Dropped(DropReason::BadIcv)),
+        Err(CodecError::Header | CodecError::TooLong) => {
+            Err(Received::Dropped(DropReason::BadPayload))
+        }
+        Err(error) => Ok(Err(error)),
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::crypto::{IV_LEN, SkKey};
 use crate::keys::IkeKeys;
-use crate::message::{CodecError, ExchangeType, Header, Message, Payload};
+use crate::message::{CodecError, ExchangeType, Header, Message, Payload, Reassembly};
 use crate::proposal::IkeSuite;
 use crate::time::Instant;
 
@@ -30,13 +30,25 @@ pub(crate) struct IkeSa {
     pub(crate) keys: IkeKeys,
     /// When the keys were made.
     pub(crate) keyed: Instant,
+    /// Longest message over UDP that is not cut, where the peer takes fragments (RFC 7383).
+    pub(crate) fragment: Option<usize>,
     next_iv: u64,
     /// Message ID of this side's next request.
     next_out: u32,
     /// Message ID of the peer's next request.
     next_in: u32,
     /// The response to the peer's last request.
-    cached: Option<Vec<u8>>,
+    cached: Option<Wire>,
+    /// Fragments of the peer's request and of its response.
+    incoming: [Option<Reassembly>; 2],
+}
+
+/// A sealed message as it goes over the wire.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    pub(crate) whole: Vec<u8>,
+    /// How it goes over UDP where it is too long; else empty.
+    pub(crate) fragments: Vec<Vec<u8>>,
 }
 
 impl IkeSa {
@@ -57,10 +69,12 @@ impl IkeSa {
             suite,
             keys,
             keyed: now,
+            fragment: None,
             next_iv: 0,
             next_out: first.0,
             next_in: first.1,
             cached: None,
+            incoming: [None, None],
         }
     }
 
@@ -88,7 +102,7 @@ impl IkeSa {
         response: bool,
         message_id: u32,
         payloads: Vec<Payload>,
-    ) -> Result<Vec<u8>, CodecError> {
+    ) -> Result<Wire, CodecError> {
         let (spi_i, spi_r) = self.spis();
         let header = Header {
             spi_i,
@@ -101,10 +115,22 @@ impl IkeSa {
             higher_version: false,
             message_id,
         };
+        let message = Message::new(header, payloads);
         // RFC 5282, 3.1: a counter never repeats within the life of the key.
-        let iv: [u8; IV_LEN] = self.next_iv.to_be_bytes();
-        self.next_iv += 1;
-        Message::new(header, payloads).seal(self.sending_key(), iv)
+        let mut next = self.next_iv;
+        let mut iv = || -> [u8; IV_LEN] {
+            next += 1;
+            (next - 1).to_be_bytes()
+        };
+        let whole = message.seal(self.sending_key(), iv())?;
+        let fragments = match self.fragment {
+            Some(limit) if whole.len() > limit => {
+                message.seal_fragments(self.sending_key(), &mut iv, limit)?
+            }
+            _ => Vec::new(),
+        };
+        self.next_iv = next;
+        Ok(Wire { whole, fragments })
     }
 
     /// Seals the next request; gives its Message ID too.
@@ -112,7 +138,7 @@ impl IkeSa {
         &mut self,
         exchange: ExchangeType,
         payloads: Vec<Payload>,
-    ) -> Result<(u32, Vec<u8>), CodecError> {
+    ) -> Result<(u32, Wire), CodecError> {
         let message_id = self.next_out;
         let octets = self.seal(exchange, false, message_id, payloads)?;
         self.next_out = self.next_out.wrapping_add(1);
@@ -125,7 +151,7 @@ impl IkeSa {
         &mut self,
         exchange: ExchangeType,
         payloads: Vec<Payload>,
-    ) -> Result<Vec<u8>, CodecError> {
+    ) -> Result<Wire, CodecError> {
         let octets = self.seal(exchange, true, self.next_in, payloads)?;
         self.next_in = self.next_in.wrapping_add(1);
         self.cached = Some(octets.clone());
@@ -135,13 +161,30 @@ impl IkeSa {
     /// Checks, decrypts and decodes a message of the peer. [`CodecError::Syntax`] and
     /// [`CodecError::Critical`] are the peer's fault for certain: what is wrong before the integrity
     /// check, anybody may have sent, and is [`CodecError::Header`] or [`CodecError::Icv`].
-    pub(crate) fn open(&self, octets: &[u8]) -> Result<Message, CodecError> {
+    ///
+    /// Of a message in fragments (RFC 7383) the last one gives the whole, the others `None`.
+    pub(crate) fn open(&mut self, octets: &[u8]) -> Result<Option<Message>, CodecError> {
         let mut octets = octets.to_vec();
         let message = Message::decode(&octets).map_err(|_| CodecError::Header)?;
         if !message.is_sealed() {
             return Err(CodecError::Header);
         }
-        message.open(&mut octets, self.receiving_key())
+        let key = if self.initiator { &self.keys.sk_er } else { &self.keys.sk_ei };
+        let Some(numbers) = message.fragment() else {
+            return message.open(&mut octets, key).map(Some);
+        };
+        let part = message.open_fragment(&mut octets, key).map_err(|_| CodecError::Icv)?;
+        let slot = &mut self.incoming[usize::from(message.header.response)];
+        Reassembly::take(slot, &message.header, numbers, part)
+    }
+
+    /// Whether a request that was answered before is to be answered again: it is authentic, and
+    /// whole or its first fragment (RFC 7383, 2.6.1).
+    pub(crate) fn repeats(&self, octets: &[u8]) -> Result<bool, CodecError> {
+        let mut octets = octets.to_vec();
+        let message = Message::decode(&octets).map_err(|_| CodecError::Header)?;
+        message.open_fragment(&mut octets, self.receiving_key())?;
+        Ok(message.fragment().is_none_or(|numbers| numbers.number == 1))
     }
 
     /// Where a request's Message ID lies.
@@ -156,8 +199,8 @@ impl IkeSa {
     }
 
     /// The response for a repeated request.
-    pub(crate) fn cached(&self) -> Option<&[u8]> {
-        self.cached.as_deref()
+    pub(crate) const fn cached(&self) -> Option<&Wire> {
+        self.cached.as_ref()
     }
 
     /// Whether a Message ID space is used up, so that the SA must not be used any more (RFC 7296,

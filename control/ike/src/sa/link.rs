@@ -77,9 +77,7 @@ impl Session {
         outstanding.due =
             cx.now + if tcp { timeout } else { retransmission.wait(outstanding.sent) };
         if !detached {
-            let octets = outstanding.octets.clone();
-            let path = self.path;
-            cx.send(&path, octets);
+            cx.send_wire(&self.path, &outstanding.wire);
         }
     }
 

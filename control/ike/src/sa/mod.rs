@@ -31,12 +31,12 @@ use crate::event::{ChildId, DownReason, Event, IkeSaId, Transmit};
 use crate::host::Host;
 use crate::id::{IdKind, Identity};
 use crate::nat::Nat;
-use crate::path::{ConnToken, ConnectRequest, Path};
+use crate::path::{ConnToken, ConnectRequest, Path, Transport};
 use crate::time::Instant;
 
 use child::{Child, ChildWish};
 use exchange::{Outstanding, Task};
-pub(crate) use keyed::IkeSa;
+pub(crate) use keyed::{IkeSa, Wire};
 use lifetime::Clock;
 use link::Link;
 use retired::Retired;
@@ -79,6 +79,16 @@ impl Cx<'_> {
         let mut nonce = vec![0; NONCE_LEN];
         self.host.random(&mut nonce);
         nonce
+    }
+
+    /// Sends a sealed message; in fragments over UDP only, where it is too long (RFC 7383; over TCP
+    /// there is no use in them).
+    pub(crate) fn send_wire(&mut self, path: &Path, wire: &Wire) {
+        if path.transport == Transport::Udp && !wire.fragments.is_empty() {
+            wire.fragments.iter().for_each(|octets| self.send(path, octets.clone()));
+        } else {
+            self.send(path, wire.whole.clone());
+        }
     }
 
     pub(crate) fn send(&mut self, path: &Path, octets: Vec<u8>) {
@@ -180,16 +190,18 @@ impl Session {
         let mut spis: Vec<u64> = self.sa.iter().map(|sa| sa.spi_local).collect();
         spis.extend(self.retired.iter().map(|r| r.sa.spi_local));
         spis.extend(self.rival_spi());
-        if let Phase::Init(attempt) = &self.phase {
-            spis.push(attempt.spi_i);
+        match &self.phase {
+            Phase::Init(attempt) => spis.push(attempt.spi_i),
+            Phase::HalfOpen(answered) if self.sa.is_none() => spis.push(answered.spis.1),
+            _ => {}
         }
         spis
     }
 
     /// The initiator's SPI, while this is a half-open SA that a peer began.
     pub(crate) fn half_open_spi(&self) -> Option<u64> {
-        match (&self.phase, &self.sa) {
-            (Phase::HalfOpen(_), Some(sa)) => Some(sa.spi_remote),
+        match &self.phase {
+            Phase::HalfOpen(answered) => Some(answered.spis.0),
             _ => None,
         }
     }

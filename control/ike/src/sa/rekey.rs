@@ -133,6 +133,9 @@ impl Session {
 
     /// Lets another IKE SA take over.
     fn succeed(&mut self, cx: &mut Cx<'_>, sa: IkeSa, delete_old: bool) {
+        let mut sa = sa;
+        // RFC 7383, 2.3: what IKE_SA_INIT agreed on holds for the SAs that follow.
+        sa.fragment = self.sa.as_ref().and_then(|old| old.fragment);
         let old = self.sa.replace(sa);
         self.restart_clock(cx);
         if let Some(old) = old {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::create::plain;
-use super::keyed::Window;
+use super::keyed::{Window, Wire};
 use super::{Cx, IkeSa, LINGER, Session};
 use crate::endpoint::{DropReason, Received};
 use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload, Protocol};
@@ -30,7 +30,7 @@ pub(super) struct Retired {
 /// A Delete under way.
 pub(super) struct SentDelete {
     pub(super) message_id: u32,
-    pub(super) octets: Vec<u8>,
+    pub(super) wire: Wire,
     /// Transmissions so far.
     pub(super) sent: u32,
     /// When it is sent again; `None`: no more.
@@ -42,9 +42,9 @@ impl Session {
     pub(super) fn retire(&mut self, cx: &mut Cx<'_>, mut sa: IkeSa, delete: bool) {
         let payload = vec![Payload::Delete(Protocol::IKE, Vec::new())];
         let request = delete.then(|| sa.request(ExchangeType::INFORMATIONAL, payload));
-        let delete = request.and_then(Result::ok).map(|(message_id, octets)| SentDelete {
+        let delete = request.and_then(Result::ok).map(|(message_id, wire)| SentDelete {
             message_id,
-            octets,
+            wire,
             sent: 0,
             due: Some(cx.now),
         });
@@ -79,7 +79,7 @@ impl Session {
             let again = path.transport == Transport::Udp && delete.sent <= tries.tries;
             delete.due = again.then(|| cx.now + tries.wait(delete.sent));
             if !detached {
-                cx.send(&path, delete.octets.clone());
+                cx.send_wire(&path, &delete.wire);
             }
         }
     }
@@ -112,8 +112,15 @@ impl Session {
         if if header.response { !awaited } else { window == Window::Outside } {
             return Received::Dropped(DropReason::MessageId);
         }
+        if !header.response && window == Window::Repeated {
+            if let (Ok(true), Some(cached)) = (retired.sa.repeats(octets), retired.sa.cached()) {
+                cx.send_wire(path, cached);
+            }
+            return Received::Repeated;
+        }
         let message = match retired.sa.open(octets) {
-            Ok(message) => message,
+            Ok(Some(message)) => message,
+            Ok(None) => return Received::Accepted,
             Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
             Err(_) => return Received::Dropped(DropReason::BadPayload),
         };
@@ -121,11 +128,6 @@ impl Session {
             // Deleted; the peer's last request may still be repeated.
             retired.delete = None;
             retired.until = cx.now + LINGER;
-        } else if window == Window::Repeated {
-            if let Some(cached) = retired.sa.cached() {
-                cx.send(path, cached.to_vec());
-            }
-            return Received::Repeated;
         } else {
             self.answer_retired(cx, index, path, &message);
         }
@@ -157,8 +159,8 @@ impl Session {
             }
         }
         let Some(retired) = self.retired.get_mut(index) else { return };
-        if let Ok(octets) = retired.sa.response(exchange, answer) {
-            cx.send(path, octets);
+        if let Ok(wire) = retired.sa.response(exchange, answer) {
+            cx.send_wire(path, &wire);
         }
         if deleted {
             // RFC 7296, 2.25.2: this side's own Delete is forgotten.

@@ -17,6 +17,7 @@ impl Session {
         let (spi_i, spi_r) = match (&self.sa, &self.phase) {
             (Some(sa), _) => sa.spis(),
             (None, Phase::Init(attempt)) => (attempt.spi_i, 0),
+            (None, Phase::HalfOpen(answered)) => answered.spis,
             _ => (0, 0),
         };
         Some(IkeSnapshot {

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{derive, has_sa, init_header, init_payloads};
+use super::{derive, fragment_limit, has_sa, init_header, init_payloads};
 use crate::config::{ChildConfig, ConnectionConfig, TransportChoice};
 use crate::crypto::{DhError, Private};
 use crate::endpoint::{DropReason, Received};
@@ -146,6 +146,10 @@ impl Session {
         payloads.push(Payload::Ke(group.transform_id(), public));
         payloads.push(Payload::Nonce(attempt.nonce.clone()));
         payloads.extend(nat::notifies(attempt.spi_i, 0, &self.path, connection.encap));
+        if connection.fragmentation {
+            let kind = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
+            payloads.push(Payload::notify(kind, []));
+        }
         let header = init_header(attempt.spi_i, 0, false);
         match Message::new(header, payloads).encode() {
             Ok(octets) => attempt.request = octets,
@@ -317,7 +321,9 @@ impl Session {
             return dropped;
         };
         let attempt = *attempt;
-        self.sa = Some(IkeSa::new(spis, true, suite, keys, cx.now, (1, 0)));
+        let mut sa = IkeSa::new(spis, true, suite, keys, cx.now, (1, 0));
+        sa.fragment = fragment_limit(message, &connection);
+        self.sa = Some(sa);
         self.nat = nat::detect(message, path);
         if self.nat.local || self.nat.remote || connection.encap {
             self.path = nat::float(&self.path);

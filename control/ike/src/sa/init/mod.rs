@@ -4,9 +4,10 @@ mod initiator;
 mod responder;
 
 use super::Cx;
+use crate::config::ConnectionConfig;
 use crate::crypto::SecretOctets;
 use crate::keys::{IkeKeys, Inputs, skeyseed};
-use crate::message::{ExchangeType, Header, Message, Payload, Proposal};
+use crate::message::{ExchangeType, Header, Message, NotifyType, Payload, Proposal};
 use crate::path::Path;
 use crate::proposal::IkeSuite;
 
@@ -25,6 +26,12 @@ const fn init_header(spi_i: u64, spi_r: u64, response: bool) -> Header {
         higher_version: false,
         message_id: 0,
     }
+}
+
+/// Beyond which length messages are cut, where both sides want it (RFC 7383, 2.3).
+fn fragment_limit(message: &Message, connection: &ConnectionConfig) -> Option<usize> {
+    message.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)?;
+    connection.fragmentation.then(|| connection.fragment_limit())
 }
 
 fn has_sa(message: &Message) -> bool {

@@ -1,9 +1,8 @@
 //! The responder of IKE_SA_INIT.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{derive, init_header, init_payloads, reply_in_clear};
+use super::{derive, fragment_limit, init_header, init_payloads, reply_in_clear};
 use crate::config::ConnectionConfig;
 use crate::crypto::Private;
 use crate::endpoint::DropReason;
@@ -19,6 +18,14 @@ use crate::time::Instant;
 /// An IKE_SA_INIT request that was answered.
 pub(crate) struct Answered {
     pub(in crate::sa) deadline: Instant,
+    /// SPIs of initiator and responder.
+    pub(in crate::sa) spis: (u64, u64),
+    suite: IkeSuite,
+    private: Private,
+    /// The peer's public value.
+    public: Vec<u8>,
+    /// Beyond which length messages are cut.
+    fragment: Option<usize>,
     /// Connections that the peer may turn out to belong to.
     pub(in crate::sa) candidates: Vec<Arc<ConnectionConfig>>,
     pub(in crate::sa) nonce_i: Vec<u8>,
@@ -50,7 +57,7 @@ impl Session {
             // RFC 7296, 2.21.1: an error here may be answered, but need not be; it is not authentic.
             return Answer::Dropped(DropReason::BadPayload);
         };
-        let Some((offered, (group, public), nonce_i)) = init_payloads(&message) else {
+        let Some((offered, (group, _), _)) = init_payloads(&message) else {
             return Answer::Dropped(DropReason::BadPayload);
         };
         let tcp = path.transport == Transport::Tcp;
@@ -76,71 +83,75 @@ impl Session {
             let answer = negotiate::ike_answer(proposal, &suite, &[]);
             negotiate::select_ike(&[answer], &c.proposals, None).is_some()
         });
-        let Some((session, payloads)) =
-            Self::half_open(cx, id, path, &message, (proposal, suite), (public, nonce_i))
-        else {
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        session.answer_init(cx, payloads, candidates, nonce_i, octets)
+        Self::half_open(cx, id, path, &message, (proposal, suite), candidates, octets)
+            .map_or(Answer::Dropped(DropReason::BadPayload), |session| {
+                Answer::Session(Box::new(session))
+            })
     }
 
-    /// Derives the keys; gives the session and the payloads of the answer but the notifications.
+    /// Answers, and keeps what the keys will be made of. They are made when IKE_AUTH comes, and not
+    /// for whoever never goes on (RFC 8019, 4.2).
     fn half_open(
         cx: &mut Cx<'_>,
         id: IkeSaId,
         path: &Path,
         message: &Message,
         (proposal, suite): (&Proposal, IkeSuite),
-        (public, nonce_i): (&[u8], &[u8]),
-    ) -> Option<(Self, Vec<Payload>)> {
-        let group = suite.key_exchange;
-        let private = Private::generate(group, &mut |out| cx.host.random(out)).ok()?;
-        let shared = private.agree(public).ok()?;
-        let nonce_r = cx.nonce();
-        let (spi_i, spi_r) = (message.header.spi_i, cx.spi());
-        let keys = derive(&suite, (spi_i, spi_r), (nonce_i, &nonce_r), &shared)?;
-        let mut session = Self::new(id, false, *path, Phase::Dead, cx.now);
-        session.nat = nat::detect(message, path);
-        session.sa = Some(IkeSa::new((spi_r, spi_i), false, suite, keys, cx.now, (0, 1)));
-        let payloads = vec![
-            Payload::Sa(vec![negotiate::ike_answer(proposal, &suite, &[])]),
-            Payload::Ke(group.transform_id(), private.public().to_vec()),
-            Payload::Nonce(nonce_r),
-        ];
-        Some((session, payloads))
-    }
-
-    fn answer_init(
-        mut self,
-        cx: &mut Cx<'_>,
-        mut payloads: Vec<Payload>,
         candidates: Vec<Arc<ConnectionConfig>>,
-        nonce_i: &[u8],
         request: &[u8],
-    ) -> Answer {
-        let Some((spi_i, spi_r)) = self.sa.as_ref().map(IkeSa::spis) else {
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        let nonce_r = payloads.iter().find_map(|p| match p {
-            Payload::Nonce(nonce) => Some(nonce.clone()),
-            _ => None,
-        });
-        let encap = candidates.first().is_some_and(|c| c.encap);
-        payloads.extend(nat::notifies(spi_i, spi_r, &self.path, encap));
-        let Ok(response) = Message::new(init_header(spi_i, spi_r, true), payloads).encode() else {
-            return Answer::Dropped(DropReason::BadPayload);
-        };
-        cx.send(&self.path, response.clone());
-        let half_open_timeout: Duration = cx.config.half_open_timeout;
-        self.phase = Phase::HalfOpen(Box::new(Answered {
-            deadline: cx.now + half_open_timeout,
+    ) -> Option<Self> {
+        let (_, (group, public), nonce_i) = init_payloads(message)?;
+        let (public, nonce_i) = (public.to_vec(), nonce_i.to_vec());
+        let first = candidates.first()?.clone();
+        let private = Private::generate(suite.key_exchange, &mut |out| cx.host.random(out)).ok()?;
+        let nonce_r = cx.nonce();
+        let spis = (message.header.spi_i, cx.spi());
+        let fragment = fragment_limit(message, &first);
+        let mut payloads = vec![
+            Payload::Sa(vec![negotiate::ike_answer(proposal, &suite, &[])]),
+            Payload::Ke(group, private.public().to_vec()),
+            Payload::Nonce(nonce_r.clone()),
+        ];
+        payloads.extend(nat::notifies(spis.0, spis.1, path, first.encap));
+        if fragment.is_some() {
+            let kind = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
+            payloads.push(Payload::notify(kind, []));
+        }
+        let response = Message::new(init_header(spis.0, spis.1, true), payloads).encode().ok()?;
+        cx.send(path, response.clone());
+        let phase = Phase::HalfOpen(Box::new(Answered {
+            deadline: cx.now + cx.config.half_open_timeout,
+            spis,
+            suite,
+            private,
+            public,
+            fragment,
             candidates,
-            nonce_i: nonce_i.to_vec(),
-            nonce_r: nonce_r.unwrap_or_default(),
+            nonce_i,
+            nonce_r,
             request: request.to_vec(),
             response,
         }));
-        Answer::Session(Box::new(self))
+        let mut session = Self::new(id, false, *path, phase, cx.now);
+        session.nat = nat::detect(message, path);
+        Some(session)
+    }
+
+    /// Makes the keys of a half-open SA, now that its IKE_AUTH has come.
+    pub(in crate::sa) fn derive_half_open(&mut self, cx: &Cx<'_>) {
+        let Phase::HalfOpen(answered) = &self.phase else { return };
+        let (spis, suite) = (answered.spis, answered.suite);
+        let Ok(shared) = answered.private.agree(&answered.public) else {
+            // Its public value is none: the peer cannot have keys either.
+            self.phase = Phase::Dead;
+            return;
+        };
+        let nonces = (&answered.nonce_i[..], &answered.nonce_r[..]);
+        if let Some(keys) = derive(&suite, spis, nonces, &shared) {
+            let mut sa = IkeSa::new((spis.1, spis.0), false, suite, keys, cx.now, (0, 1));
+            sa.fragment = answered.fragment;
+            self.sa = Some(sa);
+        }
     }
 
     /// Answers a repeated IKE_SA_INIT request, if it is the same as before (RFC 7296, 2.1).
