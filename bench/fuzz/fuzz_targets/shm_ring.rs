@@ -2,7 +2,7 @@
 //! records or errors, never in a panic or an endless loop.
 #![no_main]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use culvert_shm::{Bell, ControlView, DataplaneView, Down, Layout, Region, WorkerView};
 use libfuzzer_sys::fuzz_target;
@@ -46,20 +46,42 @@ fn drain(control: &mut ControlView, worker: &mut WorkerView) {
     }
 }
 
-fuzz_target!(|data: &[u8]| {
+/// Both ends of a new region, both rings empty.
+fn ends() -> (Arc<Region>, ControlView, WorkerView) {
     let region = Arc::new(Region::create(&LAYOUT).expect("a region"));
     let mut control = ControlView::new(Arc::clone(&region)).expect("the first control");
     let bell = Arc::new(Bell::new().expect("a bell"));
     let dataplane = DataplaneView::attach(Arc::clone(&region), bell).expect("the first dataplane");
     let mut worker = dataplane.into_workers().remove(0);
     drain(&mut control, &mut worker);
-    let down = changed_by(&region, || {
-        control.send(0, &Down::SaChanged { index: 0x0101_0101 }).expect("room in the ring");
-    });
-    let up = changed_by(&region, || worker.begin().expect("room in the ring"));
-    // Each (where, what) pair of the input changes an octet near those that a record changes.
+    (region, control, worker)
+}
+
+fn write_down(control: &mut ControlView) {
+    control.send(0, &Down::SaChanged { index: 0x0101_0101 }).expect("room in the ring");
+}
+
+fn write_up(worker: &mut WorkerView) {
+    worker.begin().expect("room in the ring");
+}
+
+/// Where a record down and a record up lie in a new region.
+fn places() -> &'static [Vec<u64>; 2] {
+    static PLACES: OnceLock<[Vec<u64>; 2]> = OnceLock::new();
+    PLACES.get_or_init(|| {
+        let (region, mut control, mut worker) = ends();
+        let down = changed_by(&region, || write_down(&mut control));
+        [down, changed_by(&region, || write_up(&mut worker))]
+    })
+}
+
+fuzz_target!(|data: &[u8]| {
+    let (region, mut control, mut worker) = ends();
+    write_down(&mut control);
+    write_up(&mut worker);
+    // Each triple of the input changes an octet near those that a record changes.
     for change in data.chunks_exact(3) {
-        let places = if change[0] & 1 == 0 { &down } else { &up };
+        let places = &places()[usize::from(change[0] & 1)];
         let place = places[usize::from(change[0] >> 1) % places.len()];
         let place = (place + u64::from(change[1] & 0x3f)).min(LAYOUT.region_bytes() - 1);
         pwrite(region.fd(), &change[2..], place).expect("the region can be written");
