@@ -34,6 +34,7 @@ mod keys;
 mod nat;
 mod negotiate;
 mod path;
+mod puzzle;
 mod sa;
 mod time;
 

@@ -86,6 +86,15 @@ impl Prf {
         }
     }
 
+    pub(crate) const fn from_transform_id(id: u16) -> Option<Self> {
+        match id {
+            5 => Some(Self::HmacSha256),
+            6 => Some(Self::HmacSha384),
+            7 => Some(Self::HmacSha512),
+            _ => None,
+        }
+    }
+
     /// Octets of output, and the preferred length of its key.
     pub const fn output_len(self) -> usize {
         match self {

@@ -12,6 +12,13 @@ pub struct EndpointConfig {
     /// Most half-open IKE SAs that peers began from one IPv4 address or IPv6 /64. A large NAT must
     /// not trip over it.
     pub half_open_per_source_max: usize,
+    /// Number of half-open IKE SAs that peers began from which on peers over UDP must return a cookie
+    /// (RFC 7296, 2.6).
+    pub cookie_threshold: usize,
+    /// The number from which on everybody, also over TCP, must solve a puzzle (RFC 8019).
+    pub puzzle_threshold: usize,
+    /// Zero bits of that puzzle; each doubles the work. At least 1.
+    pub puzzle_bits: u8,
     /// How long an IKE SA that a peer began may stay unauthenticated.
     pub half_open_timeout: Duration,
     /// Longest IKE message that is accepted, in octets.
@@ -26,6 +33,9 @@ impl Default for EndpointConfig {
             ike_sas_max: 16_384,
             half_open_max: 4_096,
             half_open_per_source_max: 512,
+            cookie_threshold: 256,
+            puzzle_threshold: 2_048,
+            puzzle_bits: 16,
             half_open_timeout: Duration::from_secs(30),
             message_octets_max: 32_768,
             children_per_ike_max: 64,

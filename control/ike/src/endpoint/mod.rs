@@ -1,5 +1,6 @@
 //! All IKE SAs of a gateway: the table by SPI, the limits, and the way in and out.
 
+mod guard;
 mod limits;
 mod outcome;
 mod rate;
@@ -8,14 +9,16 @@ mod table;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{AddressMatch, ChildConfig, ConnectionConfig};
 use crate::event::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot, Transmit};
 use crate::host::Host;
-use crate::message::{ExchangeType, HEADER_LEN, Header, NotifyType, Payload};
+use crate::message::{ExchangeType, HEADER_LEN, Header, Message, NotifyType, Payload};
 use crate::path::{ChildPath, ConnToken, ConnectRequest, Path, Transport};
 use crate::sa::{Answer, Cx, Replaces, Session, reply_in_clear};
 use crate::time::Instant;
+use guard::{Demand, Guard, Verdict};
 pub use limits::EndpointConfig;
 pub use outcome::{DropReason, InitiateError, Received, UnknownSa};
 use rate::Rate;
@@ -31,7 +34,15 @@ pub struct Endpoint {
     events: VecDeque<Event>,
     /// Answers to messages of unknown IKE SAs.
     strangers: Rate,
+    guard: Guard,
+    /// TCP connections on which a corrected first request is awaited, and until when.
+    unused: VecDeque<(Instant, ConnToken)>,
 }
+
+/// How long a peer may take over a corrected first request, a puzzle included (RFC 9329, 6.3.1).
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(15);
+/// Most connections on which one is awaited.
+const UNUSED_MAX: usize = 4096;
 
 /// What handlers are lent, out of the endpoint's fields so that the table stays free.
 macro_rules! cx {
@@ -90,6 +101,8 @@ impl Endpoint {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             strangers: Rate::default(),
+            guard: Guard::default(),
+            unused: VecDeque::new(),
         }
     }
 
@@ -359,14 +372,69 @@ impl Endpoint {
         if let Some(reason) = self.no_room(path) {
             return Received::Dropped(reason);
         }
+        if let Some(received) = self.keep_out(now, path, octets, host) {
+            return received;
+        }
         let id = self.new_ike_id();
         match Session::respond_to_init(cx!(self, now, host), id, path, octets) {
             Answer::Session(session) => {
                 self.table.insert(*session);
                 Received::Accepted
             }
-            Answer::Refused => Received::Accepted,
+            Answer::Refused => {
+                self.await_correction(now, path);
+                Received::Accepted
+            }
             Answer::Dropped(reason) => Received::Dropped(reason),
+        }
+    }
+
+    /// Under load, has peers return a cookie or solve a puzzle first; what became of the request if it
+    /// is not let in. No state is kept for it.
+    fn keep_out(
+        &mut self,
+        now: Instant,
+        path: &Path,
+        octets: &[u8],
+        host: &mut dyn Host,
+    ) -> Option<Received> {
+        let (all, _) = self.table.half_open(path.remote.ip());
+        let demand = if all >= self.config.puzzle_threshold {
+            Demand::Puzzle(self.config.puzzle_bits.max(1))
+        } else if all >= self.config.cookie_threshold {
+            Demand::Cookie
+        } else {
+            return None;
+        };
+        let Ok(message) = Message::decode(octets) else {
+            return Some(Received::Dropped(DropReason::BadPayload));
+        };
+        match self.guard.judge(now, host, path, &message, demand) {
+            Verdict::Pass => None,
+            Verdict::Drop => Some(Received::Dropped(DropReason::BadPayload)),
+            Verdict::Return(payloads) => {
+                reply_in_clear(cx!(self, now, host), path, &message.header, payloads);
+                self.await_correction(now, path);
+                Some(Received::Accepted)
+            }
+        }
+    }
+
+    /// A request over TCP is to come again, corrected. Its connection, which carries no IKE SA, is
+    /// closed if none does (RFC 9329, 6.3 and 6.4).
+    fn await_correction(&mut self, now: Instant, path: &Path) {
+        let Some(conn) = path.conn else { return };
+        if self.unused.len() >= UNUSED_MAX
+            && let Some((_, oldest)) = self.unused.pop_front()
+        {
+            self.close_unused(oldest);
+        }
+        self.unused.push_back((now + UNUSED_TIMEOUT, conn));
+    }
+
+    fn close_unused(&mut self, conn: ConnToken) {
+        if self.table.by_conn(conn).is_empty() {
+            self.transmits.push_back(Transmit::Close { conn });
         }
     }
 
@@ -425,6 +493,7 @@ impl Endpoint {
 
     /// A TCP connection is gone, whoever opened or closed it. Its SAs stay (RFC 9329, 6.1).
     pub fn tcp_closed(&mut self, now: Instant, conn: ConnToken, host: &mut dyn Host) {
+        self.unused.retain(|(_, unused)| *unused != conn);
         for ike in self.table.by_conn(conn) {
             self.with(now, ike, host, Session::tcp_closed);
         }
@@ -447,11 +516,15 @@ impl Endpoint {
         for ike in self.table.due(now) {
             self.with(now, ike, host, Session::handle_timeout);
         }
+        while let Some((_, conn)) = self.unused.pop_front_if(|(until, _)| *until <= now) {
+            self.close_unused(conn);
+        }
     }
 
     /// When [`Self::handle_timeout`] is due next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.table.next_timeout()
+        let unused = self.unused.front().map(|(until, _)| *until);
+        self.table.next_timeout().into_iter().chain(unused).min()
     }
 
     /// The next thing for the host to do on the network.

@@ -72,6 +72,8 @@ pub enum Payload {
     TsI(Vec<SelectorItem>),
     /// Traffic Selectors of the responder.
     TsR(Vec<SelectorItem>),
+    /// The keys that solve a puzzle (RFC 8019, 8.2).
+    PuzzleSolution(Vec<u8>),
     /// A payload of RFC 7296 that this implementation does not use, as its octets.
     Unused(PayloadType, Vec<u8>),
 }
@@ -102,6 +104,7 @@ impl Payload {
             Self::Vendor(_) => PayloadType::VENDOR,
             Self::TsI(_) => PayloadType::TS_I,
             Self::TsR(_) => PayloadType::TS_R,
+            Self::PuzzleSolution(_) => PayloadType::PS,
             Self::Unused(kind, _) => *kind,
         }
     }
@@ -128,6 +131,7 @@ impl Payload {
             PayloadType::NOTIFY => notify(body),
             PayloadType::DELETE => delete(body),
             PayloadType::VENDOR => Some(Self::Vendor(body.to_vec())),
+            PayloadType::PS => Some(Self::PuzzleSolution(body.to_vec())),
             PayloadType::TS_I => selectors(body).map(Self::TsI),
             PayloadType::TS_R => selectors(body).map(Self::TsR),
             _ => Some(Self::Unused(kind, body.to_vec())),
@@ -167,7 +171,10 @@ impl Payload {
                 out.extend_from_slice(&[count, 0, 0, 0]);
                 items.iter().try_for_each(|item| encode_selector(item, out))?;
             }
-            Self::Nonce(data) | Self::Vendor(data) | Self::Unused(_, data) => {
+            Self::Nonce(data)
+            | Self::Vendor(data)
+            | Self::PuzzleSolution(data)
+            | Self::Unused(_, data) => {
                 out.extend_from_slice(data);
             }
         }

@@ -50,10 +50,12 @@ impl PayloadType {
     pub const CP: Self = Self(47);
     pub const EAP: Self = Self(48);
     pub const SKF: Self = Self(53);
+    pub const PS: Self = Self(54);
 
-    /// Whether RFC 7296 defines it, so that its critical bit means nothing (RFC 7296, 2.5).
+    /// Whether it is known, so that its critical bit means nothing (RFC 7296, 2.5): those of RFC 7296
+    /// and the Puzzle Solution of RFC 8019.
     pub const fn is_defined(self) -> bool {
-        self.0 >= Self::SA.0 && self.0 <= Self::EAP.0
+        self.0 >= Self::SA.0 && self.0 <= Self::EAP.0 || self.0 == Self::PS.0
     }
 }
 

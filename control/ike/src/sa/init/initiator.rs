@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{derive, fragment_limit, has_sa, init_header, init_payloads};
 use crate::config::{ChildConfig, ConnectionConfig, TransportChoice};
@@ -14,6 +15,7 @@ use crate::nat;
 use crate::negotiate;
 use crate::path::{Path, Transport};
 use crate::proposal::{IkeSuite, KeyExchange};
+use crate::puzzle::Solving;
 use crate::sa::auth::Authenticating;
 use crate::sa::{Cx, IkeSa, Phase, Session};
 use crate::time::Instant;
@@ -22,6 +24,8 @@ use crate::time::Instant;
 const FALLBACK_AFTER_MIN: u32 = 2;
 /// How often a responder may have the request corrected (cookies, INVALID_KE_PAYLOAD).
 const RESTARTS_MAX: u32 = 5;
+/// Between two slices of work on a puzzle, for others to get their turn.
+const SOLVING_PAUSE: Duration = Duration::from_millis(1);
 /// Longest cookie (RFC 7296, 2.6).
 const COOKIE_LEN_MAX: usize = 64;
 /// How often the request may still be repeated after an unauthenticated refusal over UDP.
@@ -40,6 +44,9 @@ pub(crate) struct Attempt {
     private: Private,
     nonce: Vec<u8>,
     cookie: Option<Vec<u8>>,
+    /// A puzzle that is being solved, and the solution of the last one.
+    solving: Option<Solving>,
+    solution: Option<Vec<u8>>,
     request: Vec<u8>,
     /// Transmissions so far.
     sent: u32,
@@ -124,6 +131,8 @@ impl Session {
                 private,
                 nonce,
                 cookie: None,
+                solving: None,
+                solution: None,
                 request: Vec::new(),
                 sent: 0,
                 due: cx.now,
@@ -141,6 +150,8 @@ impl Session {
             // RFC 7296, 2.6: first of all.
             payloads.push(Payload::notify(NotifyType::COOKIE, cookie.clone()));
         }
+        // RFC 8019, 7.1.2.
+        payloads.extend(attempt.solution.clone().map(Payload::PuzzleSolution));
         let (group, public) = (attempt.private.group(), attempt.private.public().to_vec());
         payloads.push(Payload::Sa(negotiate::ike_offer(&connection.proposals, &[])));
         payloads.push(Payload::Ke(group.transform_id(), public));
@@ -180,6 +191,10 @@ impl Session {
     pub(in crate::sa) fn init_due(&mut self, cx: &mut Cx<'_>) {
         let Phase::Init(attempt) = &mut self.phase else { return };
         let Some(connection) = self.connection.clone() else { return };
+        if attempt.solving.is_some() {
+            self.solve(cx);
+            return;
+        }
         if let Some((kind, sent)) = &mut attempt.refusal {
             *sent += 1;
             if *sent > SENT_AFTER_REFUSAL_MAX {
@@ -228,11 +243,7 @@ impl Session {
             return Received::Dropped(DropReason::BadPayload);
         };
         if let Some(cookie) = message.notify(NotifyType::COOKIE).filter(|_| !has_sa(&message)) {
-            return self.retry_with(cx, |attempt, _| {
-                attempt.cookie =
-                    (1..=COOKIE_LEN_MAX).contains(&cookie.data.len()).then(|| cookie.data.clone());
-                attempt.cookie.is_some()
-            });
+            return self.cookie_wanted(cx, &message, &cookie.data);
         }
         if let Some(error) = message.error() {
             if error.kind == NotifyType::INVALID_KE_PAYLOAD {
@@ -242,6 +253,51 @@ impl Session {
             return self.refused(cx, error.kind);
         }
         self.init_agreed(cx, path, &message, octets)
+    }
+
+    /// The responder wants its cookie back (RFC 7296, 2.6), and maybe a puzzle solved.
+    fn cookie_wanted(&mut self, cx: &mut Cx<'_>, message: &Message, cookie: &[u8]) -> Received {
+        let Phase::Init(attempt) = &mut self.phase else {
+            return Received::Dropped(DropReason::UnexpectedExchange);
+        };
+        if !(1..=COOKIE_LEN_MAX).contains(&cookie.len()) {
+            return Received::Dropped(DropReason::BadPayload);
+        }
+        if attempt.cookie.as_deref() == Some(cookie) {
+            return Received::Repeated;
+        }
+        let solving =
+            message.notify(NotifyType::PUZZLE).and_then(|n| Solving::new(&n.data, cookie));
+        if solving.is_none() {
+            // Without a puzzle, or with one that is too hard: the cookie alone (RFC 8019, 7.1.1).
+            return self.retry_with(cx, |attempt, _| {
+                attempt.cookie = Some(cookie.to_vec());
+                (attempt.solving, attempt.solution) = (None, None);
+                true
+            });
+        }
+        attempt.restarts += 1;
+        if attempt.restarts > RESTARTS_MAX {
+            return Received::Dropped(DropReason::BadPayload);
+        }
+        attempt.cookie = Some(cookie.to_vec());
+        (attempt.solving, attempt.solution) = (solving, None);
+        attempt.due = cx.now + SOLVING_PAUSE;
+        Received::Accepted
+    }
+
+    /// Goes on solving the puzzle, and sends the request once that is done.
+    fn solve(&mut self, cx: &mut Cx<'_>) {
+        let Phase::Init(attempt) = &mut self.phase else { return };
+        let solution = attempt.solving.as_mut().and_then(|s| s.go_on().map(<[u8]>::to_vec));
+        attempt.due = cx.now + SOLVING_PAUSE;
+        if solution.is_none() {
+            return;
+        }
+        (attempt.solving, attempt.solution) = (None, solution);
+        if let Phase::Init(attempt) = std::mem::replace(&mut self.phase, Phase::Dead) {
+            self.send_attempt(cx, *attempt);
+        }
     }
 
     /// Sends the request again with a correction, a limited number of times.
