@@ -1,4 +1,5 @@
 //! `culvert-dataplane`: the poll-mode process of the gateway.
+#![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
 use std::path::PathBuf;

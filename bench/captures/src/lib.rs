@@ -8,6 +8,7 @@
 //!
 //! The splitter here is written for whole streams and knows nothing of the code under test, so
 //! that it can be the oracle for the framing decoder of the gateway.
+#![forbid(unsafe_code)]
 
 pub mod keys;
 mod messages;

@@ -1,4 +1,5 @@
 //! The lab's command: the demonstration, and its end.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

@@ -16,6 +16,7 @@
 //!
 //! Within one `api` version, fields and kinds are only ever added: unknown ones are to be ignored
 //! by clients.
+#![forbid(unsafe_code)]
 
 mod client;
 mod events;

@@ -8,6 +8,7 @@
 //! The way of a file: [`Source`] holds the text, serde turns it into values that remember where
 //! they stood, `check` turns those into [`Dataplane`] and writes every mistake it finds into
 //! [`Problems`], each with the line it stands on.
+#![forbid(unsafe_code)]
 
 mod address;
 mod check;
