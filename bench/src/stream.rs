@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, ensure};
 use culvert_dpdk::tsc;
 use culvert_esp::{OutboundSa, Provider};
 use culvert_tcpstack::framing::{Decoder, ESP_OVERHEAD_BYTES, Frame, PREFIX, esp_header};
@@ -44,9 +44,15 @@ impl Transmit for Wire {
 }
 
 impl Wire {
-    fn deliver(&mut self, now: Instant, to: &mut Stack) {
-        for packet in &self.buffers[..self.used] {
-            to.handle_segment(now, packet, RxChecksum::Verified);
+    /// Gives every packet to `to`; octets in order go to `take` where they lie.
+    fn deliver(
+        &mut self,
+        now: Instant,
+        to: &mut Stack,
+        take: &mut dyn FnMut(ConnId, &mut [u8]) -> usize,
+    ) {
+        for packet in &mut self.buffers[..self.used] {
+            to.handle_segment(now, packet, RxChecksum::Verified, take);
         }
         self.used = 0;
     }
@@ -57,7 +63,6 @@ struct Tunnel {
     sender: Stack,
     receiver: Stack,
     from: ConnId,
-    to: ConnId,
     decoder: Decoder,
     pair: Pair,
     inner: Vec<u8>,
@@ -81,14 +86,12 @@ impl Tunnel {
         let (mut there, mut back) = (Wire::default(), Wire::default());
         for _ in 0..2 {
             sender.poll_transmit(now, &mut there);
-            there.deliver(now, &mut receiver);
+            there.deliver(now, &mut receiver, &mut |_, _| 0);
             receiver.poll_transmit(now, &mut back);
-            back.deliver(now, &mut sender);
+            back.deliver(now, &mut sender, &mut |_, _| 0);
         }
-        let to = match receiver.poll_event().context("the connection did not open")? {
-            Event::Opened { id, .. } => id,
-            other => bail!("the connection did not open: {other:?}"),
-        };
+        let opened = receiver.poll_event().context("the connection did not open")?;
+        ensure!(matches!(opened, Event::Opened { .. }), "the connection did not open: {opened:?}");
         sender.send_with(from, PREFIX.len(), |octets| {
             octets.copy_from_slice(&PREFIX);
             PREFIX.len()
@@ -96,7 +99,7 @@ impl Tunnel {
         let (pair, decoder) = (Pair::new(provider)?, Decoder::for_responder());
         let inner = vec![3; size];
         let opened = 0;
-        Ok(Self { sender, receiver, from, to, decoder, pair, inner, there, back, now, opened })
+        Ok(Self { sender, receiver, from, decoder, pair, inner, there, back, now, opened })
     }
 
     /// Seals up to a batch into the send buffer and emits the segments. Returns how many packets
@@ -122,29 +125,23 @@ impl Tunnel {
     }
 
     fn receive(&mut self) {
-        self.there.deliver(self.now, &mut self.receiver);
-        while self.receiver.poll_event().is_some() {}
-        loop {
-            let (decoder, pair, opened) = (&mut self.decoder, &self.pair, &mut self.opened);
-            let read = self.receiver.recv(self.to, |octets| {
-                let length = octets.len();
-                let mut rest = octets;
-                while let Ok(Some(frame)) = decoder.next_frame(&mut rest) {
-                    if let Frame::Esp(packet) = frame {
-                        *opened += usize::from(pair.open(packet));
-                    }
+        let (decoder, pair, opened) = (&mut self.decoder, &self.pair, &mut self.opened);
+        self.there.deliver(self.now, &mut self.receiver, &mut |_, octets| {
+            let length = octets.len();
+            let mut rest = octets;
+            while let Ok(Some(frame)) = decoder.next_frame(&mut rest) {
+                if let Frame::Esp(packet) = frame {
+                    *opened += usize::from(pair.open(packet));
                 }
-                length
-            });
-            if !matches!(read, Ok(1..)) {
-                break;
             }
-        }
+            length
+        });
+        while self.receiver.poll_event().is_some() {}
         self.receiver.poll_transmit(self.now, &mut self.back);
     }
 
     fn acknowledge(&mut self) {
-        self.back.deliver(self.now, &mut self.sender);
+        self.back.deliver(self.now, &mut self.sender, &mut |_, _| 0);
         while self.sender.poll_event().is_some() {}
     }
 

@@ -140,6 +140,7 @@ impl Side {
             dataplane,
             provider,
             seed: [side as u8; 32],
+            tcp_secret: [side as u8; 32],
         })?;
         Ok(Self { worker, control, to_inner, from_inner })
     }

@@ -67,6 +67,8 @@ pub enum CloseReason {
     LocalClosed,
     /// We aborted it, by [`Stack::abort`](crate::Stack::abort).
     LocalAborted,
+    /// It gave way to a newer one before its peer had proven anything.
+    Evicted,
 }
 
 impl CloseReason {
@@ -81,6 +83,7 @@ impl CloseReason {
             Self::Timeout => "timeout",
             Self::LocalClosed => "local-closed",
             Self::LocalAborted => "local-aborted",
+            Self::Evicted => "evicted",
         }
     }
 }
@@ -105,18 +108,28 @@ pub enum DropReason {
     Fragment,
     /// It carries no TCP.
     NotTcp,
+    /// Octets of a connection whose first ones, or their ACK, have not come: they must come first,
+    /// since nothing is kept of a SYN.
+    HandshakeUnfinished,
     /// A SYN for a port on which nothing listens; answered by RST.
     PortClosed,
     /// No SYN, and of no connection that is known; answered by RST unless it is one.
     NoConnection,
-    /// A SYN for which there is no room: `connections_max` are there, none of them half-open.
+    /// No room: `connections_max` are there, and all have proven themselves.
     ConnectionsMax,
+    /// `prefix_connections_max` connections with this source network are there.
+    PrefixMax,
+    /// Outside the window (RFC 9293, 3.10.7.4); answered by an ACK.
+    OutOfWindow,
+    /// An old timestamp, or none where they were agreed on (RFC 7323, 5).
+    OldTimestamp,
+    /// It acknowledges what was never sent, or long ago (RFC 5961, 5).
+    BadAcknowledgment,
+    /// No memory for its data, or too many holes in what came; it will come again.
+    NoMemory,
     /// A RST or SYN inside a connection's window that does not prove that its sender sees the
     /// connection; answered by a challenge ACK (RFC 5961, 3.2 and 4.2).
     Challenged,
-    /// Data that the receive buffer has no room for: a probe of a shut window, or a peer that
-    /// ignores the window; answered by an ACK (RFC 9293, 3.8.6.1 and 3.10.7.4).
-    BeyondWindow,
 }
 
 impl DropReason {
@@ -131,8 +144,13 @@ impl DropReason {
             Self::PortClosed => "port-closed",
             Self::NoConnection => "no-connection",
             Self::ConnectionsMax => "connections-max",
+            Self::HandshakeUnfinished => "handshake-unfinished",
+            Self::PrefixMax => "prefix-max",
+            Self::OutOfWindow => "out-of-window",
+            Self::OldTimestamp => "old-timestamp",
+            Self::BadAcknowledgment => "bad-acknowledgment",
+            Self::NoMemory => "no-memory",
             Self::Challenged => "challenged",
-            Self::BeyondWindow => "beyond-window",
         }
     }
 }
@@ -193,6 +211,8 @@ pub struct ConnInfo {
     /// Octets in the send buffer that have not been sent for the first time. Frames among them
     /// are sealed already and must be sent: what is to be dropped is dropped before sealing.
     pub unsent_bytes: usize,
+    /// When the oldest frame among them was written.
+    pub unsent_since: Option<Instant>,
     /// Octets that were sent and are not acknowledged.
     pub in_flight_bytes: usize,
 }
@@ -212,14 +232,18 @@ pub struct Stats {
     pub resets_sent: u64,
     /// RST not sent for these because there would have been too many.
     pub resets_suppressed: u64,
-    /// Challenge ACKs sent (RFC 5961).
-    pub challenge_acks_sent: u64,
     /// Answers without data that were forgotten because the device took none for too long.
     pub replies_lost: u64,
-    /// Half-open connections that made room for newer ones.
-    pub half_open_evicted: u64,
-    /// Half-open connections whose handshake took too long.
-    pub half_open_timeouts: u64,
+    /// SYNs answered by a cookie.
+    pub cookies_sent: u64,
+    /// Handshakes completed by a valid cookie.
+    pub cookies_accepted: u64,
+    /// Acknowledgments of no connection that carried no valid cookie.
+    pub cookies_failed: u64,
+    /// Connections without proof that made room for newer ones.
+    pub unproven_evicted: u64,
+    /// Octets of buffers in use now.
+    pub buffer_bytes: u64,
 }
 
 /// Where a stack puts the packets that it sends.

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::engine::congestion::CongestionControl;
+use crate::engine::segment::Marking;
+
 /// The least MTU that lets a peer use IPv6 (RFC 8200, 5). Outer IPv4 paths below it carry so little
 /// of a tunnelled packet that they are refused too.
 pub const MTU_MIN: u16 = 1280;
@@ -21,14 +24,32 @@ pub struct StackConfig {
     /// Connections of all states together, those that linger after a close included. The table of
     /// connections is sized by it once.
     pub connections_max: u32,
-    /// Of these, incoming ones whose handshake is not finished. When a SYN comes beyond it, the
-    /// oldest of them makes room, so that a flood cannot lock out peers that answer in time.
-    pub half_open_max: u32,
-    /// Receive buffer of each connection, and therefore the greatest window that a peer sees.
-    /// Goodput is at most this for each round trip: 256 KiB carry 100 Mbit/s over 20 ms.
+    /// Connections of all states with one source network (an IPv4 /24 or an IPv6 /56): high enough
+    /// for a large NAT.
+    pub prefix_connections_max: u32,
+    /// Incoming connections for which the caller has not vouched ([`Stack::vouch`](crate::Stack)).
+    /// When another comes, the oldest of them makes room, so that a flood cannot lock out peers
+    /// that prove themselves in time.
+    pub unproven_max: u32,
+    /// Memory of all send and receive buffers together, in octets.
+    pub buffers_bytes: usize,
+    /// The secret behind initial sequence numbers and SYN cookies: 32 random octets, the same for
+    /// all workers of a gateway, because a handshake may end on another worker than it began.
+    pub secret: [u8; 32],
+    /// The congestion control of every connection.
+    pub congestion_control: CongestionControl,
+    /// DSCP and IPv6 flow label of every packet.
+    pub marking: Marking,
+    /// Silence after which the peer is asked whether it is there (RFC 9293, 3.8.4); `None` for
+    /// never. It says nothing of the IKE peer (RFC 9329, 6.7).
+    pub keepalive: Option<Duration>,
+    /// Receive buffer of a connection at the most, and therefore the greatest window that a peer
+    /// sees; it grows to that with what the peer sends. Goodput is at most this for each round
+    /// trip: 4 MiB carry 1 Gbit/s over 32 ms.
     pub rx_buffer_bytes: usize,
-    /// Send buffer of each connection: what is not acknowledged yet. It bounds goodput like the
-    /// receive buffer, and it bounds how long a sealed frame may wait.
+    /// Send buffer of a connection at the most: what is not acknowledged yet. It follows twice the
+    /// congestion window. It bounds goodput like the receive buffer, and it bounds how long a
+    /// sealed frame may wait.
     pub tx_buffer_bytes: usize,
     /// The greatest IP packet to send, in octets; the MSS follows from it (RFC 9293, 3.7.1).
     pub mtu: u16,
@@ -44,14 +65,20 @@ pub struct StackConfig {
 }
 
 impl Default for StackConfig {
-    /// The gateway's defaults: 10,240 connections of 256 KiB each way. The memory of a buffer is
-    /// touched only as far as it is used.
+    /// The gateway's defaults: 10,240 connections of up to 4 MiB each way, 512 MiB in all. The
+    /// secret must be replaced by a random one.
     fn default() -> Self {
         Self {
             connections_max: 10_240,
-            half_open_max: 1_024,
-            rx_buffer_bytes: 256 * 1024,
-            tx_buffer_bytes: 256 * 1024,
+            prefix_connections_max: 4_096,
+            unproven_max: 1_024,
+            buffers_bytes: 512 << 20,
+            secret: [0; 32],
+            congestion_control: CongestionControl::default(),
+            marking: Marking::default(),
+            keepalive: None,
+            rx_buffer_bytes: 4 << 20,
+            tx_buffer_bytes: 4 << 20,
             mtu: 1500,
             tx_checksum: TxChecksum::Software,
             ephemeral_ports: EphemeralPorts::default(),
@@ -126,9 +153,9 @@ pub enum ConfigError {
     /// No connection is allowed, or more than an index can name.
     #[error("connections_max must be between 1 and 16,777,216")]
     Connections,
-    /// No handshake is allowed.
-    #[error("half_open_max must be at least 1")]
-    HalfOpen,
+    /// No connection could be accepted.
+    #[error("unproven_max and prefix_connections_max must be at least 1")]
+    Unproven,
     /// A buffer cannot hold a frame, or is beyond what window scaling can express.
     #[error("a buffer must have between {BUFFER_BYTES_MIN} and {BUFFER_BYTES_MAX} octets")]
     Buffer,
@@ -150,8 +177,8 @@ impl StackConfig {
         let ports = &self.ephemeral_ports;
         if !(1..=CONNECTIONS_LIMIT).contains(&self.connections_max) {
             Err(ConfigError::Connections)
-        } else if self.half_open_max == 0 {
-            Err(ConfigError::HalfOpen)
+        } else if self.unproven_max == 0 || self.prefix_connections_max == 0 {
+            Err(ConfigError::Unproven)
         } else if !buffer.contains(&self.rx_buffer_bytes) || !buffer.contains(&self.tx_buffer_bytes)
         {
             Err(ConfigError::Buffer)
@@ -199,7 +226,7 @@ mod tests {
         assert_eq!(check(|_| {}), Ok(()));
         assert_eq!(check(|c| c.connections_max = 0), Err(ConfigError::Connections));
         assert_eq!(check(|c| c.connections_max = u32::MAX), Err(ConfigError::Connections));
-        assert_eq!(check(|c| c.half_open_max = 0), Err(ConfigError::HalfOpen));
+        assert_eq!(check(|c| c.unproven_max = 0), Err(ConfigError::Unproven));
         assert_eq!(check(|c| c.rx_buffer_bytes = 65_535), Err(ConfigError::Buffer));
         assert_eq!(check(|c| c.tx_buffer_bytes = (1 << 30) + 1), Err(ConfigError::Buffer));
         assert_eq!(check(|c| c.mtu = 1279), Err(ConfigError::Mtu));

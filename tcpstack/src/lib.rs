@@ -6,9 +6,9 @@
 //!
 //! # The way of a packet
 //! In: [`Stack::handle_segment`] checks the headers of an IP packet (`segment`), finds its
-//! connection by the 4-tuple in one look-up (`table`) and gives it to the TCP engine (`sockets`).
-//! [`Stack::poll_event`] says which connections have octets in order; [`Stack::recv`] lends them
-//! where they lie, and a [`framing::Decoder`] makes frames of them.
+//! connection by the 4-tuple in one look-up (`table`) and gives it to the TCP engine (`engine`).
+//! Octets in order go to the caller where they lie in the packet; [`Stack::recv`] lends those that
+//! it did not take then, and a [`framing::Decoder`] makes frames of them.
 //!
 //! Out: [`Stack::send_with`] lends room in the send buffer, into which a frame is sealed;
 //! [`Stack::poll_transmit`] makes segments of it and writes each into the packet that the device
@@ -16,8 +16,7 @@
 //! packet nor a tick costs more with more connections.
 //!
 //! # The seam
-//! The engine inside `sockets` is smoltcp's sockets; nothing of it is visible here, so that it can
-//! be replaced. Limits are in [`StackConfig`] and, where nobody needs to set them, in named
+//! Nothing of the engine is visible here, so that it can be replaced. Limits are in [`StackConfig`] and, where nobody needs to set them, in named
 //! constants.
 //!
 //! ```
@@ -47,8 +46,9 @@
 //! for turn in 0..3 {
 //!     let mut wire = Wire::default();
 //!     stacks[turn % 2].poll_transmit(now, &mut wire);
-//!     for packet in wire.0 {
-//!         stacks[(turn + 1) % 2].handle_segment(now, &packet, RxChecksum::Unknown);
+//!     for mut packet in wire.0 {
+//!         let stack = &mut stacks[(turn + 1) % 2];
+//!         stack.handle_segment(now, &mut packet, RxChecksum::Unknown, &mut |_, _| 0);
 //!     }
 //! }
 //! assert!(matches!(stacks[0].poll_event(), Some(Event::Opened { originator: true, .. })));
@@ -59,10 +59,9 @@
 
 mod api;
 mod config;
+mod engine;
 pub mod framing;
 mod secret;
-mod segment;
-mod sockets;
 mod stack;
 mod table;
 mod time;
@@ -76,5 +75,7 @@ pub use config::{
     BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, ConfigError, EphemeralPorts, MTU_MIN, RxChecksum,
     StackConfig, TxChecksum,
 };
+pub use engine::congestion::{CongestionControl, UnknownCongestionControl};
+pub use engine::segment::Marking;
 pub use stack::Stack;
 pub use time::Instant;

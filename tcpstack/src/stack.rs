@@ -8,50 +8,54 @@
 //! answer a whole batch.
 //!
 //! # The life of a connection
-//! A SYN takes a slot, half-open and unknown to the caller, until the handshake is done
-//! ([`Event::Opened`]). [`Stack::connect`] takes one that the caller knows at once. When the peer
+//! A SYN is answered by a cookie and forgotten; the acknowledgment that completes the handshake
+//! takes a slot ([`Event::Opened`]). [`Stack::connect`] takes one that the caller knows at once. When the peer
 //! closes, the caller gets what is left to read, then [`Event::Closed`]; there is no half-closed
 //! connection for the caller, because RFC 9329 has no use for one. From then on the name is dead,
 //! while the slot stays in use until the peer has been told (LAST-ACK, TIME-WAIT).
 
+mod ending;
+mod prefixes;
 mod receive;
 mod replies;
 mod slots;
 mod transmit;
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
+use self::prefixes::Prefixes;
 use self::replies::Replies;
-use self::slots::{Connection, Phase, Queue, Slots};
+use self::slots::{Entry, Queue, Slots};
 use crate::api::{CloseReason, ConnError, ConnId, ConnInfo, ConnectError, Event, Stats};
 use crate::config::{ConfigError, StackConfig};
+use crate::engine::Shared;
+use crate::engine::connection::Connection;
+use crate::engine::cookie::Cookies;
 use crate::secret::Secret;
-use crate::sockets::{Engine, State};
 use crate::table::{FourTuple, Table};
 use crate::time::Instant;
 use crate::wheel::Wheel;
-
-/// How long an incoming handshake may take: a SYN-ACK that is lost twice still finds its way.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(8);
-
-/// How long a closing connection may wait for the peer's acknowledgement and FIN before it ends
-/// with a RST. Longer than TIME-WAIT.
-const CLOSING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The TCP connections of one worker. See the [crate] for where it stands in the gateway.
 pub struct Stack {
     config: StackConfig,
     secret: Secret,
-    engine: Engine,
+    cookies: Cookies,
+    /// What the connections share: settings, memory, the histogram.
+    context: Shared,
     /// One bit for each port that is listened on.
     listening: Box<[u64; 1 << 10]>,
     slots: Slots,
     table: Table,
     wheel: Wheel,
-    /// Half-open connections in the order of their SYNs, with some that are half-open no more.
-    half_open: std::collections::VecDeque<ConnId>,
-    half_open_count: u32,
+    /// Accepted connections in their order, for which the caller has not vouched, with some for
+    /// which it has.
+    unproven: VecDeque<ConnId>,
+    unproven_count: u32,
+    /// Connections that are over for the caller, oldest first, with some that are gone.
+    ended: VecDeque<ConnId>,
+    prefixes: Prefixes,
     /// Connections that may have something to send.
     due: Queue,
     /// Connections of which the caller has not been told everything.
@@ -64,29 +68,34 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack without connections. `seed` must come from a good random source: sequence numbers,
-    /// ports and the order of the connection table follow from it.
+    /// A stack without connections. `seed` must come from a good random source and differ for each
+    /// worker: ports and the order of the connection table follow from it. Sequence numbers follow
+    /// from [`StackConfig::secret`].
     ///
     /// # Errors
     /// The configuration cannot work.
     pub fn new(config: StackConfig, seed: [u8; 32]) -> Result<Self, ConfigError> {
         config.check()?;
         let limit = config.connections_max;
+        let mut secret = Secret::new(seed);
         Ok(Self {
-            secret: Secret::new(seed),
-            engine: Engine::new(&config),
+            cookies: Cookies::new(&config.secret),
+            context: Shared::new(&config),
             listening: Box::new([0; 1 << 10]),
             slots: Slots::new(limit),
             table: Table::new(limit),
             wheel: Wheel::new(Instant::ZERO),
-            half_open: std::collections::VecDeque::new(),
-            half_open_count: 0,
+            unproven: VecDeque::new(),
+            unproven_count: 0,
+            ended: VecDeque::new(),
+            prefixes: Prefixes::new(config.prefix_connections_max, (secret.draw(), secret.draw())),
             due: Queue::new(limit),
             eventful: Queue::new(limit),
             replies: Replies::new(),
             resets: receive::ResetBudget::default(),
             now: Instant::ZERO,
             stats: Stats::default(),
+            secret,
             config,
         })
     }
@@ -117,20 +126,27 @@ impl Stack {
         {
             return Err(ConnectError::Address);
         }
-        if self.slots.is_full() {
+        if self.slots.is_full() && !self.evict_ended() {
             return Err(ConnectError::ConnectionsMax);
         }
         // Scope and flow label of an IPv6 socket address are not part of the 4-tuple.
         let remote = SocketAddr::new(remote.ip(), remote.port());
         let tuple = self.free_tuple(local, remote).ok_or(ConnectError::NoPort)?;
-        let isn = self.secret.draw();
-        let socket = self.engine.connect(tuple.local, remote, isn).ok_or(ConnectError::Address)?;
-        let connection = Connection::new(now, socket, tuple, Phase::Connecting, 0);
-        let id = self.slots.add(connection).ok_or(ConnectError::ConnectionsMax)?;
-        self.table.insert(&self.secret, &tuple, id.index);
-        self.wheel.grow(self.slots.used());
+        let isn = self.cookies.isn(&tuple, now);
+        let offset = self.cookies.timestamp_offset(&tuple);
+        let mut connection = Connection::open(tuple, isn, offset, self.context.settings(), now);
+        connection.set_marking(self.config.marking);
+        let id = self.slots.add(Entry::new(connection)).ok_or(ConnectError::ConnectionsMax)?;
+        self.adopt(id, &tuple);
         self.due.push(id.index);
         Ok(id)
+    }
+
+    /// Makes a new connection known to the table and the timers.
+    fn adopt(&mut self, id: ConnId, tuple: &FourTuple) {
+        self.table.insert(&self.secret, tuple, id.index);
+        self.prefixes.add(tuple.remote.ip());
+        self.wheel.grow(self.slots.used());
     }
 
     /// A 4-tuple that is not in use, from a local port that begins anywhere in the range, so that
@@ -151,27 +167,45 @@ impl Stack {
         self.table.find(&self.secret, tuple, |index| self.slots.tuple(index))
     }
 
+    /// The peer has proven itself, by the stream prefix or an IKE SA, whichever the caller asks
+    /// for: from now on the connection does not give way to new ones.
+    pub fn vouch(&mut self, id: ConnId) {
+        if let Some(entry) = self.slots.named_mut(id)
+            && std::mem::take(&mut entry.unproven)
+        {
+            self.unproven_count -= 1;
+        }
+    }
+
+    /// A router reports by ICMP that a packet of ours with these ends and this sequence number
+    /// exceeded `mtu` octets. Believed only if the sequence number is in flight
+    /// (RFC 5927, 7.2); `false` if not.
+    pub fn packet_too_big(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        sequence: u32,
+        mtu: u16,
+    ) -> bool {
+        self.now = now;
+        let Some(index) = self.find(&FourTuple { local, remote }) else { return false };
+        let believed = self
+            .slots
+            .get_mut(index)
+            .is_some_and(|entry| entry.connection.packet_too_big(sequence, mtu, now));
+        if believed {
+            self.due.push(index);
+        }
+        believed
+    }
+
     /// The next thing that the caller should know. Each connection has at most four of them
     /// waiting, so the queue is bounded by the connections.
     pub fn poll_event(&mut self) -> Option<Event> {
         while let Some(index) = self.eventful.front() {
             let id = self.slots.id(index);
-            let event = self.slots.get_mut(index).and_then(|connection| {
-                let news = &mut connection.news;
-                if std::mem::take(&mut news.opened) {
-                    let FourTuple { local, remote } = connection.tuple;
-                    let originator = connection.originator;
-                    Some(Event::Opened { id, local, remote, originator })
-                } else if std::mem::take(&mut news.readable) {
-                    Some(Event::Readable(id))
-                } else if std::mem::take(&mut news.writable) {
-                    Some(Event::Writable(id))
-                } else {
-                    let reason = news.closed.take()?;
-                    news.done = true;
-                    Some(Event::Closed { id, reason })
-                }
-            });
+            let event = self.slots.get_mut(index).and_then(|entry| next_event(id, entry));
             if event.is_some() {
                 if matches!(event, Some(Event::Closed { .. })) {
                     self.release_if_over(index);
@@ -183,10 +217,10 @@ impl Stack {
         None
     }
 
-    /// Lends received octets, in order, writable so that a frame can be decrypted where it lies.
-    /// `read` says how many of them it has consumed; the rest is lent again. It is not called if
-    /// there are none. The octets lent may end where the buffer wraps: call again until this
-    /// gives 0.
+    /// Lends received octets that were not consumed when they arrived, in order, writable so that
+    /// a frame can be decrypted where it lies. `read` says how many of them it has consumed; the
+    /// rest is lent again. It is not called if there are none. The octets lent may end where a
+    /// chunk of the buffer ends: call again until this gives 0.
     ///
     /// # Errors
     /// [`ConnError::Gone`]; [`ConnError::NotOpen`] before [`Event::Opened`].
@@ -195,18 +229,22 @@ impl Stack {
         id: ConnId,
         read: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, ConnError> {
-        let connection = self.slots.named_mut(id).ok_or(ConnError::Gone)?;
-        match connection.phase {
-            Phase::Connecting | Phase::HalfOpen => return Err(ConnError::NotOpen),
-            // What a reset left behind is still readable; what comes after our own close is not.
-            Phase::Closing if connection.socket.unread() == 0 => return Ok(0),
-            Phase::Open | Phase::Closing => {}
+        let now = self.now;
+        let entry = self.slots.named_mut(id).ok_or(ConnError::Gone)?;
+        if !entry.news.was_opened {
+            return Err(ConnError::NotOpen);
         }
-        let consumed = connection.socket.recv(read);
-        connection.octets_in += consumed as u64;
+        let (mut read, mut consumed) = (Some(read), 0);
+        let mut context = self.context.borrow(now);
+        entry.connection.lend(&mut context, &mut |octets| {
+            let taken = read.take().map_or(0, |read| read(octets));
+            consumed += taken;
+            taken
+        });
+        entry.octets_in += consumed as u64;
         if consumed > 0 {
             self.due.push(id.index);
-            self.notice_peer_close(id.index);
+            self.notice_end(id.index);
         }
         Ok(consumed)
     }
@@ -214,12 +252,17 @@ impl Stack {
     /// Octets that one [`Stack::send_with`] could take now, 0 if the connection cannot send.
     #[must_use]
     pub fn send_capacity(&self, id: ConnId) -> usize {
-        self.slots.named(id).filter(|c| c.phase == Phase::Open).map_or(0, |c| c.socket.free())
+        let settings = self.context.settings();
+        self.slots
+            .named(id)
+            .filter(|entry| entry.is_open())
+            .map_or(0, |entry| entry.connection.send_capacity(settings))
     }
 
     /// Lends `len` octets of the send buffer to `write`, which says how many of them it has
-    /// written, from the first on; so many are sent, and this gives their number. All or nothing:
-    /// if there is no room for `len` octets, `write` is not called, so that a frame is never torn.
+    /// written, from the first on; so many are sent, as one frame, and this gives their number.
+    /// All or nothing: if there is no room for `len` octets, `write` is not called, so that a frame
+    /// is never torn.
     ///
     /// # Errors
     /// [`ConnError::Full`], and an [`Event::Writable`] follows; [`ConnError::Gone`];
@@ -230,29 +273,45 @@ impl Stack {
         len: usize,
         write: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, ConnError> {
-        let connection = self.slots.named_mut(id).ok_or(ConnError::Gone)?;
-        match connection.phase {
-            Phase::Connecting | Phase::HalfOpen => return Err(ConnError::NotOpen),
-            Phase::Closing => return Err(ConnError::Gone),
-            Phase::Open => {}
-        }
-        let was_empty = connection.socket.unacknowledged() == 0;
-        let Some(written) = self.engine.send_with(&mut connection.socket, len, write) else {
-            connection.wanted = len;
+        let now = self.now;
+        let mut context = self.context.borrow(now);
+        let entry = writable(&mut self.slots, id)?;
+        let Ok(written) = entry.connection.write_with(&mut context, len, write) else {
+            entry.wanted = len;
             return Err(ConnError::Full);
         };
-        if was_empty {
-            connection.progress_at = self.now;
-        }
-        connection.octets_out += written as u64;
+        entry.octets_out += written as u64;
         self.due.push(id.index);
         Ok(written)
+    }
+
+    /// Sends a frame of `len` octets, which `write` fills, before all frames of which no octet has
+    /// been sent: IKE may overtake ESP, since neither promises an order. Memory is needed, the limit of the send buffer does not hold.
+    ///
+    /// # Errors
+    /// As [`Stack::send_with`].
+    pub fn send_urgent(
+        &mut self,
+        id: ConnId,
+        len: usize,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Result<(), ConnError> {
+        let now = self.now;
+        let mut context = self.context.borrow(now);
+        let entry = writable(&mut self.slots, id)?;
+        // Such frames are rare, and most of them small: filling them aside costs nothing.
+        let mut frame = vec![0; len];
+        write(&mut frame);
+        entry.connection.write_urgent(&mut context, &frame).map_err(|_| ConnError::Full)?;
+        entry.octets_out += len as u64;
+        self.due.push(id.index);
+        Ok(())
     }
 
     /// Closes a connection: what is in the send buffer is sent, then FIN. [`Event::Closed`]
     /// follows at once; what the peer still sends is discarded. Nothing happens if it is gone.
     pub fn close(&mut self, id: ConnId) {
-        if self.slots.named(id).is_some_and(|connection| connection.phase != Phase::Closing) {
+        if self.slots.named(id).is_some_and(|entry| !entry.news.ending) {
             self.end(id.index, CloseReason::LocalClosed);
         }
     }
@@ -260,74 +319,63 @@ impl Stack {
     /// Aborts a connection: the peer gets a RST, and what is in the send buffer is dropped.
     /// [`Event::Closed`] follows at once. Nothing happens if it is gone.
     pub fn abort(&mut self, id: ConnId) {
-        if let Some(connection) = self.slots.named_mut(id) {
-            connection.socket.abort();
-            self.end(id.index, CloseReason::LocalAborted);
+        self.abort_with(id, CloseReason::LocalAborted);
+    }
+
+    fn abort_with(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(entry) = self.slots.named_mut(id) else { return };
+        let (tuple, numbers) = (entry.connection.tuple, entry.connection.abort_sequence());
+        entry.connection.end(reason);
+        if let Some((seq, ack)) = numbers {
+            self.reset(&tuple, seq, Some(ack));
         }
+        self.end(id.index, reason);
     }
 
     /// What is known of a connection; `None` once it is gone.
     #[must_use]
     pub fn info(&self, id: ConnId) -> Option<ConnInfo> {
-        self.slots.named(id).map(Connection::info)
+        self.slots.named(id).map(Entry::info)
     }
 
     /// What the stack has done so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { replies_lost: self.replies.lost, ..self.stats }
+        let buffer_bytes = self.context.buffer_bytes() as u64;
+        Stats { replies_lost: self.replies.lost, buffer_bytes, ..self.stats }
     }
 
-    /// The connection is over for the caller, for this reason unless it has one already. What has
-    /// to be said to the peer is said in the background.
-    fn end(&mut self, index: u32, reason: CloseReason) {
-        let Some(connection) = self.slots.get_mut(index) else { return };
-        if connection.phase != Phase::Closing {
-            connection.socket.close();
-            connection.enter(self.now, Phase::Closing);
-            connection.news.closed = Some(reason);
-            connection.news.writable = false;
-            if matches!(reason, CloseReason::LocalClosed | CloseReason::LocalAborted) {
-                connection.news.readable = false;
-            }
-            self.eventful.push(index);
-        }
-        self.wheel.set_no_later(index, self.now + CLOSING_TIMEOUT);
-        self.due.push(index);
+    /// How long received octets waited behind a missing segment, in microseconds: the price of one
+    /// stream for all packets of a tunnel (RFC 9329, 9.1).
+    #[must_use]
+    pub fn head_of_line_delay(&self) -> &hdrhistogram::Histogram<u64> {
+        self.context.head_of_line()
     }
+}
 
-    /// Ends an open connection whose peer has sent FIN, once everything before it has been read.
-    fn notice_peer_close(&mut self, index: u32) {
-        let closed = self.slots.get(index).is_some_and(|connection| {
-            connection.phase == Phase::Open
-                && connection.socket.state() == State::PeerClosed
-                && connection.socket.unread() == 0
-        });
-        if closed {
-            self.end(index, CloseReason::PeerClosed);
-        }
+fn next_event(id: ConnId, entry: &mut Entry) -> Option<Event> {
+    let news = &mut entry.news;
+    if std::mem::take(&mut news.opened) {
+        let FourTuple { local, remote } = entry.connection.tuple;
+        let originator = entry.connection.originator;
+        Some(Event::Opened { id, local, remote, originator })
+    } else if std::mem::take(&mut news.readable) {
+        Some(Event::Readable(id))
+    } else if std::mem::take(&mut news.writable) {
+        Some(Event::Writable(id))
+    } else {
+        let reason = news.closed.take()?;
+        news.done = true;
+        Some(Event::Closed { id, reason })
     }
+}
 
-    /// Gives the slot free if neither the peer nor the caller has to be told anything.
-    fn release_if_over(&mut self, index: u32) {
-        let over = self.slots.get(index).is_some_and(|connection| {
-            connection.news.done && connection.socket.state() == State::Closed
-        });
-        if over {
-            self.release(index);
-        }
-    }
-
-    /// Forgets a connection without a word to the peer.
-    fn release(&mut self, index: u32) {
-        let Some(tuple) = self.slots.tuple(index) else { return };
-        self.table.remove(&self.secret, &tuple, index);
-        self.wheel.cancel(index);
-        if let Some(connection) = self.slots.remove(index) {
-            if connection.phase == Phase::HalfOpen {
-                self.half_open_count -= 1;
-            }
-            self.engine.give_back(connection.socket);
-        }
+/// The connection that the caller wants to write to.
+fn writable(slots: &mut Slots, id: ConnId) -> Result<&mut Entry, ConnError> {
+    let entry = slots.named_mut(id).ok_or(ConnError::Gone)?;
+    match (entry.news.ending, entry.news.was_opened) {
+        (true, _) => Err(ConnError::Gone),
+        (_, false) => Err(ConnError::NotOpen),
+        _ => Ok(entry),
     }
 }

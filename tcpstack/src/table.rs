@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::secret::Secret;
 
 /// A connection's two ends, seen from here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FourTuple {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,

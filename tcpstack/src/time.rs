@@ -1,7 +1,7 @@
 //! Time as this crate knows it: whatever the caller says.
 
 use std::ops::Add;
-use std::time::Duration;
+pub(crate) use std::time::Duration;
 
 /// A point in time, in microseconds from any epoch that suits the caller. It never goes back
 /// within one [`Stack`](crate::Stack).
@@ -16,6 +16,20 @@ impl Instant {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Instant {
+    /// The time `micros` microseconds after the epoch.
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        Self(micros)
+    }
+
+    /// Microseconds since the epoch.
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.0
     }
 }
 

@@ -1,6 +1,5 @@
 //! Packets that nobody sane would send. A panic in a worker is everybody's outage, so whatever
 //! comes ends in an outcome with a name.
-
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod common;
@@ -9,13 +8,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{A, B, Link, Net, Segment, Tcp, V4, V6};
-use culvert_tcpstack::{ConnId, DropReason, Event, RxChecksum, SegmentOutcome, Stack, StackConfig};
+use culvert_tcpstack::{ConnId, DropReason, Event, RxChecksum, SegmentOutcome, StackConfig};
 use proptest::prelude::*;
 
 fn config() -> StackConfig {
     StackConfig {
         connections_max: 8,
-        half_open_max: 4,
+        unproven_max: 4,
         rx_buffer_bytes: 65_536,
         tx_buffer_bytes: 65_536,
         ..StackConfig::default()
@@ -118,7 +117,7 @@ fn use_connection(net: &mut Net, end: usize, id: ConnId, forged: &Forged) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     /// Forged segments on open connections, with right addresses and ports and numbers near the
     /// right ones, between true traffic: the stack goes on, and a connection that the attack has
@@ -141,7 +140,7 @@ proptest! {
                 (tcp.seq().wrapping_add(tcp.data().len() as u32), tcp.ack())
             });
             let forged = packet(step, ends, last.unwrap());
-            net.stacks[to].handle_segment(net.now, &forged, RxChecksum::Verified);
+            net.deliver_verified(to, &forged);
             for end in [A, B] {
                 use_connection(&mut net, end, names[end], step);
             }
@@ -154,7 +153,7 @@ proptest! {
         net.events(A);
         net.events(B);
         net.run_for(Duration::from_secs(300));
-        prop_assert_eq!(net.stacks.each_ref().map(Stack::poll_timeout), [None, None]);
+        prop_assert_eq!(net.stacks.each_ref().map(culvert_tcpstack::Stack::poll_timeout), [None, None]);
         // Whatever happened, a new connection works.
         net.events(B);
         net.open();
@@ -178,8 +177,8 @@ proptest! {
         syn.truncate(length);
         for packet in [&syn, &noise] {
             for checksum in [RxChecksum::Verified, RxChecksum::Unknown] {
-                net.stacks[B].handle_segment(net.now, packet, checksum);
-                net.stacks[A].handle_segment(net.now, packet, checksum);
+                net.deliver_as(B, packet, checksum);
+                net.deliver_as(A, packet, checksum);
                 net.run_for(Duration::from_secs(30));
             }
         }
@@ -212,7 +211,7 @@ fn what_is_no_segment_is_dropped_under_its_name() {
         (DropReason::NotTcp, changed(&|packet| packet[9] = 17)),
     ];
     for (reason, packet) in cases {
-        let outcome = net.stacks[B].handle_segment(net.now, &packet, RxChecksum::Verified);
+        let outcome = net.deliver_verified(B, &packet);
         assert_eq!(outcome, SegmentOutcome::Dropped(reason), "{packet:02x?}");
     }
     assert_eq!(net.take(B), Vec::<Vec<u8>>::new(), "none of them is answered");

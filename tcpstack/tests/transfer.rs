@@ -1,13 +1,12 @@
 //! Streams between two stacks over a link that is not kind: what arrives is what was sent, or the
 //! connection ends with a reason.
-
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
 
 mod common;
 
 use std::time::Duration;
 
-use common::{A, B, Batch, End, Link, Net, Random, V4, V6};
+use common::{A, B, Batch, End, Link, Net, Random, Tcp, V4, V6};
 use culvert_tcpstack::{CloseReason, ConnError, ConnId, Event, StackConfig};
 use proptest::prelude::*;
 
@@ -84,34 +83,29 @@ impl Flow {
     }
 }
 
-/// Sends so many octets each way and shows that all of them arrive.
+/// Sends so many octets each way and shows that all of them arrive. The originator speaks first, as
+/// in RFC 9329: its first octets complete the handshake even if its ACK was lost.
 fn transfer(seed: u64, link: Link, addresses: [&str; 2], total: usize) -> Net {
     let mut net = Net::new(seed, link, &small(), addresses);
     let a = net.connect();
     let deadline = net.now + Duration::from_secs(600);
-    let mut b = None;
-    while b.is_none() && net.now < deadline {
-        net.step(deadline);
-        b = net.events(B).iter().find_map(|event| match event {
-            Event::Opened { id, .. } => Some(*id),
-            _ => None,
-        });
-    }
-    let names = [a, b.expect("the handshake survives loss")];
     let mut flows = [A, B].map(|from| Flow {
         from,
-        names,
+        names: [a; 2],
         total,
         sent: 0,
         received: 0,
         random: Random::new(seed.wrapping_add(from as u64)),
     });
-    let mut open = [false, true];
+    let mut open = [false; 2];
     while flows.iter().any(|flow| flow.received < total) {
         assert!(net.now < deadline, "stuck at {:?}", flows.map(|flow| flow.received));
         for end in [A, B] {
             for event in net.events(end) {
-                open[end] |= matches!(event, Event::Opened { .. });
+                if let Event::Opened { id, .. } = event {
+                    open[end] = true;
+                    flows.iter_mut().for_each(|flow| flow.names[end] = id);
+                }
                 assert!(!matches!(event, Event::Closed { .. }), "{event:?}");
             }
         }
@@ -124,7 +118,7 @@ fn transfer(seed: u64, link: Link, addresses: [&str; 2], total: usize) -> Net {
         net.step(deadline);
     }
     for flow in &flows {
-        let info = net.stacks[flow.from].info(names[flow.from]).unwrap();
+        let info = net.stacks[flow.from].info(flow.names[flow.from]).unwrap();
         assert_eq!((info.octets_out, info.octets_in), (total as u64, total as u64));
     }
     net
@@ -168,10 +162,12 @@ fn a_full_device_loses_nothing() {
     let octets: Vec<u8> = (0..20_000).map(octet).collect();
     net.send(A, a, &octets);
     let mut received = Vec::new();
+    let give_up = net.now + Duration::from_secs(1);
     while received.len() < octets.len() {
+        assert!(net.now < give_up, "stuck at {}", received.len());
         let mut batch = Batch { packets: Vec::new(), room: 2 };
         net.stacks[A].poll_transmit(net.now, &mut batch);
-        assert!(!batch.packets.is_empty(), "no progress at {}", received.len());
+        net.now = net.now + Duration::from_millis(1);
         for packet in batch.packets {
             net.deliver(B, &packet);
         }
@@ -182,8 +178,7 @@ fn a_full_device_loses_nothing() {
     }
     assert_eq!(received, octets);
     let data_segments = net.stacks[A].info(a).unwrap().segments_out - 2;
-    // The congestion window ends inside a segment now and then.
-    assert!((14..=18).contains(&data_segments), "{data_segments} segments for 20,000 octets");
+    assert_eq!(data_segments, 14, "segments for 20,000 octets");
 }
 
 /// While something waits for the device, `poll_timeout` does not let the caller sleep.
@@ -207,7 +202,7 @@ fn unsent_octets_are_visible() {
     net.send(A, a, &vec![1; 30_000]);
     let before = net.stacks[A].info(a).unwrap();
     assert_eq!((before.unsent_bytes, before.in_flight_bytes), (30_000, 0));
-    let sent: usize = net.take(A).iter().map(|packet| packet.len() - 40).sum();
+    let sent: usize = net.take(A).iter().map(|packet| Tcp(packet).data().len()).sum();
     assert!(0 < sent && sent < 30_000, "the first window of congestion control");
     let after = net.stacks[A].info(a).unwrap();
     assert_eq!((after.unsent_bytes, after.in_flight_bytes), (30_000 - sent, sent));
@@ -256,7 +251,9 @@ fn a_closed_window_opens_again() {
     net.run_for(Duration::from_secs(2));
     fill(&mut net);
     net.run_for(Duration::from_secs(30));
-    assert_eq!(net.stacks[B].info(b).unwrap().unread_bytes, 65_536);
+    // The last octets are less than a step of the window worth telling (RFC 9293, 3.8.6.2.2).
+    let unread = net.stacks[B].info(b).unwrap().unread_bytes;
+    assert!((65_536 - 1460..=65_536).contains(&unread), "{unread}");
     let mut received = net.recv(B, b);
     assert!(!net.take(B).is_empty(), "a window update, lost here");
     for _ in 0..200 {

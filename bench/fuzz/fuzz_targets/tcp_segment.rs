@@ -26,7 +26,7 @@ impl Transmit for Wire {
 fn stack(seed: u8) -> Stack {
     let config = StackConfig {
         connections_max: CONNECTIONS_MAX,
-        half_open_max: 4,
+        unproven_max: 4,
         rx_buffer_bytes: 1 << 16,
         tx_buffer_bytes: 1 << 16,
         ..StackConfig::default()
@@ -42,7 +42,7 @@ fn pass(now: Instant, from: &mut Stack, to: &mut Stack, mut change: impl FnMut(&
     from.poll_transmit(now, &mut wire);
     for mut packet in wire.0 {
         change(&mut packet);
-        to.handle_segment(now, &packet, RxChecksum::Verified);
+        to.handle_segment(now, &mut packet, RxChecksum::Verified, &mut |_, octets| octets.len());
     }
 }
 
@@ -74,7 +74,7 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
         });
-        server.handle_segment(now, own, RxChecksum::Verified);
+        server.handle_segment(now, &mut own.to_vec(), RxChecksum::Verified, &mut |_, _| 0);
         while let Some(event) = server.poll_event() {
             if let culvert_tcpstack::Event::Readable(id) = event {
                 let _ = server.recv(id, |octets| octets.len());

@@ -10,9 +10,9 @@ use std::{
 use serde_spanned::Spanned;
 
 use crate::{
-    ADDRESSES_MAX, Aead, Dataplane, IKE_NATT_PORT, InterfaceAddress, MTU_MAX, Network, Poll,
-    Problems, REPLAY_WINDOW_MAX, ROUTES_MAX, Route, SAS_MAX, Section, Side, SideSection, Source,
-    TCP_CONNECTIONS_MAX, TCP_PORTS_MAX, WORKERS_MAX, section::RouteSection,
+    ADDRESSES_MAX, Aead, Congestion, Dataplane, IKE_NATT_PORT, InterfaceAddress, MTU_MAX, Network,
+    Poll, Problems, REPLAY_WINDOW_MAX, ROUTES_MAX, Route, SAS_MAX, Section, Side, SideSection,
+    Source, TCP_CONNECTIONS_MAX, TCP_PORTS_MAX, WORKERS_MAX, section::RouteSection,
 };
 
 /// Packet memory, in MiB: enough for the descriptors of one queue, up to 1 TiB.
@@ -21,6 +21,7 @@ const MEMORY_MIB_DEFAULT: u32 = 256;
 /// DPDK as Debian builds it numbers its cores below this (`RTE_MAX_LCORE`).
 const LCORE_MAX: u16 = 127;
 const TCP_CONNECTIONS_DEFAULT: u32 = 10_240;
+const TCP_MEMORY_MIB_DEFAULT: u32 = 1024;
 const REPLAY_WINDOW_DEFAULT: u32 = 1024;
 const SAS: RangeInclusive<u32> = 16..=SAS_MAX;
 const SAS_DEFAULT: u32 = 16_384;
@@ -68,6 +69,9 @@ impl Checker<'_> {
         );
         let memory = section.memory_mib.as_ref();
         let memory = self.number("memory_mib", memory, MEMORY_MIB, MEMORY_MIB_DEFAULT);
+        let tcp_memory = section.tcp_memory_mib.as_ref();
+        let tcp_memory =
+            self.number("tcp_memory_mib", tcp_memory, MEMORY_MIB, TCP_MEMORY_MIB_DEFAULT);
         let ring =
             self.power_of_two("ring_kib", section.ring_kib.as_ref(), RING_KIB, RING_KIB_DEFAULT);
         let window = self.replay_window(section.replay_window.as_ref());
@@ -86,6 +90,8 @@ impl Checker<'_> {
             aead: section.aead.unwrap_or(Aead::Auto),
             tcp_ports: tcp_ports?,
             tcp_connections: connections?,
+            tcp_congestion: section.tcp_congestion.unwrap_or(Congestion::Bbr),
+            tcp_memory_mib: tcp_memory?,
             replay_window: window?,
             sas: sas?,
             policies: policies?,

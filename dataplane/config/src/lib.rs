@@ -69,6 +69,16 @@ pub enum Aead {
     AesGcm,
 }
 
+/// Congestion control of TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Congestion {
+    /// Paces at the measured rate; random loss does not throttle the tunnel.
+    Bbr,
+    /// RFC 9438.
+    Cubic,
+}
+
 /// A checked `[dataplane]` section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataplane {
@@ -86,6 +96,10 @@ pub struct Dataplane {
     pub tcp_ports: Vec<u16>,
     /// TCP connections for each worker.
     pub tcp_connections: u32,
+    /// Congestion control of all TCP connections.
+    pub tcp_congestion: Congestion,
+    /// Memory of all TCP buffers of a worker together, in MiB. It is taken as it is used.
+    pub tcp_memory_mib: u32,
     /// Replay window of new SAs in packets, a multiple of 64 (RFC 4303, 3.4.3).
     pub replay_window: u32,
     /// SA pairs that the table holds, a power of two.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_spanned::Spanned;
 
-use crate::{Aead, Poll};
+use crate::{Aead, Congestion, Poll};
 
 /// `[dataplane]` before its check.
 #[derive(Debug, Deserialize)]
@@ -16,6 +16,8 @@ pub struct Section {
     pub(crate) aead: Option<Aead>,
     pub(crate) tcp_ports: Option<Spanned<Vec<Spanned<u64>>>>,
     pub(crate) tcp_connections: Option<Spanned<u64>>,
+    pub(crate) tcp_congestion: Option<Congestion>,
+    pub(crate) tcp_memory_mib: Option<Spanned<u64>>,
     pub(crate) replay_window: Option<Spanned<u64>>,
     pub(crate) sas: Option<Spanned<u64>>,
     pub(crate) policies: Option<Spanned<u64>>,

@@ -179,6 +179,20 @@ counters! {
     TcpAborted = "tcp_aborted",
     /// Connections refused because the table is full.
     TcpTableFull = "tcp_table_full",
+    /// Connections refused because their source network has as many as it may.
+    TcpPrefixFull = "tcp_prefix_full",
+    /// Data of TCP segments that no buffer could be had for; it comes again.
+    TcpNoMemory = "tcp_no_memory",
+    /// SYNs answered by a cookie.
+    TcpCookiesSent = "tcp_cookies_sent",
+    /// Handshakes completed by a cookie.
+    TcpCookiesAccepted = "tcp_cookies_accepted",
+    /// Acknowledgments to a listening port that carried no valid cookie.
+    TcpCookiesFailed = "tcp_cookies_failed",
+    /// Connections without a prefix that made room for newer ones.
+    TcpEvicted = "tcp_evicted",
+    /// RSTs sent to strangers.
+    TcpResetsSent = "tcp_resets_sent",
 
     /// Frames of IKE messages in TCP streams.
     FramingIke = "framing_ike",

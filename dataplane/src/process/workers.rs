@@ -56,6 +56,8 @@ impl Workers {
         let stop = Arc::new(AtomicBool::new(false));
         let mut workers = Self { handles: Vec::new(), pulses: Vec::new(), stop };
         let views = view.into_workers();
+        let mut tcp_secret = [0; 32];
+        getrandom::fill(&mut tcp_secret).context("the kernel gives no random numbers")?;
         for (((view, (outer, inner)), mesh), lcore) in
             views.into_iter().zip(queues).zip(meshes).zip(eal.workers())
         {
@@ -63,8 +65,18 @@ impl Workers {
             getrandom::fill(&mut seed).context("the kernel gives no random numbers")?;
             let (rooms, dataplane) = (Arc::clone(&rooms), Arc::clone(&dataplane));
             let poll = dataplane.poll;
-            let parts =
-                WorkerParts { view, outer, inner, pool, mesh, rooms, dataplane, provider, seed };
+            let parts = WorkerParts {
+                view,
+                outer,
+                inner,
+                pool,
+                mesh,
+                rooms,
+                dataplane,
+                provider,
+                seed,
+                tcp_secret,
+            };
             let pulse = Arc::new(Pulse::default());
             pulse.turned_ns.store(monotonic_ns(), Ordering::Relaxed);
             workers.pulses.push(Arc::clone(&pulse));

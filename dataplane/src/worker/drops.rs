@@ -58,13 +58,16 @@ pub(crate) fn segment(reason: tcpstack::DropReason) -> Counter {
         | tcpstack::DropReason::Fragment
         | tcpstack::DropReason::NotTcp => Counter::TcpMalformed,
         tcpstack::DropReason::BadChecksum => Counter::TcpBadChecksum,
-        tcpstack::DropReason::PortClosed | tcpstack::DropReason::NoConnection => {
-            Counter::TcpNoConnection
-        }
+        tcpstack::DropReason::PortClosed
+        | tcpstack::DropReason::NoConnection
+        | tcpstack::DropReason::HandshakeUnfinished => Counter::TcpNoConnection,
         tcpstack::DropReason::ConnectionsMax => Counter::TcpTableFull,
-        tcpstack::DropReason::Challenged | tcpstack::DropReason::BeyondWindow => {
-            Counter::TcpNotAccepted
-        }
+        tcpstack::DropReason::PrefixMax => Counter::TcpPrefixFull,
+        tcpstack::DropReason::NoMemory => Counter::TcpNoMemory,
+        tcpstack::DropReason::Challenged
+        | tcpstack::DropReason::OutOfWindow
+        | tcpstack::DropReason::OldTimestamp
+        | tcpstack::DropReason::BadAcknowledgment => Counter::TcpNotAccepted,
     }
 }
 

@@ -113,14 +113,7 @@ impl<L: Link> Worker<L> {
         // RFC 9329, 3: a frame that cannot be expressed is not sent, never cut.
         let header = framing::ike_header(message.len()).map_err(|_| Counter::IkeTooBig)?;
         let id = ConnId { index: conn.index, generation: conn.generation };
-        let len = header.len() + message.len();
-        let written = self.tcp.write_frame(id, len, |out| {
-            let (head, body) = out.split_at_mut(header.len());
-            head.copy_from_slice(&header);
-            body.copy_from_slice(message);
-            len
-        });
-        written.map_err(|_| Counter::IkeDownNoPath)
+        self.tcp.write_urgent(id, &header, message).map_err(|_| Counter::IkeDownNoPath)
     }
 }
 

@@ -46,7 +46,8 @@ use culvert_dpdk::{Burst, Mbuf, Pool};
 use culvert_esp::Provider;
 use culvert_shm::{CloseReason, Counter, WorkerView};
 use culvert_tcpstack::{
-    self as tcpstack, ConfigError, ConnId, EphemeralPorts, Event, Stack, StackConfig, TxChecksum,
+    self as tcpstack, ConfigError, CongestionControl, ConnId, EphemeralPorts, Event, Stack,
+    StackConfig, TxChecksum,
 };
 
 use self::core::Core;
@@ -96,9 +97,11 @@ pub struct WorkerParts<L> {
     pub dataplane: Arc<config::Dataplane>,
     /// What seals and opens ESP.
     pub provider: Provider,
-    /// From a good random source, for this worker alone: TCP sequence numbers, the order of hash
-    /// tables.
+    /// From a good random source, for this worker alone: ports, the order of hash tables.
     pub seed: [u8; 32],
+    /// From a good random source, the same for all workers of this process: TCP sequence numbers
+    /// and SYN cookies.
+    pub tcp_secret: [u8; 32],
 }
 
 /// A worker cannot be made of its parts.
@@ -139,11 +142,22 @@ impl<L: Link> Worker<L> {
     /// # Errors
     /// The configuration holds what no worker can work with.
     pub fn new(parts: WorkerParts<L>) -> Result<Self, WorkerError> {
-        let WorkerParts { view, outer, inner, pool, mesh, rooms, dataplane, provider, seed } =
-            parts;
+        let WorkerParts {
+            view,
+            outer,
+            inner,
+            pool,
+            mesh,
+            rooms,
+            dataplane,
+            provider,
+            seed,
+            tcp_secret,
+        } = parts;
         let layout = *view.region().layout();
         let device_checksum = outer.offloads.tx_ip_checksum && outer.offloads.tx_tcp_checksum;
-        let stack = stack(&dataplane, &view, layout.conn_slots, device_checksum, seed)?;
+        let stack =
+            stack(&dataplane, &view, layout.conn_slots, device_checksum, (seed, tcp_secret))?;
         // Other halves of the seed than the stack's use of it need not be told apart: all are
         // secret keys of keyed hashes, none is ever shown.
         let [table_seed, cache_seed] = halves(seed);
@@ -274,6 +288,7 @@ impl<L: Link> Worker<L> {
             self.tick_at = now_ns + TICK;
             self.core.retry_waiting();
             self.tcp.show_some(&self.core.view);
+            self.tcp.count_stack(&self.core.view);
         }
     }
 
@@ -309,10 +324,19 @@ fn stack(
     view: &WorkerView,
     connections: u32,
     device_checksum: bool,
-    seed: [u8; 32],
+    (seed, secret): ([u8; 32], [u8; 32]),
 ) -> Result<Stack, ConfigError> {
     let settings = StackConfig {
         connections_max: connections,
+        // A large NAT may hold half of the places, strangers a quarter of them.
+        prefix_connections_max: (connections / 2).max(1),
+        unproven_max: (connections / 4).max(1),
+        buffers_bytes: dataplane.tcp_memory_mib as usize * 1024 * 1024,
+        secret,
+        congestion_control: match dataplane.tcp_congestion {
+            config::Congestion::Bbr => CongestionControl::Bbr,
+            config::Congestion::Cubic => CongestionControl::Cubic,
+        },
         mtu: dataplane.outer.mtu,
         tx_checksum: if device_checksum { TxChecksum::Device } else { TxChecksum::Software },
         // A local port names its worker, so that a NIC's flow rules can, too.

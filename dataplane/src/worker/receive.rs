@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_dataplane_config::IKE_NATT_PORT;
 use culvert_dpdk::{Burst, ChecksumStatus, Mbuf};
 use culvert_shm::{Counter, Transport};
-use culvert_tcpstack::{EphemeralPorts, RxChecksum, SegmentOutcome};
+use culvert_tcpstack::{EphemeralPorts, RxChecksum};
 
 use super::Worker;
 use super::core::Core;
@@ -124,7 +124,7 @@ impl<L: Link> Worker<L> {
             protocol::TCP => {
                 let worker = self.segment_owner(header, packet.data());
                 if worker == self.core.view.worker() {
-                    self.take_segment(&packet);
+                    self.take_segment(packet);
                 } else {
                     self.core.hand_over(worker, Handed::Segment { packet });
                 }
@@ -152,8 +152,8 @@ impl<L: Link> Worker<L> {
     }
 
     /// A TCP segment for a connection of this worker's.
-    pub(crate) fn take_segment(&mut self, packet: &Mbuf) {
-        let core = &self.core;
+    pub(crate) fn take_segment(&mut self, mut packet: Mbuf) {
+        let core = &mut self.core;
         core.count(Counter::TcpSegmentsIn);
         let checksum = match packet.l4_checksum() {
             ChecksumStatus::Bad => return core.count(Counter::TcpBadChecksum),
@@ -161,9 +161,8 @@ impl<L: Link> Worker<L> {
             ChecksumStatus::Unknown => RxChecksum::Unknown,
         };
         let now = super::stack_time(core.now_ns);
-        match self.tcp.stack.handle_segment(now, packet.data(), checksum) {
-            SegmentOutcome::Accepted => {}
-            SegmentOutcome::Dropped(reason) => core.count(drops::segment(reason)),
+        if let Err(reason) = self.tcp.receive(core, now, packet.data_mut(), checksum) {
+            core.count(drops::segment(reason));
         }
     }
 }

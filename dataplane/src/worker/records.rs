@@ -123,7 +123,7 @@ impl<L: Link> Worker<L> {
                 }
                 Err(reason) => self.core.drop_for(reason),
             },
-            Handed::Segment { packet } => self.take_segment(&packet),
+            Handed::Segment { packet } => self.take_segment(packet),
             Handed::Frame { frame, conn } => self.send_handed_frame(&frame, conn),
             Handed::Corrupt { conn } => self.break_off_corrupt(conn),
             Handed::Neighbour { port, learnt } => self.core.learnt_elsewhere(port, &learnt),

@@ -3,8 +3,8 @@
 use culvert_dpdk::Mbuf;
 use culvert_esp::OpenError;
 use culvert_shm::{CloseReason, Counter, Up};
-use culvert_tcpstack::ConnId;
 use culvert_tcpstack::framing::{Frame, FramingError};
+use culvert_tcpstack::{self as tcpstack, ConnId, DropReason, RxChecksum, SegmentOutcome};
 
 use super::core::Core;
 use super::handoff::Handed;
@@ -32,30 +32,76 @@ impl From<FramingError> for Fault {
     }
 }
 
+/// What the frames of a segment ask for, once the stack is free again.
+#[derive(Default)]
+struct Met {
+    begun: Option<ConnId>,
+    fault: Option<(ConnId, Fault)>,
+}
+
+impl Met {
+    /// Takes octets of a connection; says how many.
+    fn take<L: Link>(&mut self, core: &mut Core<L>, conn: &mut Conn, octets: &mut [u8]) -> usize {
+        let count = octets.len();
+        if self.fault.is_some() {
+            return count; // Nothing behind a fault can be trusted.
+        }
+        let had_begun = conn.decoder.is_begun();
+        if let Err(fault) = take_frames(core, conn, octets) {
+            self.fault = Some((conn.id, fault));
+        }
+        if !had_begun && conn.decoder.is_begun() {
+            self.begun = Some(conn.id);
+        }
+        count
+    }
+}
+
 impl Tcp {
-    /// Takes everything that has arrived on a connection.
+    /// Gives a packet to the stack. Octets in order become frames where they lie in it.
+    ///
+    /// # Errors
+    /// The stack did not take it.
+    pub(crate) fn receive<L: Link>(
+        &mut self,
+        core: &mut Core<L>,
+        now: tcpstack::Instant,
+        packet: &mut [u8],
+        checksum: RxChecksum,
+    ) -> Result<(), DropReason> {
+        let mut met = Met::default();
+        let (stack, mut conns) = self.stack_and_conns();
+        let outcome = stack.handle_segment(now, packet, checksum, &mut |id, octets| {
+            // What comes before the connection was reported waits for its event.
+            conns.get(id).map_or(0, |conn| met.take(core, conn, octets))
+        });
+        self.settle(core, met);
+        match outcome {
+            SegmentOutcome::Accepted => Ok(()),
+            SegmentOutcome::Dropped(reason) => Err(reason),
+        }
+    }
+
+    /// Takes everything that waits on a connection.
     pub(crate) fn read<L: Link>(&mut self, core: &mut Core<L>, id: ConnId) {
         loop {
+            let mut met = Met::default();
             let Some((stack, conn)) = self.parts(id) else { return };
-            let had_begun = conn.decoder.is_begun();
-            let mut outcome = Ok(());
-            let taken = stack.recv(id, |octets| {
-                let count = octets.len();
-                outcome = take_frames(core, conn, octets);
-                count
-            });
-            if !had_begun && conn.decoder.is_begun() {
-                self.begun(id);
-            }
-            if let Err(fault) = outcome {
-                count_fault(core, &fault);
-                self.break_off(id, CloseReason::Protocol);
+            let taken = stack.recv(id, |octets| met.take(core, conn, octets));
+            self.settle(core, met);
+            if !matches!(taken, Ok(count) if count > 0) {
                 return;
             }
-            match taken {
-                Ok(count) if count > 0 => {}
-                _ => return,
-            }
+        }
+    }
+
+    fn settle<L: Link>(&mut self, core: &Core<L>, met: Met) {
+        if let Some(id) = met.begun {
+            self.begun(id);
+        }
+        if let Some((id, fault)) = met.fault {
+            count_fault(core, &fault);
+            self.break_off(id, CloseReason::Protocol);
         }
     }
 }

@@ -55,18 +55,32 @@ pub(crate) struct Tcp {
     worker: u16,
     /// Index of the connection that was shown last.
     shown: usize,
+    /// What of the stack's own counts has been added to the worker's.
+    counted: tcpstack::Stats,
 }
 
 impl Tcp {
     pub(crate) fn new(worker: u16, stack: Stack, connections: u32) -> Self {
         let conns = (0..connections).map(|_| None).collect();
-        Self { stack, conns, watch: PrefixWatch::new(connections), worker, shown: 0 }
+        Self {
+            stack,
+            conns,
+            watch: PrefixWatch::new(connections),
+            worker,
+            shown: 0,
+            counted: tcpstack::Stats::default(),
+        }
     }
 
     /// The stack and one connection, to be used together.
     pub(crate) fn parts(&mut self, id: ConnId) -> Option<(&mut Stack, &mut Conn)> {
         let conn = self.conns.get_mut(id.index as usize)?.as_mut().filter(|conn| conn.id == id)?;
         Some((&mut self.stack, conn))
+    }
+
+    /// The stack and all open connections, to be used together.
+    pub(crate) fn stack_and_conns(&mut self) -> (&mut Stack, OpenConns<'_>) {
+        (&mut self.stack, OpenConns(&mut self.conns))
     }
 
     fn conn(&mut self, id: ConnId) -> Option<&mut Conn> {
@@ -135,6 +149,7 @@ impl Tcp {
     /// The peer's prefix has come: it is no stray one.
     pub(crate) fn begun(&mut self, id: ConnId) {
         self.watch.disarm(id.index);
+        self.stack.vouch(id);
     }
 
     /// A connection is gone. Returns what control has to be told.
@@ -225,6 +240,33 @@ impl Tcp {
         Ok(())
     }
 
+    /// Writes an IKE frame before all ESP frames that have not been started: liveness and rekeys
+    /// must not wait behind bulk.
+    ///
+    /// # Errors
+    /// As [`Stack::send_urgent`].
+    pub(crate) fn write_urgent(
+        &mut self,
+        id: ConnId,
+        header: &[u8],
+        message: &[u8],
+    ) -> Result<(), ConnError> {
+        let (stack, conn) = self.parts(id).ok_or(ConnError::Gone)?;
+        let prefix: &[u8] = if conn.prefix_due { &framing::PREFIX } else { &[] };
+        let parts = [prefix, header, message];
+        let len = parts.iter().map(|part| part.len()).sum();
+        stack.send_urgent(id, len, |frame| {
+            let mut rest = frame;
+            for part in parts {
+                let (place, behind) = std::mem::take(&mut rest).split_at_mut(part.len());
+                place.copy_from_slice(part);
+                rest = behind;
+            }
+        })?;
+        conn.prefix_due = false;
+        Ok(())
+    }
+
     /// As [`Tcp::room`], for other workers: when it is little, an [`Event::Writable`] follows as
     /// soon as there is [`ROOM_WANTED`] again. Acknowledgements make room without another event.
     ///
@@ -253,9 +295,34 @@ impl Tcp {
         }
     }
 
+    /// Adds what the stack has counted since the last time to the worker's counters.
+    pub(crate) fn count_stack(&mut self, view: &WorkerView) {
+        let (old, new) = (self.counted, self.stack.stats());
+        for (counter, since) in [
+            (Counter::TcpCookiesSent, new.cookies_sent - old.cookies_sent),
+            (Counter::TcpCookiesAccepted, new.cookies_accepted - old.cookies_accepted),
+            (Counter::TcpCookiesFailed, new.cookies_failed - old.cookies_failed),
+            (Counter::TcpEvicted, new.unproven_evicted - old.unproven_evicted),
+            (Counter::TcpResetsSent, new.resets_sent - old.resets_sent),
+        ] {
+            view.count(counter, since);
+        }
+        self.counted = new;
+    }
+
     /// Octets of a frame that can be written now.
     pub(crate) fn room(&self, id: ConnId) -> usize {
         self.stack.send_capacity(id).saturating_sub(framing::PREFIX.len())
+    }
+}
+
+/// The connections of a worker whose handshake is done.
+pub(crate) struct OpenConns<'a>(&'a mut [Option<Conn>]);
+
+impl OpenConns<'_> {
+    pub(crate) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
+        let conn = self.0.get_mut(id.index as usize)?.as_mut();
+        conn.filter(|conn| conn.id == id && conn.open)
     }
 }
 
@@ -292,5 +359,6 @@ fn close_reason(reason: tcpstack::CloseReason) -> CloseReason {
         Stack::PeerReset | Stack::Refused => CloseReason::Reset,
         Stack::ConnectTimeout | Stack::Timeout => CloseReason::TimedOut,
         Stack::LocalClosed | Stack::LocalAborted => CloseReason::Local,
+        Stack::Evicted => CloseReason::Silent,
     }
 }

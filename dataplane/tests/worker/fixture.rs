@@ -12,7 +12,7 @@ use culvert_dataplane::worker::link::Link;
 use culvert_dataplane::worker::network::PortParts;
 use culvert_dataplane::worker::rooms::Rooms;
 use culvert_dataplane::worker::{Worker, WorkerParts};
-use culvert_dataplane_config::{Aead, Dataplane, Poll, Side};
+use culvert_dataplane_config::{Aead, Congestion, Dataplane, Poll, Side};
 use culvert_dpdk::{Burst, Eal, Memory, Offloads, Pool, PoolConfig};
 use culvert_esp::Provider;
 use culvert_shm::{Bell, ConnRef, ControlView, Counter, DataplaneView, Layout, Path, Region, Up};
@@ -105,6 +105,8 @@ fn dataplane(workers: u16) -> Dataplane {
         poll: Poll::Busy,
         aead: Aead::Ring,
         tcp_ports: vec![443, 4500],
+        tcp_congestion: Congestion::Bbr,
+        tcp_memory_mib: 64,
         tcp_connections: LAYOUT.conn_slots,
         replay_window: 64,
         sas: LAYOUT.sa_slots,
@@ -189,6 +191,7 @@ impl Gateway {
                 dataplane: Arc::clone(&config),
                 provider: Provider::Ring,
                 seed: [7; 32],
+                tcp_secret: [9; 32],
             };
             self.workers.push(Worker::new(parts).unwrap());
             self.outer.push(outer);

@@ -66,11 +66,11 @@ fn expected(session: &Session, connection: usize, from_originator: bool) -> Vec<
         .collect()
 }
 
-/// A stream of a capture: its name, what makes a decoder for it, its octets, its frames.
-type Captured = (String, fn() -> Decoder, Vec<u8>, Vec<Owned>);
+/// A stream: its name, a decoder for it, its octets, its frames.
+type Stream = (String, fn() -> Decoder, Vec<u8>, Vec<Owned>);
 
 /// Every stream of every capture.
-fn streams() -> Vec<Captured> {
+fn streams() -> Vec<Stream> {
     let mut streams = Vec::new();
     for session in culvert_captures::sessions().unwrap() {
         for (index, connection) in session.connections.iter().enumerate() {

@@ -1,21 +1,17 @@
 //! The way of a packet in: headers checked, connection found, engine asked, caller told.
 
-use std::time::Duration;
-
-use super::slots::{Connection, Phase};
-use super::{HANDSHAKE_TIMEOUT, Stack};
-use crate::api::{CloseReason, DropReason, SegmentOutcome};
+use super::Stack;
+use super::slots::Entry;
+use crate::api::{CloseReason, ConnId, DropReason, SegmentOutcome};
 use crate::config::RxChecksum;
-use crate::segment::{Answer, Segment};
-use crate::sockets::State;
+use crate::engine::connection::{Connection, Disposition, default_mss, offered_mss};
+use crate::engine::segment::{Arrived, Flags, Options, Outgoing, Segment, parse};
+use crate::table::FourTuple;
 use crate::time::Instant;
 
 /// RSTs for packets of no connection, in a second and at once (RFC 9293, 3.10.7.1 asks for one
 /// each; a flood is not answered by a flood).
 const RESETS_PER_SECOND_MAX: u32 = 200;
-
-/// A connection answers a forged RST or SYN, or a probe, at most so often (RFC 5961, 7).
-const CHALLENGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How many RSTs may still be sent.
 #[derive(Default)]
@@ -26,7 +22,7 @@ pub(super) struct ResetBudget {
 
 impl ResetBudget {
     fn take(&mut self, now: Instant) -> bool {
-        let second = now.0 / 1_000_000;
+        let second = now.micros() / 1_000_000;
         if second != self.second {
             *self = Self { second, spent: 0 };
         }
@@ -38,18 +34,23 @@ impl ResetBudget {
 impl Stack {
     /// Takes one IP packet that is for one of our addresses and carries TCP. Octets behind it are
     /// ignored. What there is to answer waits for [`Stack::poll_transmit`].
+    ///
+    /// Octets that arrive in order go to `deliver`, where they lie in the packet, with the name of
+    /// their connection; it says how many it has consumed. The rest is kept for [`Stack::recv`].
     pub fn handle_segment(
         &mut self,
         now: Instant,
-        ip_packet: &[u8],
+        ip_packet: &mut [u8],
         checksum: RxChecksum,
+        deliver: &mut dyn FnMut(ConnId, &mut [u8]) -> usize,
     ) -> SegmentOutcome {
         self.now = now;
         self.stats.segments_in += 1;
-        let outcome = Segment::parse(ip_packet, checksum).and_then(|segment| {
-            match self.find(&segment.tuple) {
-                Some(index) => self.receive(now, index, &segment, ip_packet),
-                None => self.receive_unknown(now, &segment, ip_packet),
+        let outcome = parse(ip_packet, checksum).and_then(|arrived| {
+            let payload = &mut ip_packet[arrived.payload.clone()];
+            match self.find(&arrived.tuple) {
+                Some(index) => self.receive(index, &arrived, payload, deliver),
+                None => self.receive_unknown(&arrived, payload, deliver),
             }
         });
         match outcome {
@@ -61,214 +62,254 @@ impl Stack {
     /// A segment of a connection that is known.
     fn receive(
         &mut self,
-        now: Instant,
         index: u32,
-        segment: &Segment,
-        packet: &[u8],
+        arrived: &Arrived,
+        payload: &mut [u8],
+        deliver: &mut dyn FnMut(ConnId, &mut [u8]) -> usize,
     ) -> Result<(), DropReason> {
-        let Some(connection) = self.slots.get_mut(index) else {
-            return Err(DropReason::NoConnection);
-        };
-        if replaces(connection, segment) {
+        let (now, id) = (self.now, self.slots.id(index));
+        let Some(entry) = self.slots.get_mut(index) else { return Err(DropReason::NoConnection) };
+        let segment = &arrived.segment;
+        // Not before the caller has heard of the end of the old one.
+        if entry.news.done && opens(segment) && entry.connection.gives_way_to(segment, now) {
             self.release(index);
-            return self.receive_unknown(now, segment, packet);
+            return self.receive_unknown(arrived, payload, deliver);
         }
-        if is_suspect(connection, segment) {
-            self.challenge(now, index);
-            return Err(DropReason::Challenged);
-        }
-        if is_beyond_window(connection, segment) {
-            connection.heard_at = now;
-            self.challenge(now, index);
-            return Err(DropReason::BeyondWindow);
-        }
-        connection.heard_at = now;
-        connection.segments_in += 1;
-        if connection.phase == Phase::Connecting && segment.syn {
-            connection.peer_first = segment.seq.wrapping_add(1);
-        }
-        connection.socket.sent.peer_window_shut = segment.window == 0;
-        let unacknowledged = connection.socket.unacknowledged();
-        self.engine.receive(now, &mut connection.socket, packet, &mut self.replies);
-        if connection.socket.unacknowledged() < unacknowledged {
-            connection.progress_at = now;
-        }
+        entry.segments_in += 1;
+        let unheard = entry.news.ending;
+        let mut octets_in = 0;
+        let mut take = |octets: &mut [u8]| {
+            // After our own close nobody reads; a full buffer would keep the peer from its FIN.
+            let taken = if unheard { octets.len() } else { deliver(id, octets) };
+            octets_in += taken as u64;
+            taken
+        };
+        let mut context = self.context.borrow(now);
+        let disposition = entry.connection.handle(&mut context, segment, payload, &mut take);
+        entry.octets_in += octets_in;
         self.due.push(index);
-        self.notice(now, index);
-        Ok(())
+        self.notice(index);
+        self.conclude(disposition, &arrived.tuple)
     }
 
-    /// A segment of no connection: the first of one, or nobody's.
+    fn conclude(&mut self, disposition: Disposition, tuple: &FourTuple) -> Result<(), DropReason> {
+        match disposition {
+            Disposition::Accepted => Ok(()),
+            Disposition::Refuse(seq) => {
+                self.reset(tuple, seq, None);
+                Err(DropReason::BadAcknowledgment)
+            }
+            Disposition::OutOfWindow => Err(DropReason::OutOfWindow),
+            Disposition::OldTimestamp | Disposition::NoTimestamp => Err(DropReason::OldTimestamp),
+            Disposition::BadAcknowledgment => Err(DropReason::BadAcknowledgment),
+            Disposition::ChallengedReset | Disposition::ChallengedSyn => {
+                Err(DropReason::Challenged)
+            }
+            Disposition::Unexpected => Err(DropReason::Malformed),
+            Disposition::NoRoom => Err(DropReason::NoMemory),
+        }
+    }
+
+    /// A segment of no connection: a SYN, the acknowledgment of a cookie, or nobody's.
     fn receive_unknown(
         &mut self,
-        now: Instant,
-        segment: &Segment,
-        packet: &[u8],
+        arrived: &Arrived,
+        payload: &mut [u8],
+        deliver: &mut dyn FnMut(ConnId, &mut [u8]) -> usize,
     ) -> Result<(), DropReason> {
-        let port = segment.tuple.local.port();
+        let (tuple, segment) = (&arrived.tuple, &arrived.segment);
+        let port = tuple.local.port();
         let listening = self.listening[usize::from(port >> 6)] & 1 << (port & 63) != 0;
-        if !segment.opens() || !listening {
-            self.refuse(now, segment);
-            let syn = segment.opens();
-            return Err(if syn { DropReason::PortClosed } else { DropReason::NoConnection });
+        if segment.flags.rst {
+            return Err(DropReason::NoConnection);
         }
-        self.make_room()?;
-        let (tuple, isn) = (segment.tuple, self.secret.draw());
-        let socket = self
-            .engine
-            .accept(now, tuple.local, packet, isn, &mut self.replies)
-            .filter(|socket| socket.state() == State::Handshake)
-            .ok_or(DropReason::Malformed)?;
-        let peer_first = segment.seq.wrapping_add(1);
-        let connection = Connection::new(now, socket, tuple, Phase::HalfOpen, peer_first);
-        let id = self.slots.add(connection).ok_or(DropReason::ConnectionsMax)?;
-        self.table.insert(&self.secret, &tuple, id.index);
-        self.wheel.grow(self.slots.used());
-        self.wheel.set(id.index, now + HANDSHAKE_TIMEOUT);
-        self.half_open.push_back(id);
-        self.half_open_count += 1;
-        self.due.push(id.index);
-        Ok(())
-    }
-
-    /// Makes room for one half-open connection, by the oldest of them if need be.
-    fn make_room(&mut self) -> Result<(), DropReason> {
-        while self.half_open_count >= self.config.half_open_max || self.slots.is_full() {
-            let Some(id) = self.half_open.pop_front() else {
-                return Err(DropReason::ConnectionsMax);
-            };
-            if self.is_half_open(id) {
-                self.stats.half_open_evicted += 1;
-                self.release(id.index);
+        if listening && opens(segment) {
+            return self.answer_syn(tuple, segment);
+        }
+        if listening && !segment.flags.syn {
+            if let Some(connection) = self.recall(tuple, segment) {
+                return self.accept(connection, arrived, payload, deliver);
+            }
+            if segment
+                .ack
+                .is_some_and(|ack| self.cookies.is_of(tuple, ack.wrapping_sub(1), self.now))
+            {
+                return Err(DropReason::HandshakeUnfinished);
             }
         }
-        // Those that are half-open no more are forgotten before the queue doubles.
-        if self.half_open.len() >= 2 * self.config.half_open_max as usize {
-            let mut queue = std::mem::take(&mut self.half_open);
-            queue.retain(|id| self.is_half_open(*id));
-            self.half_open = queue;
+        self.stats.cookies_failed += u64::from(listening && segment.ack.is_some());
+        self.refuse(tuple, segment);
+        Err(if opens(segment) { DropReason::PortClosed } else { DropReason::NoConnection })
+    }
+
+    /// Answers a SYN by a cookie, keeping nothing (RFC 4987, 3.6; RFC 9329, 10).
+    fn answer_syn(&mut self, tuple: &FourTuple, segment: &Segment) -> Result<(), DropReason> {
+        self.admit(tuple)?;
+        let (offer, now) = (&segment.options, self.now);
+        let settings = self.context.settings();
+        let mss = offer.mss.unwrap_or_else(|| default_mss(tuple));
+        let timestamps = offer
+            .timestamps
+            .map(|(value, _)| (self.cookies.cookie_timestamp(tuple, offer, now), value));
+        let answer = Outgoing {
+            seq: self.cookies.cookie(tuple, segment.seq, mss, now),
+            ack: Some(segment.seq.wrapping_add(1)),
+            flags: Flags { syn: true, ..Flags::default() },
+            window: u16::MAX,
+            options: Options {
+                mss: Some(offered_mss(tuple, settings)),
+                // What the timestamp cannot carry back is not offered.
+                window_scale: offer
+                    .window_scale
+                    .filter(|_| timestamps.is_some())
+                    .map(|_| settings.window_scale),
+                sack_permitted: offer.sack_permitted && timestamps.is_some(),
+                timestamps,
+                ..Options::default()
+            },
+        };
+        self.stats.cookies_sent += 1;
+        let checksum = self.config.tx_checksum;
+        self.replies.push(tuple, self.config.marking, &answer, checksum);
+        Ok(())
+    }
+
+    /// Whether the limits allow another connection of this peer.
+    fn admit(&self, tuple: &FourTuple) -> Result<(), DropReason> {
+        if !self.prefixes.admits(tuple.remote.ip()) {
+            return Err(DropReason::PrefixMax);
+        }
+        if self.slots.is_full() && self.unproven_count == 0 && self.ended.is_empty() {
+            return Err(DropReason::ConnectionsMax);
         }
         Ok(())
     }
 
-    fn is_half_open(&self, id: crate::api::ConnId) -> bool {
-        self.slots.named(id).is_some_and(|connection| connection.phase == Phase::HalfOpen)
+    /// The connection whose cookie this segment acknowledges, if there is one.
+    fn recall(&mut self, tuple: &FourTuple, segment: &Segment) -> Option<Connection> {
+        let cookie = segment.ack?.wrapping_sub(1);
+        let peer_isn = segment.seq.wrapping_sub(1);
+        let timestamps = segment.options.timestamps;
+        let recalled = self.cookies.recall(tuple, peer_isn, cookie, timestamps, self.now)?;
+        self.stats.cookies_accepted += 1;
+        let offset = self.cookies.timestamp_offset(tuple);
+        let (settings, now) = (self.context.settings(), self.now);
+        let mut connection =
+            Connection::accept(*tuple, cookie, peer_isn, recalled, offset, settings, now);
+        connection.set_marking(self.config.marking);
+        Some(connection)
+    }
+
+    /// The handshake is done: the connection begins to cost something.
+    fn accept(
+        &mut self,
+        connection: Connection,
+        arrived: &Arrived,
+        payload: &mut [u8],
+        deliver: &mut dyn FnMut(ConnId, &mut [u8]) -> usize,
+    ) -> Result<(), DropReason> {
+        self.admit(&arrived.tuple)?;
+        self.make_room();
+        let id = self.slots.add(Entry::new(connection)).ok_or(DropReason::ConnectionsMax)?;
+        self.adopt(id, &arrived.tuple);
+        self.unproven.push_back(id);
+        self.unproven_count += 1;
+        self.receive(id.index, arrived, payload, deliver)
+    }
+
+    /// Makes room for one connection, by the oldest whose peer has proven nothing if need be.
+    fn make_room(&mut self) {
+        while self.unproven_count >= self.config.unproven_max || self.slots.is_full() {
+            if self.slots.is_full() && self.evict_ended() {
+                continue;
+            }
+            let Some(id) = self.unproven.pop_front() else { return };
+            if self.slots.named(id).is_some_and(|entry| entry.unproven) {
+                self.stats.unproven_evicted += 1;
+                self.abort_with(id, CloseReason::Evicted);
+                self.release_if_over(id.index);
+            }
+        }
+        // Those that have proven themselves are forgotten before the queue doubles.
+        if self.unproven.len() >= 2 * self.config.unproven_max as usize {
+            let mut queue = std::mem::take(&mut self.unproven);
+            queue.retain(|id| self.slots.named(*id).is_some_and(|entry| entry.unproven));
+            self.unproven = queue;
+        }
     }
 
     /// Tells the caller what the engine has made of a segment.
-    pub(super) fn notice(&mut self, now: Instant, index: u32) {
-        let Some(connection) = self.slots.get_mut(index) else { return };
-        let state = connection.socket.state();
-        match (connection.phase, state) {
-            (Phase::HalfOpen, State::Listen | State::Closed | State::Aborted) => {
-                return self.release(index);
-            }
-            (Phase::HalfOpen | Phase::Connecting, State::Open | State::PeerClosed) => {
-                if connection.phase == Phase::HalfOpen {
-                    self.half_open_count -= 1;
-                }
-                connection.enter(now, Phase::Open);
-                connection.opened_at = now;
-                connection.news.opened = true;
-                self.eventful.push(index);
-            }
-            (Phase::Connecting, State::Closed) => self.end(index, CloseReason::Refused),
-            (Phase::Open, State::Closed) => self.end(index, CloseReason::PeerReset),
-            _ => {}
+    pub(super) fn notice(&mut self, index: u32) {
+        let now = self.now;
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        if entry.connection.is_synchronized() && !entry.news.was_opened && !entry.news.ending {
+            entry.opened_at = now;
+            entry.news.was_opened = true;
+            entry.news.opened = true;
+            self.eventful.push(index);
         }
         self.notice_data(index);
-        self.notice_peer_close(index);
+        self.notice_end(index);
     }
 
     fn notice_data(&mut self, index: u32) {
-        let Some(connection) = self.slots.get_mut(index) else { return };
-        if connection.phase == Phase::Closing && connection.news.closed.is_none() {
-            // Nobody reads any more; a full buffer would keep the peer from its FIN.
-            while connection.socket.unread() > 0 {
-                connection.octets_in += connection.socket.recv(|octets| octets.len()) as u64;
-            }
-            return self.release_if_over(index);
+        let settings = self.context.settings();
+        let Some(entry) = self.slots.get_mut(index).filter(|entry| entry.is_open()) else { return };
+        entry.news.readable |= entry.connection.unread() > 0;
+        if entry.wanted > 0 && entry.connection.send_capacity(settings) >= entry.wanted {
+            entry.wanted = 0;
+            entry.news.writable = true;
         }
-        let news = &mut connection.news;
-        if connection.phase == Phase::Open && connection.socket.unread() > 0 {
-            news.readable = true;
-        }
-        if connection.wanted > 0 && connection.socket.free() >= connection.wanted {
-            connection.wanted = 0;
-            news.writable = true;
-        }
-        if news.readable || news.writable {
+        if entry.news.readable || entry.news.writable {
             self.eventful.push(index);
         }
     }
 
-    /// RFC 9293, 3.10.7.1: a segment of no connection is answered by RST, unless it is one.
-    fn refuse(&mut self, now: Instant, segment: &Segment) {
-        if segment.rst {
-            return;
+    /// Ends a connection that the engine closed, or whose peer has sent FIN once everything before
+    /// it has been read.
+    pub(super) fn notice_end(&mut self, index: u32) {
+        let Some(entry) = self.slots.get(index) else { return };
+        if entry.news.ending {
+            return self.release_if_over(index);
         }
-        if self.resets.take(now) {
-            self.stats.resets_sent += 1;
-            self.replies.push(&segment.reset(), self.config.tx_checksum);
-        } else {
+        if entry.is_over() {
+            let reason = entry.connection.close_reason().unwrap_or(CloseReason::PeerReset);
+            self.end(index, reason);
+        } else if entry.connection.is_finished_by_peer() && entry.connection.unread() == 0 {
+            self.end(index, CloseReason::PeerClosed);
+        }
+    }
+
+    /// RFC 9293, 3.10.7.1: a segment of no connection is answered by RST.
+    fn refuse(&mut self, tuple: &FourTuple, segment: &Segment) {
+        match segment.ack {
+            Some(ack) => self.reset(tuple, ack, None),
+            None => {
+                #[allow(clippy::cast_possible_truncation)] // Below 2^16.
+                let ack = segment.seq.wrapping_add(segment.sequence_len() as u32);
+                self.reset(tuple, 0, Some(ack));
+            }
+        }
+    }
+
+    pub(super) fn reset(&mut self, tuple: &FourTuple, seq: u32, ack: Option<u32>) {
+        if !self.resets.take(self.now) {
             self.stats.resets_suppressed += 1;
-        }
-    }
-
-    /// An ACK that says what is expected. Who sees the connection answers with a RST that is
-    /// exactly right, who does not learns nothing (RFC 5961, 3.2 and 4.2).
-    fn challenge(&mut self, now: Instant, index: u32) {
-        let Some(connection) = self.slots.get_mut(index) else { return };
-        if connection.challenged_at.is_some_and(|at| now < at + CHALLENGE_INTERVAL) {
             return;
         }
-        connection.challenged_at = Some(now);
-        let answer = Answer {
-            tuple: connection.tuple,
-            rst: false,
-            seq: connection.socket.sent.next,
-            ack: Some(connection.receive_next()),
-            window: if connection.socket.room() == 0 { 0 } else { connection.socket.sent.window },
+        self.stats.resets_sent += 1;
+        let answer = Outgoing {
+            seq,
+            ack,
+            flags: Flags { rst: true, ..Flags::default() },
+            window: 0,
+            options: Options::default(),
         };
-        self.stats.challenge_acks_sent += 1;
-        self.replies.push(&answer, self.config.tx_checksum);
+        self.replies.push(tuple, self.config.marking, &answer, self.config.tx_checksum);
     }
 }
 
-/// Whether a segment is the SYN of a new connection in the place of one that is as good as over:
-/// in TIME-WAIT (RFC 9293, 3.6.1), or half-open since another SYN. The caller does not know of
-/// either.
-fn replaces(connection: &Connection, segment: &Segment) -> bool {
-    segment.opens()
-        && match connection.phase {
-            Phase::HalfOpen => segment.seq.wrapping_add(1) != connection.peer_first,
-            Phase::Closing => connection.news.done && connection.socket.state() == State::TimeWait,
-            Phase::Connecting | Phase::Open => false,
-        }
-}
-
-/// Whether a segment could end the connection though its sender need not see it.
-fn is_suspect(connection: &Connection, segment: &Segment) -> bool {
-    if connection.phase == Phase::Connecting {
-        // A RST must acknowledge our SYN; the engine checks it (RFC 9293, 3.10.7.3).
-        return false;
-    }
-    if segment.rst {
-        // RFC 5961, 3.2: only the next octet's number will do, or that after the peer's FIN.
-        return segment.seq.wrapping_sub(connection.receive_next()) > 1;
-    }
-    // RFC 5961, 4.2: whatever its number.
-    segment.syn && connection.phase != Phase::HalfOpen
-}
-
-/// Whether a segment has data that does not fit in the receive buffer. smoltcp itself takes the
-/// window of its SYN-ACK, which is not scaled, for a scaled one, and would accept what it cannot
-/// store.
-fn is_beyond_window(connection: &Connection, segment: &Segment) -> bool {
-    if segment.data_bytes == 0 || connection.phase == Phase::Connecting {
-        return false;
-    }
-    let first = segment.seq.wrapping_add(u32::from(segment.syn));
-    let end = first.wrapping_add(segment.data_bytes).wrapping_sub(connection.receive_next());
-    usize::try_from(end.cast_signed()).is_ok_and(|end| end > connection.socket.room())
+/// Whether a segment asks for a new connection.
+fn opens(segment: &Segment) -> bool {
+    segment.flags.syn && segment.ack.is_none() && !segment.flags.rst && !segment.flags.fin
 }

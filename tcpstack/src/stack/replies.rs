@@ -1,12 +1,12 @@
-//! Answers without data that arise while a packet is received and leave with the next
-//! [`Stack::poll_transmit`](crate::Stack::poll_transmit): ACKs for what came out of order, RSTs
-//! for what belongs to nobody.
+//! Answers that belong to no connection and leave with the next
+//! [`Stack::poll_transmit`](crate::Stack::poll_transmit): SYN cookies and resets.
 
 use std::collections::VecDeque;
 
 use crate::api::Transmit;
 use crate::config::TxChecksum;
-use crate::segment::{Answer, REPLY_BYTES_MAX};
+use crate::engine::segment::{Marking, Outgoing, REPLY_BYTES_MAX, packet_len, write};
+use crate::table::FourTuple;
 
 /// Answers that may wait: some for each packet of a burst.
 const REPLIES_MAX: usize = 256;
@@ -32,11 +32,23 @@ impl Replies {
         self.waiting.is_empty()
     }
 
-    /// Adds an answer of our own.
-    pub(super) fn push(&mut self, answer: &Answer, checksum: TxChecksum) {
+    /// Adds an answer. Each can be lost on the way, so losing the oldest here does no harm that
+    /// TCP does not know.
+    pub(super) fn push(
+        &mut self,
+        tuple: &FourTuple,
+        marking: Marking,
+        answer: &Outgoing,
+        checksum: TxChecksum,
+    ) {
         let mut octets = [0; REPLY_BYTES_MAX];
-        let bytes = answer.emit(checksum, &mut octets);
-        self.add(Reply { bytes, octets });
+        let bytes = packet_len(tuple, answer, 0);
+        write(&mut octets[..bytes], tuple, marking, checksum, answer, |_| {});
+        if self.waiting.len() == REPLIES_MAX {
+            self.waiting.pop_front();
+            self.lost += 1;
+        }
+        self.waiting.push_back(Reply { bytes, octets });
     }
 
     /// Gives the answers out as long as there is room, and how many.
@@ -48,30 +60,5 @@ impl Replies {
             sent += 1;
         }
         sent
-    }
-
-    /// Every answer can be lost on the way, so losing one here does no harm that TCP does not
-    /// know. The newest is kept: it acknowledges most.
-    fn add(&mut self, reply: Reply) {
-        if self.waiting.len() == REPLIES_MAX {
-            self.waiting.pop_front();
-            self.lost += 1;
-        }
-        self.waiting.push_back(reply);
-    }
-}
-
-impl Transmit for Replies {
-    fn has_room(&mut self) -> bool {
-        true
-    }
-
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut octets = [0; REPLY_BYTES_MAX];
-        // Headers alone always fit: a TCP header has at most 60 octets.
-        let bytes = len.min(REPLY_BYTES_MAX);
-        let result = fill(&mut octets[..bytes]);
-        self.add(Reply { bytes, octets });
-        result
     }
 }

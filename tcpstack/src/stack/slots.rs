@@ -1,44 +1,22 @@
 //! The connections of a stack: each in a slot whose index is its name's.
 
 use crate::api::{CloseReason, ConnId, ConnInfo};
-use crate::sockets::Socket;
+use crate::engine::connection::{Connection, State};
 use crate::table::FourTuple;
 use crate::time::Instant;
 
-/// How far a connection is, as its caller sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// We sent a SYN. The caller has the name already.
-    Connecting,
-    /// We received a SYN. The caller does not know of it.
-    HalfOpen,
-    /// The handshake is done.
-    Open,
-    /// Nothing more is given to the caller but the reason. The peer is told in the background.
-    Closing,
-}
-
-/// One connection.
-pub(super) struct Connection {
-    pub(super) socket: Socket,
-    pub(super) tuple: FourTuple,
-    pub(super) originator: bool,
-    pub(super) phase: Phase,
-    /// When this phase began.
-    pub(super) since: Instant,
+/// One connection and what its caller knows of it.
+pub(super) struct Entry {
+    pub(super) connection: Connection,
+    /// When the handshake was done; before that, when it began.
     pub(super) opened_at: Instant,
-    pub(super) heard_at: Instant,
-    /// When the send buffer was last empty, or last shrank.
-    pub(super) progress_at: Instant,
-    pub(super) challenged_at: Option<Instant>,
-    /// Sequence number of the peer's first octet.
-    pub(super) peer_first: u32,
-    /// Octets consumed, by the caller or because the connection is closing.
     pub(super) octets_in: u64,
     pub(super) octets_out: u64,
     pub(super) segments_in: u64,
     /// What the caller wanted to write and could not; 0 if nothing.
     pub(super) wanted: usize,
+    /// The caller has not vouched for the peer: the connection gives way under pressure.
+    pub(super) unproven: bool,
     pub(super) news: News,
 }
 
@@ -46,32 +24,22 @@ pub(super) struct Connection {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct News {
     pub(super) opened: bool,
+    pub(super) was_opened: bool,
     pub(super) readable: bool,
     pub(super) writable: bool,
     pub(super) closed: Option<CloseReason>,
+    /// The end has begun: nothing but what is left to read and the reason is told any more.
+    pub(super) ending: bool,
     /// The caller has been told everything, that it is closed included.
     pub(super) done: bool,
 }
 
-impl Connection {
-    pub(super) fn new(
-        now: Instant,
-        socket: Socket,
-        tuple: FourTuple,
-        phase: Phase,
-        peer_first: u32,
-    ) -> Self {
+impl Entry {
+    pub(super) fn new(connection: Connection) -> Self {
         Self {
-            socket,
-            tuple,
-            originator: phase == Phase::Connecting,
-            phase,
-            since: now,
-            opened_at: now,
-            heard_at: now,
-            progress_at: now,
-            challenged_at: None,
-            peer_first,
+            opened_at: connection.opened_at,
+            unproven: !connection.originator,
+            connection,
             octets_in: 0,
             octets_out: 0,
             segments_in: 0,
@@ -80,47 +48,42 @@ impl Connection {
         }
     }
 
-    pub(super) fn enter(&mut self, now: Instant, phase: Phase) {
-        self.phase = phase;
-        self.since = now;
+    /// Whether the caller may read and write.
+    pub(super) fn is_open(&self) -> bool {
+        self.connection.is_synchronized() && !self.news.ending
     }
 
-    /// The sequence number that the peer's next new octet has.
-    pub(super) fn receive_next(&self) -> u32 {
-        // Sequence numbers wrap, so the count does too.
-        self.peer_first
-            .wrapping_add(self.octets_in as u32)
-            .wrapping_add(self.socket.unread() as u32)
+    /// Whether nothing is left to be said to the peer.
+    pub(super) fn is_over(&self) -> bool {
+        self.connection.state == State::Closed
     }
 
     pub(super) fn info(&self) -> ConnInfo {
-        // The octets before this sequence number have been written by the caller.
-        let written = self.socket.sent.first.wrapping_add(self.octets_out as u32);
-        let unacknowledged = self.socket.unacknowledged();
-        let ahead = written.wrapping_sub(self.socket.sent.next).cast_signed();
-        let unsent = usize::try_from(ahead).unwrap_or(0).min(unacknowledged);
+        let (unsent, waiting_since) = self.connection.unsent();
+        let bytes = |octets: u64| usize::try_from(octets).unwrap_or(usize::MAX);
         ConnInfo {
-            local: self.tuple.local,
-            remote: self.tuple.remote,
-            originator: self.originator,
+            local: self.connection.tuple.local,
+            remote: self.connection.tuple.remote,
+            originator: self.connection.originator,
             opened_at: self.opened_at,
-            heard_at: self.heard_at,
+            heard_at: self.connection.last_heard,
             octets_in: self.octets_in,
             octets_out: self.octets_out,
             segments_in: self.segments_in,
-            segments_out: self.socket.sent.segments,
-            unread_bytes: self.socket.unread(),
-            unsent_bytes: unsent,
-            in_flight_bytes: unacknowledged - unsent,
+            segments_out: self.connection.segments_out,
+            unread_bytes: bytes(self.connection.unread()),
+            unsent_bytes: bytes(unsent),
+            unsent_since: waiting_since,
+            in_flight_bytes: bytes(self.connection.in_flight()),
         }
     }
 }
 
-/// A place for a connection.
+/// A place for a connection. Boxed, so that a table of many empty places is small.
 #[derive(Default)]
 struct Slot {
     generation: u32,
-    connection: Option<Connection>,
+    entry: Option<Box<Entry>>,
 }
 
 /// All places.
@@ -147,7 +110,7 @@ impl Slots {
     }
 
     /// Puts a connection into a free slot, unless there is none.
-    pub(super) fn add(&mut self, connection: Connection) -> Option<ConnId> {
+    pub(super) fn add(&mut self, entry: Entry) -> Option<ConnId> {
         if self.is_full() {
             return None;
         }
@@ -156,36 +119,36 @@ impl Slots {
             self.slots.len() as u32 - 1
         });
         let slot = &mut self.slots[index as usize];
-        slot.connection = Some(connection);
+        slot.entry = Some(Box::new(entry));
         Some(ConnId { index, generation: slot.generation })
     }
 
     /// Takes a connection out. Its name is never used again.
-    pub(super) fn remove(&mut self, index: u32) -> Option<Connection> {
+    pub(super) fn remove(&mut self, index: u32) -> Option<Box<Entry>> {
         let slot = self.slots.get_mut(index as usize)?;
-        let connection = slot.connection.take()?;
+        let entry = slot.entry.take()?;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(index);
-        Some(connection)
+        Some(entry)
     }
 
-    pub(super) fn get(&self, index: u32) -> Option<&Connection> {
-        self.slots.get(index as usize)?.connection.as_ref()
+    pub(super) fn get(&self, index: u32) -> Option<&Entry> {
+        self.slots.get(index as usize)?.entry.as_deref()
     }
 
-    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Connection> {
-        self.slots.get_mut(index as usize)?.connection.as_mut()
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Entry> {
+        self.slots.get_mut(index as usize)?.entry.as_deref_mut()
     }
 
     /// The connection that the caller means, unless the caller has been told that it is closed.
-    pub(super) fn named(&self, id: ConnId) -> Option<&Connection> {
+    pub(super) fn named(&self, id: ConnId) -> Option<&Entry> {
         let slot = self.slots.get(id.index as usize)?;
-        let connection = slot.connection.as_ref()?;
-        (slot.generation == id.generation && !connection.news.done).then_some(connection)
+        let entry = slot.entry.as_deref()?;
+        (slot.generation == id.generation && !entry.news.done).then_some(entry)
     }
 
     /// The same, to be changed.
-    pub(super) fn named_mut(&mut self, id: ConnId) -> Option<&mut Connection> {
+    pub(super) fn named_mut(&mut self, id: ConnId) -> Option<&mut Entry> {
         self.named(id)?;
         self.get_mut(id.index)
     }
@@ -196,7 +159,7 @@ impl Slots {
     }
 
     pub(super) fn tuple(&self, index: u32) -> Option<FourTuple> {
-        Some(self.get(index)?.tuple)
+        Some(self.get(index)?.connection.tuple)
     }
 }
 
@@ -232,5 +195,21 @@ impl Queue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.order.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::congestion::Controller;
+
+    /// What an idle established connection costs: its slot, its entry, its congestion control, and
+    /// its places in the table, the wheel and the queues. Buffers and scoreboard hold nothing then.
+    #[test]
+    fn an_idle_connection_costs_at_most_a_kibibyte() {
+        let slot = size_of::<Slot>() + size_of::<u32>();
+        let places = 2 * 8 + 2 * (size_of::<u32>() + 1) + 32;
+        let boxed = size_of::<Entry>() + Controller::BOXED_BYTES_MAX;
+        assert!(slot + places + boxed <= 1024, "{slot} + {places} + {boxed}");
     }
 }

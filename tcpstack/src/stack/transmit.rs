@@ -1,13 +1,20 @@
 //! The way of a packet out, and time.
 
-use super::slots::{Connection, Phase};
-use super::{CLOSING_TIMEOUT, HANDSHAKE_TIMEOUT, Stack};
-use crate::api::{CloseReason, Transmit};
-use crate::sockets::{Due, Progress};
+use std::time::Duration;
+
+use super::Stack;
+use crate::api::Transmit;
+use crate::engine::connection::Progress;
 use crate::time::Instant;
 
-/// Packets that one connection may send before the next has its turn.
+/// Segments of data that one connection may send before the next has its turn.
 const SEGMENTS_PER_TURN: u64 = 32;
+
+/// The least time after which a connection is looked at again by itself.
+const TICK: Duration = Duration::from_millis(1);
+
+/// A connection that has nothing to do for longer than this gives back what it need not hold.
+const IDLE: Duration = Duration::from_secs(1);
 
 impl Stack {
     /// Sends everything that may be sent now, as far as `to` takes it: call it at the end of each
@@ -16,16 +23,16 @@ impl Stack {
         self.now = now;
         self.stats.segments_out += self.replies.drain(to);
         while let Some(index) = self.due.pop() {
-            let Some(connection) = self.slots.get_mut(index) else { continue };
-            let before = connection.socket.sent.segments;
-            let socket = &mut connection.socket;
-            let progress = self.engine.transmit(now, socket, SEGMENTS_PER_TURN, to);
+            let Some(entry) = self.slots.get_mut(index) else { continue };
+            let before = entry.connection.segments_out;
+            let context = self.context.borrow(now);
+            let progress = entry.connection.transmit(&context, SEGMENTS_PER_TURN, to);
             self.stats.connections_polled += 1;
-            self.stats.segments_out += socket.sent.segments - before;
+            self.stats.segments_out += entry.connection.segments_out - before;
             match progress {
                 Progress::Done => {
-                    self.schedule(now, index);
-                    self.notice(now, index);
+                    self.schedule(index);
+                    self.notice_end(index);
                 }
                 Progress::Turn => self.due.push(index),
                 Progress::NoRoom => {
@@ -54,68 +61,27 @@ impl Stack {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         while let Some(index) = self.wheel.expire(now) {
-            self.check_deadline(now, index);
-            if self.slots.get(index).is_some() {
-                // Looks at its next deadline when it has sent what is due.
-                self.due.push(index);
-            }
+            let context = self.context.borrow(now);
+            let Some(entry) = self.slots.get_mut(index) else { continue };
+            entry.connection.handle_timeout(&context);
+            // Looks at its next deadline when it has sent what is due.
+            self.due.push(index);
+            self.notice_end(index);
         }
     }
 
-    /// Ends what has taken too long.
-    fn check_deadline(&mut self, now: Instant, index: u32) {
-        let Some(connection) = self.slots.get_mut(index) else { return };
-        if deadline(connection, &self.config).is_none_or(|deadline| now < deadline) {
-            return;
-        }
-        match connection.phase {
-            Phase::HalfOpen => {
-                self.stats.half_open_timeouts += 1;
-                self.release(index);
+    /// Sets the timer to the connection's next deadline.
+    fn schedule(&mut self, index: u32) {
+        let context = self.context.borrow(self.now);
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        match entry.connection.deadline(&context) {
+            Some(at) => {
+                if at.since(self.now) > IDLE {
+                    entry.connection.shrink();
+                }
+                self.wheel.set_no_later(index, at.max(self.now + TICK));
             }
-            Phase::Connecting => {
-                connection.socket.abort();
-                self.end(index, CloseReason::ConnectTimeout);
-            }
-            Phase::Open => {
-                connection.socket.abort();
-                self.end(index, CloseReason::Timeout);
-            }
-            // Ends by itself when the RST has left.
-            Phase::Closing => connection.socket.abort(),
+            None => entry.connection.shrink(),
         }
-    }
-
-    /// Sets the timer to what comes first: the engine's next wish or the end of patience.
-    fn schedule(&mut self, now: Instant, index: u32) {
-        let Some(connection) = self.slots.get(index) else { return };
-        let wish = match self.engine.due(now, &connection.socket) {
-            Due::Never => None,
-            // Everything that could be sent has been: whatever it is can wait for a tick.
-            Due::Now => Some(now),
-            Due::At(at) => Some(at),
-        };
-        let deadline = deadline(connection, &self.config);
-        if let Some(at) = wish.into_iter().chain(deadline).min() {
-            self.wheel.set_no_later(index, at.max(now + TICK));
-        }
-    }
-}
-
-/// The least time after which a connection is looked at again by itself.
-const TICK: std::time::Duration = std::time::Duration::from_millis(1);
-
-/// When the patience with a connection ends.
-fn deadline(connection: &Connection, config: &crate::StackConfig) -> Option<Instant> {
-    match connection.phase {
-        Phase::HalfOpen => Some(connection.since + HANDSHAKE_TIMEOUT),
-        Phase::Connecting => Some(connection.since + config.connect_timeout),
-        Phase::Closing => Some(connection.since + CLOSING_TIMEOUT),
-        // RFC 9293, 3.8.3; a peer that keeps its window shut but answers is alive
-        // (RFC 9293, 3.8.6.1).
-        Phase::Open if connection.socket.unacknowledged() > 0 => {
-            Some(connection.progress_at.max(connection.heard_at) + config.user_timeout)
-        }
-        Phase::Open => None,
     }
 }

@@ -172,7 +172,17 @@ impl Net {
 
     /// Gives a packet to an end at once.
     pub fn deliver(&mut self, end: End, packet: &[u8]) -> SegmentOutcome {
-        self.stacks[end].handle_segment(self.now, packet, RxChecksum::Unknown)
+        self.deliver_as(end, packet, RxChecksum::Unknown)
+    }
+
+    /// The same, by a device that has verified the checksums.
+    pub fn deliver_verified(&mut self, end: End, packet: &[u8]) -> SegmentOutcome {
+        self.deliver_as(end, packet, RxChecksum::Verified)
+    }
+
+    pub fn deliver_as(&mut self, end: End, packet: &[u8], checksum: RxChecksum) -> SegmentOutcome {
+        let keep = &mut |_, _: &mut [u8]| 0;
+        self.stacks[end].handle_segment(self.now, &mut packet.to_vec(), checksum, keep)
     }
 
     /// What an end wants to send now, taken off the link.

@@ -1,0 +1,289 @@
+//! One direction of a path: rate, queue and delay, and everything that can happen to a packet.
+//!
+//! A packet is lost (singly or in bursts), corrupted or thinned out on its way in; what is left
+//! waits in a queue that drops at its tail, takes its time on the wire, and comes out after the
+//! delay, perhaps twice, perhaps behind its successors. The clock is the caller's, so that the same
+//! link serves virtual time and a shim between two real devices.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use culvert_tcpstack::Instant;
+
+use crate::packet;
+use crate::random::Random;
+
+/// Losses that come in bursts, after Gilbert and Elliott: a good state without losses of its own
+/// and a bad one. All in parts of a million, for each packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bursts {
+    /// Good becomes bad.
+    pub enter: u32,
+    /// Bad becomes good.
+    pub leave: u32,
+    /// A packet is lost while bad.
+    pub loss: u32,
+}
+
+/// What a direction is like. Probabilities are in parts of a million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkConfig {
+    /// Octets of IP packets a second.
+    pub octets_per_second: u64,
+    /// Propagation, one way.
+    pub delay: Duration,
+    /// The longest packet; longer ones vanish without a word (RFC 4821 is for these).
+    pub mtu: usize,
+    /// Octets that may wait for the wire.
+    pub queue_octets: u64,
+    /// Single losses.
+    pub loss: u32,
+    /// Losses in bursts.
+    pub bursts: Option<Bursts>,
+    /// Packets that are held back.
+    pub reorder: u32,
+    /// For how long at the most.
+    pub reorder_by: Duration,
+    /// Packets that come twice.
+    pub duplicate: u32,
+    /// Packets in which something changes: a bit, an octet or the length.
+    pub corrupt: u32,
+    /// ACKs without data that are lost, beyond the rest.
+    pub ack_loss: u32,
+    /// Only one of so many successive ACKs without data gets through, as some modems have it.
+    pub ack_thinning: u32,
+}
+
+impl LinkConfig {
+    /// A clean link with a queue of one round trip, if the other direction has the same delay.
+    #[must_use]
+    pub fn clean(megabits_per_second: u64, round_trip: Duration) -> Self {
+        let octets_per_second = megabits_per_second * 125_000;
+        let round_trip_octets = octets_per_second * round_trip.as_micros() as u64 / 1_000_000;
+        Self {
+            octets_per_second,
+            delay: round_trip / 2,
+            mtu: 1500,
+            queue_octets: round_trip_octets.max(64 << 10),
+            loss: 0,
+            bursts: None,
+            reorder: 0,
+            reorder_by: Duration::ZERO,
+            duplicate: 0,
+            corrupt: 0,
+            ack_loss: 0,
+            ack_thinning: 1,
+        }
+    }
+}
+
+/// What became of packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Put in.
+    pub offered: u64,
+    /// Came out, duplicates included.
+    pub delivered: u64,
+    /// Dropped because the queue was full.
+    pub overflowed: u64,
+    /// Lost.
+    pub lost: u64,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct InFlight {
+    at: Reverse<(Instant, u64)>,
+    packet: Vec<u8>,
+}
+
+/// One direction of a path.
+#[derive(Debug)]
+pub struct Link {
+    config: LinkConfig,
+    random: Random,
+    /// When the wire is free, in nanoseconds.
+    free_at: u64,
+    bad: bool,
+    thinned: u32,
+    serial: u64,
+    flight: BinaryHeap<InFlight>,
+    stats: LinkStats,
+}
+
+impl Link {
+    /// A link on which nothing is yet.
+    #[must_use]
+    pub fn new(config: LinkConfig, random: Random) -> Self {
+        Self {
+            config,
+            random,
+            free_at: 0,
+            bad: false,
+            thinned: 0,
+            serial: 0,
+            flight: BinaryHeap::new(),
+            stats: LinkStats::default(),
+        }
+    }
+
+    /// From now on the link is like this. What is on it stays.
+    pub fn change(&mut self, config: LinkConfig) {
+        self.config = config;
+    }
+
+    /// What became of packets so far.
+    #[must_use]
+    pub fn stats(&self) -> LinkStats {
+        self.stats
+    }
+
+    /// Packets under way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flight.len()
+    }
+
+    /// Puts an IP packet in.
+    pub fn push(&mut self, now: Instant, mut packet: Vec<u8>) {
+        self.stats.offered += 1;
+        if self.loses(&packet) {
+            self.stats.lost += 1;
+            return;
+        }
+        let Some(left_at) = self.transmit(now, packet.len() as u64) else {
+            self.stats.overflowed += 1;
+            return;
+        };
+        if self.random.happens(self.config.corrupt) {
+            packet::corrupt(&mut packet, &mut self.random);
+        }
+        let mut at = left_at + self.config.delay;
+        if self.random.happens(self.config.reorder) {
+            let most = self.config.reorder_by.as_micros() as u64;
+            at = at + Duration::from_micros(self.random.within(0..=most));
+        }
+        if self.random.happens(self.config.duplicate) {
+            let later = at + Duration::from_micros(self.random.within(0..=5_000));
+            self.fly(later, packet.clone());
+        }
+        self.fly(at, packet);
+    }
+
+    /// When the wire has taken a packet of so many octets; `None` if the queue is full.
+    fn transmit(&mut self, now: Instant, octets: u64) -> Option<Instant> {
+        let now = now.0 * 1000;
+        let waiting = self.free_at.saturating_sub(now);
+        let queued = u128::from(waiting) * u128::from(self.config.octets_per_second);
+        if queued > u128::from(self.config.queue_octets) * 1_000_000_000 {
+            return None;
+        }
+        let time = octets * 1_000_000_000 / self.config.octets_per_second.max(1);
+        self.free_at = self.free_at.max(now) + time;
+        Some(Instant(self.free_at.div_ceil(1000)))
+    }
+
+    fn fly(&mut self, at: Instant, packet: Vec<u8>) {
+        self.serial += 1;
+        self.stats.delivered += 1;
+        self.flight.push(InFlight { at: Reverse((at, self.serial)), packet });
+    }
+
+    fn loses(&mut self, packet: &[u8]) -> bool {
+        if let Some(bursts) = self.config.bursts {
+            let turn = if self.bad { bursts.leave } else { bursts.enter };
+            self.bad ^= self.random.happens(turn);
+            if self.bad && self.random.happens(bursts.loss) {
+                return true;
+            }
+        }
+        if packet.len() > self.config.mtu || self.random.happens(self.config.loss) {
+            return true;
+        }
+        packet::is_pure_ack(packet) && self.loses_ack()
+    }
+
+    fn loses_ack(&mut self) -> bool {
+        self.thinned += 1;
+        if self.thinned < self.config.ack_thinning {
+            return true;
+        }
+        self.thinned = 0;
+        self.random.happens(self.config.ack_loss)
+    }
+
+    /// When the next packet comes out.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        self.flight.peek().map(|first| first.at.0.0)
+    }
+
+    /// A packet that has come out by now.
+    pub fn pop(&mut self, now: Instant) -> Option<Vec<u8>> {
+        if self.next()? > now {
+            return None;
+        }
+        self.flight.pop().map(|first| first.packet)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrivals(config: LinkConfig, packets: usize) -> Vec<(u64, Vec<u8>)> {
+        let mut link = Link::new(config, Random::new(7));
+        for number in 0..packets {
+            let mut packet = vec![0; 1250];
+            packet[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            link.push(Instant(0), packet);
+        }
+        std::iter::from_fn(|| Some((link.next()?.0, link.pop(Instant(u64::MAX))?))).collect()
+    }
+
+    #[test]
+    fn a_packet_takes_its_time_on_the_wire_and_the_delay() {
+        // 1250 octets at 10 Mbit/s are 1 ms.
+        let clean = LinkConfig::clean(10, Duration::from_millis(20));
+        let times: Vec<u64> = arrivals(clean, 3).into_iter().map(|(at, _)| at).collect();
+        assert_eq!(times, [11_000, 12_000, 13_000]);
+    }
+
+    #[test]
+    fn a_full_queue_drops_at_its_tail() {
+        let config =
+            LinkConfig { queue_octets: 2500, ..LinkConfig::clean(10, Duration::from_millis(1)) };
+        // One may begin whenever no more than the queue is waiting.
+        assert_eq!(arrivals(config, 10).len(), 3);
+    }
+
+    #[test]
+    fn bursts_lose_neighbours() {
+        let bursts = Some(Bursts { enter: 10_000, leave: 200_000, loss: 1_000_000 });
+        let clean = LinkConfig::clean(1000, Duration::from_secs(10));
+        let came: Vec<u64> = arrivals(LinkConfig { bursts, ..clean }, 20_000)
+            .iter()
+            .map(|(_, packet)| u64::from_le_bytes(packet[..8].try_into().unwrap()))
+            .collect();
+        let gaps: Vec<u64> =
+            came.windows(2).map(|pair| pair[1] - pair[0] - 1).filter(|gap| *gap > 0).collect();
+        let mean = gaps.iter().sum::<u64>() as f64 / gaps.len() as f64;
+        assert!((3.5..6.5).contains(&mean), "bursts of 1 / 0.2 packets, not {mean}");
+        let lost = 1.0 - came.len() as f64 / 20_000.0;
+        assert!((0.03..0.07).contains(&lost), "a share of 1/21, not {lost}");
+    }
+
+    #[test]
+    fn a_seed_repeats_everything() {
+        let bad = LinkConfig {
+            loss: 100_000,
+            reorder: 100_000,
+            reorder_by: Duration::from_millis(9),
+            duplicate: 100_000,
+            corrupt: 100_000,
+            ..LinkConfig::clean(100, Duration::from_secs(1))
+        };
+        assert_eq!(arrivals(bad, 1000), arrivals(bad, 1000));
+        assert!(arrivals(bad, 1000).windows(2).any(|pair| pair[0].1[..8] > pair[1].1[..8]));
+    }
+}

@@ -1,0 +1,181 @@
+//! Linux's TCP as the other end, in network namespaces made for the purpose.
+//!
+//! ```text
+//! engine ── port e0 ═ e1 ─┐
+//!                         shim (links) ── s1 ═ m0 (middle: forwards, conntrack) m1 ═ r0 (right)
+//! left: Linux ── l0 ═ s0 ─┘
+//! ```
+//! Each `═` is a veth pair. The engine sits on a real DPDK port, and so does the shim: its legs are
+//! DPDK ports on their ends of the pairs, and between the legs are the same [`Link`](crate::link)s
+//! as in the simulator, now in real time. Engine and shim share one thread, so that a run needs one
+//! core for itself. Neighbours are static: no ARP is lost to the shim.
+
+mod engine;
+mod leg;
+mod peer;
+mod runs;
+mod shim;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use culvert_dpdk::{Eal, LogLevel, Memory, Pool, PoolConfig};
+use culvert_lab::namespace::{Namespace, connect};
+use culvert_lab::{cleanup, command};
+
+pub use engine::{Engine, Task};
+pub use leg::Leg;
+pub use peer::{Flow, listen, pattern, receive, send};
+pub use runs::Sender;
+pub use shim::Shim;
+
+/// The engine's address.
+pub const ENGINE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 1));
+/// The left Linux's.
+pub const LEFT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
+/// The right Linux's.
+pub const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 1));
+const MIDDLE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 77, 1, 254)), IpAddr::V4(Ipv4Addr::new(10, 77, 2, 254))];
+/// Largest TCP buffers of both Linux hosts, in octets.
+const BUFFER_MAX: u32 = 64 << 20;
+/// Counts what conntrack calls invalid, in both directions (nf_conntrack_tcp_be_liberal is 0).
+const RULES: &str = "table inet sim {
+    counter invalid { }
+    chain forward { type filter hook forward priority 0; ct state invalid counter name invalid; }
+}";
+
+/// The namespaces, the engine's port and the shim's legs.
+pub struct Lab {
+    /// Linux on the engine's side.
+    pub left: Namespace,
+    /// Forwards and tracks connections.
+    pub middle: Namespace,
+    /// Linux on the other side.
+    pub right: Namespace,
+    /// The shim's legs.
+    pub shim: Shim,
+    /// The engine's port.
+    pub port: Option<Leg>,
+    /// Last, because the legs' interfaces are inside.
+    _shim_namespace: Namespace,
+}
+
+/// Starts DPDK, once in a process.
+///
+/// # Errors
+/// DPDK does not start.
+pub fn start_dpdk() -> Result<(Eal, Pool)> {
+    cleanup::install();
+    cleanup::reap();
+    let eal = Eal::builder()
+        .memory(Memory::Small { mib: 256 })
+        .log_level(LogLevel::Error)
+        .file_prefix(format!("culvert-sim-{}", std::process::id()))
+        .init()?;
+    let pool = Pool::new(eal, &PoolConfig { mbufs: 32_767, ..PoolConfig::named("sim") })?;
+    Ok((eal, pool))
+}
+
+/// The congestion controls of `wanted` that this kernel has.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn congestion_controls<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
+    let all = command::line("sysctl -n net.ipv4.tcp_available_congestion_control")?;
+    Ok(wanted
+        .iter()
+        .copied()
+        .filter(|name| all.split_whitespace().any(|had| had == *name))
+        .collect())
+}
+
+impl Lab {
+    /// Builds everything. It goes when this is dropped, or the process is interrupted.
+    ///
+    /// # Errors
+    /// Not root, or something that a script of this house installs is missing.
+    pub fn new(eal: Eal, pool: Pool) -> Result<Self> {
+        let left = Namespace::create(77, "left")?;
+        let middle = Namespace::create(77, "middle")?;
+        let right = Namespace::create(77, "right")?;
+        let shim = Namespace::create(77, "shim")?;
+        connect((&shim, "e0"), (&shim, "e1"))?;
+        connect((&left, "l0"), (&shim, "s0"))?;
+        connect((&middle, "m0"), (&shim, "s1"))?;
+        connect((&middle, "m1"), (&right, "r0"))?;
+        left.add_address("l0", LEFT, 24)?;
+        middle.add_address("m0", MIDDLE[0], 24)?;
+        middle.add_address("m1", MIDDLE[1], 24)?;
+        right.add_address("r0", RIGHT, 24)?;
+        left.add_default_route(MIDDLE[0])?;
+        right.add_default_route(MIDDLE[1])?;
+        middle.forward()?;
+        middle.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "0")?;
+        command::succeed(
+            {
+                let mut nft = middle.command("nft");
+                nft.args(["-f", "-"]);
+                nft
+            },
+            RULES,
+        )?;
+        // Legs take frames to any address, and write the one that the kernel expects.
+        left.run(&format!("ip neigh add {} lladdr 02:00:00:00:00:77 dev l0", MIDDLE[0]))?;
+        for host in [ENGINE, LEFT] {
+            middle.run(&format!("ip neigh add {host} lladdr 02:00:00:00:00:77 dev m0"))?;
+        }
+        for host in [&left, &right] {
+            for key in ["tcp_rmem", "tcp_wmem"] {
+                let mut sysctl = host.command("sysctl");
+                sysctl.args(["-q", "-w", &format!("net.ipv4.{key}=4096 131072 {BUFFER_MAX}")]);
+                command::succeed(sysctl, "")?;
+            }
+            // Nothing remembered from one transfer to the next.
+            host.sysctl("net.ipv4.tcp_no_metrics_save", "1")?;
+        }
+        let leg = |number, interface: &str, to: [u8; 6]| {
+            shim.enter(|| Leg::open(eal, pool, number, interface, to))
+                .with_context(|| format!("a DPDK port on {interface}"))
+        };
+        let any = [2, 0, 0, 0, 0, 0x77];
+        let port = leg(0, "e0", any)?;
+        let shim_legs = Shim::new(
+            vec![(ENGINE, leg(1, "e1", any)?), (LEFT, leg(2, "s0", mac(&left, "l0")?)?)],
+            leg(3, "s1", mac(&middle, "m0")?)?,
+        );
+        Ok(Self { left, middle, right, shim: shim_legs, port: Some(port), _shim_namespace: shim })
+    }
+
+    /// Packets that conntrack called invalid so far.
+    ///
+    /// # Errors
+    /// The counter cannot be read.
+    pub fn invalid(&self) -> Result<u64> {
+        let text = self.middle.run("nft list counter inet sim invalid")?;
+        let mut words = text.split_whitespace().skip_while(|word| *word != "packets");
+        words.nth(1).and_then(|number| number.parse().ok()).with_context(|| text.clone())
+    }
+
+    /// Connections that conntrack knows: that it tracks at all.
+    ///
+    /// # Errors
+    /// The number cannot be read.
+    pub fn tracked(&self) -> Result<u64> {
+        let text = self.middle.run("sysctl -n net.netfilter.nf_conntrack_count")?;
+        text.trim().parse().with_context(|| text.clone())
+    }
+}
+
+fn mac(namespace: &Namespace, interface: &str) -> Result<[u8; 6]> {
+    let text = namespace.run(&format!("cat /sys/class/net/{interface}/address"))?;
+    let mut mac = [0; 6];
+    for (octet, part) in mac.iter_mut().zip(text.trim().split(':')) {
+        *octet = u8::from_str_radix(part, 16)?;
+    }
+    Ok(mac)
+}
+
+/// How long the loop sleeps when nothing is to be done.
+const NAP: Duration = Duration::from_micros(20);

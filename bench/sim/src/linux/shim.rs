@@ -1,0 +1,64 @@
+//! The shim: links between the legs, in real time.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use culvert_tcpstack::Instant;
+
+use super::leg::Leg;
+use crate::link::{Link, LinkConfig, LinkStats};
+use crate::packet;
+use crate::random::Random;
+
+/// Left legs by their host's address, one right leg, and a link each way that all share.
+pub struct Shim {
+    left: Vec<(IpAddr, Leg)>,
+    right: Leg,
+    there: Link,
+    back: Link,
+}
+
+impl Shim {
+    pub(super) fn new(left: Vec<(IpAddr, Leg)>, right: Leg) -> Self {
+        let idle = LinkConfig::clean(1, Duration::ZERO);
+        let link = || Link::new(idle, Random::new(0));
+        Self { left, right, there: link(), back: link() }
+    }
+
+    /// Other links from now on, with nothing on them.
+    pub fn set_links(&mut self, there: LinkConfig, back: LinkConfig, seed: u64) {
+        let mut random = Random::new(seed);
+        self.there = Link::new(there, random.fork());
+        self.back = Link::new(back, random.fork());
+    }
+
+    /// What became of packets to the right and back.
+    #[must_use]
+    pub fn stats(&self) -> [LinkStats; 2] {
+        [self.there.stats(), self.back.stats()]
+    }
+
+    /// Moves what has come and what is due; whether there was anything.
+    pub fn turn(&mut self, now: Instant) -> bool {
+        let (there, back) = (&mut self.there, &mut self.back);
+        let mut busy = false;
+        for (_, leg) in &mut self.left {
+            busy |= leg.receive(|packet| there.push(now, packet.to_vec()));
+        }
+        busy |= self.right.receive(|packet| back.push(now, packet.to_vec()));
+        while let Some(packet) = there.pop(now) {
+            self.right.send(&packet);
+            busy = true;
+        }
+        while let Some(packet) = back.pop(now) {
+            let to = packet::addresses(&packet).map(|(_, to)| to);
+            if let Some((_, leg)) = self.left.iter_mut().find(|(host, _)| Some(*host) == to) {
+                leg.send(&packet);
+            }
+            busy = true;
+        }
+        self.left.iter_mut().for_each(|(_, leg)| leg.flush());
+        self.right.flush();
+        busy
+    }
+}

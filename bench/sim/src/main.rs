@@ -1,0 +1,101 @@
+//! `culvert-sim`: repeats simulated runs and measures the TCP engine.
+#![forbid(unsafe_code)]
+
+use std::alloc::System;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use culvert_sim::scenario::Scenario;
+use culvert_sim::{cost, tables};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// The TCP engine under bad links, foreign peers, floods and the clock.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Repeats the run of a seed and shows it.
+    Replay {
+        /// As a failed run has named it.
+        seed: u64,
+    },
+    /// Runs many seeds one after the other.
+    Seeds {
+        /// The first.
+        #[arg(default_value_t = 1)]
+        first: u64,
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        count: u64,
+    },
+    /// Goodput and fairness, next to Linux's TCP over the same links.
+    Goodput {
+        /// Only the engine, in virtual time: quick, and the same on every machine.
+        #[arg(long)]
+        virtual_only: bool,
+        /// Seconds of each transfer.
+        #[arg(long, default_value_t = 8)]
+        seconds: u64,
+    },
+    /// Cycles for a segment and octets for a connection, next to smoltcp's sockets.
+    Cost {
+        /// Connections at the most.
+        #[arg(long, default_value_t = 100_000)]
+        most: usize,
+        /// Rounds, of which the median counts.
+        #[arg(long, default_value_t = 15)]
+        rounds: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Replay { seed } => {
+            let scenario = Scenario::new(seed);
+            println!("{scenario}");
+            println!("{:#?}", scenario.run()?);
+            Ok(())
+        }
+        Command::Seeds { first, count } => seeds(first, count),
+        Command::Goodput { virtual_only, seconds } => tables::goodput(virtual_only, seconds),
+        Command::Cost { most, rounds } => {
+            tables::cycles(most, rounds)?;
+            let octets = cost::octets(most.min(10_000), &allocated)?;
+            println!("\noctets for a connection: {octets:.0?}");
+            Ok(())
+        }
+    }
+}
+
+/// Octets allocated at present.
+fn allocated() -> usize {
+    let stats = ALLOCATOR.stats();
+    stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated)
+}
+
+fn seeds(first: u64, count: u64) -> Result<()> {
+    let (mut steps, mut octets, mut failed) = (0, 0, 0);
+    for seed in first..first + count {
+        match Scenario::new(seed).run() {
+            Ok(report) => {
+                steps += report.steps;
+                octets += report.octets;
+            }
+            Err(error) => {
+                failed += 1;
+                println!("{seed}: {}", error.root_cause());
+            }
+        }
+    }
+    println!("{count} seeds, {failed} failed, {steps} steps, {octets} octets checked");
+    anyhow::ensure!(failed == 0, "{failed} seeds failed: culvert-sim replay SEED shows one");
+    Ok(())
+}

@@ -1,0 +1,162 @@
+//! The tables that `culvert-sim` prints.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use culvert_tcpstack::CongestionControl;
+
+use crate::bulk::{Bulk, Path, fairness};
+use crate::cost;
+use crate::linux::{self, Lab, Sender};
+
+/// The congestion controls, in the order of the columns.
+const CONTROLS: [CongestionControl; 2] = [CongestionControl::Cubic, CongestionControl::Bbr];
+/// The round trips, in milliseconds.
+const ROUND_TRIPS: [u64; 3] = [10, 50, 100];
+/// The losses, in percent.
+const LOSSES: [f64; 4] = [0.0, 0.1, 1.0, 5.0];
+
+/// Prints goodput and fairness: the engine in virtual time, then, unless told not to, both over
+/// the shim in real time.
+///
+/// # Errors
+/// A transfer failed.
+pub fn goodput(virtual_only: bool, seconds: u64) -> Result<()> {
+    let duration = Duration::from_secs(seconds);
+    let mut lab = None;
+    if !virtual_only {
+        let (eal, pool) = linux::start_dpdk()?;
+        lab = Some(Lab::new(eal, pool)?);
+    }
+    let rates = match &mut lab {
+        Some(lab) => [100, ceiling(lab)?],
+        None => [100, 1000],
+    };
+    println!("Mbit/s of payload over {seconds} s from the SYN on, one connection.");
+    println!("Virtual: between two engines in virtual time. Shim: to Linux, in real time.");
+    println!("            virtual: engine    shim: engine     shim: Linux");
+    println!("rate  ms  loss    cubic     bbr    cubic     bbr    cubic     bbr");
+    for rate in rates {
+        for round_trip_ms in ROUND_TRIPS {
+            for loss_percent in LOSSES {
+                let path = Path { rate, round_trip_ms, loss_percent };
+                row(lab.as_mut(), path, duration)?;
+            }
+        }
+    }
+    virtual_shares()?;
+    lab.as_mut().map_or(Ok(()), real_shares)
+}
+
+fn row(lab: Option<&mut Lab>, path: Path, duration: Duration) -> Result<()> {
+    let Path { rate, round_trip_ms, loss_percent } = path;
+    print!("{rate:>4} {round_trip_ms:>3} {loss_percent:>5}");
+    for control in CONTROLS {
+        print!(" {:>8.1}", Bulk::single(control, path, duration).run()?[0]);
+    }
+    if let Some(lab) = lab {
+        let times = [Duration::ZERO, duration];
+        for control in CONTROLS {
+            let rates = lab.goodput(path.link(), control, &[Sender::Engine], times)?;
+            print!(" {:>8.1}", rates[0]);
+        }
+        for control in ["cubic", "bbr"] {
+            let linux = [Sender::Linux(control)];
+            print!(" {:>8.1}", lab.goodput(path.link(), CongestionControl::Bbr, &linux, times)?[0]);
+        }
+    }
+    println!();
+    Ok(())
+}
+
+/// The greatest rate, up to 1 Gbit/s, that Linux gets through the shim on this machine now: beyond
+/// it the machine would be measured. A tenth is left free.
+fn ceiling(lab: &mut Lab) -> Result<u64> {
+    let path = Path { rate: 2_000, round_trip_ms: 10, loss_percent: 0.0 };
+    let times = [Duration::from_secs(1), Duration::from_secs(4)];
+    let linux = [Sender::Linux("cubic")];
+    let reached = lab.goodput(path.link(), CongestionControl::Cubic, &linux, times)?[0];
+    let rate = ((reached * 0.9) as u64 / 50 * 50).clamp(150, 1000);
+    println!("Linux gets {reached:.0} Mbit/s through the shim: the higher rate is {rate} Mbit/s.");
+    Ok(rate)
+}
+
+fn print_shares(what: &str, rates: &[f64]) {
+    let least = rates.iter().copied().fold(f64::MAX, f64::min);
+    let most = rates.iter().copied().fold(0.0, f64::max);
+    let (sum, index): (f64, f64) = (rates.iter().sum(), fairness(rates));
+    println!("{what}: {sum:.1} in all, {least:.1} to {most:.1}, Jain {index:.3}");
+}
+
+/// How several engines share 100 Mbit/s.
+fn virtual_shares() -> Result<()> {
+    println!("\nShares of 100 Mbit/s at 50 ms, the second half of 40 s, virtual time");
+    let path = Path { rate: 100, round_trip_ms: 50, loss_percent: 0.0 };
+    for control in CONTROLS {
+        for count in [2, 16] {
+            let bulk = Bulk {
+                controls: vec![control; count],
+                link: path.link(),
+                duration: Duration::from_secs(40),
+                warm_up: Duration::from_secs(20),
+                seed: 1,
+            };
+            print_shares(&format!("{count:>2} × engine {control:?}"), &bulk.run()?);
+        }
+    }
+    Ok(())
+}
+
+/// How engines and Linux share 100 Mbit/s.
+fn real_shares(lab: &mut Lab) -> Result<()> {
+    println!("\nShares of 100 Mbit/s at 50 ms, the second half of 24 s, over the shim");
+    let link = Path { rate: 100, round_trip_ms: 50, loss_percent: 0.0 }.link();
+    let times = [Duration::from_secs(12), Duration::from_secs(24)];
+    for control in CONTROLS {
+        for each in [1, 8] {
+            let mut senders = vec![Sender::Engine; each];
+            senders.resize(2 * each, Sender::Linux("cubic"));
+            let rates = lab.goodput(link, control, &senders, times)?;
+            let (engine, linux) = rates.split_at(each);
+            print_shares(&format!("{each} × engine {control:?}, beside Linux"), engine);
+            print_shares(&format!("{each} × Linux cubic, beside the engine"), linux);
+        }
+    }
+    for control in ["cubic", "bbr"] {
+        for count in [2, 16] {
+            let senders = vec![Sender::Linux(control); count];
+            let rates = lab.goodput(link, CongestionControl::Bbr, &senders, times)?;
+            print_shares(&format!("{count:>2} × Linux {control}"), &rates);
+        }
+    }
+    Ok(())
+}
+
+/// Prints cycles for a segment.
+///
+/// # Errors
+/// A connection does not open, or nothing moves.
+pub fn cycles(most: usize, rounds: usize) -> Result<()> {
+    println!("cycles for a segment of 1400 octets, medians of {rounds} rounds, interleaved");
+    println!(
+        "connections   engine: in    out   smoltcp: in    out   ratio: in    out   fixed loop"
+    );
+    for connections in [1, 1_000, 10_000, 100_000] {
+        if connections > most {
+            break;
+        }
+        let line = cost::line(connections, rounds)?;
+        let (engine, sockets) = (line.engine, line.sockets);
+        println!(
+            "{connections:>11} {:>12.0} {:>6.0} {:>13.0} {:>6.0} {:>11.2} {:>6.2} {:>12.1}",
+            engine.received,
+            engine.sent,
+            sockets.received,
+            sockets.sent,
+            engine.received / sockets.received,
+            engine.sent / sockets.sent,
+            line.calibration,
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! Peers that mean harm: a flood of SYNs, blind injection at every offset of the window, and hosts
+//! that read nothing, send one octet a second, leave holes or acknowledge what was never sent.
+//! Memory and work are counted, not timed.
+
+mod blind;
+mod greedy;
+mod raw;
+mod syn;

@@ -1,0 +1,45 @@
+//! The engine against Linux's TCP over a real DPDK port: both directions, every congestion control
+//! at either end, through a shim that loses, delays and reorders, with conntrack between that must
+//! not call a single packet invalid. Needs root.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use culvert_sim::link::LinkConfig;
+use culvert_sim::linux::{Lab, congestion_controls, start_dpdk};
+use culvert_tcpstack::CongestionControl;
+
+/// For each exchange, both ways.
+const LIMIT: Duration = Duration::from_secs(12);
+const OCTETS: u64 = 3_000_000;
+
+fn bad(delay_ms: u64) -> LinkConfig {
+    LinkConfig {
+        loss: 5_000,
+        reorder: 10_000,
+        reorder_by: Duration::from_millis(3),
+        duplicate: 1_000,
+        ..LinkConfig::clean(100, Duration::from_millis(2 * delay_ms))
+    }
+}
+
+#[test]
+fn octets_arrive_both_ways_and_conntrack_has_no_objection() -> Result<()> {
+    let (eal, pool) = start_dpdk()?;
+    let mut lab = Lab::new(eal, pool)?;
+    let started = Instant::now();
+    let controls = congestion_controls(&["cubic", "bbr"])?;
+    ensure!(controls.contains(&"cubic"), "this kernel has only {controls:?}");
+    let clean = LinkConfig::clean(100, Duration::from_millis(10));
+    for links in [[clean, clean], [bad(5), bad(5)]] {
+        for linux in &controls {
+            for engine in [CongestionControl::Cubic, CongestionControl::Bbr] {
+                lab.exchange(links, (engine, linux), OCTETS, LIMIT)?;
+            }
+        }
+    }
+    ensure!(lab.tracked()? > 0, "conntrack does not track");
+    ensure!(lab.invalid()? == 0, "conntrack calls {} packets invalid", lab.invalid()?);
+    ensure!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Buffers that start empty, grow by chunks from the worker's pool, and give them back.
+//!
+//! [`SendBuffer`] holds what was written and not yet acknowledged; a frame is sealed straight into
+//! it, in one piece. [`ReceiveBuffer`] holds only what lies behind a hole or was not taken yet:
+//! octets that arrive in order go to the caller from where the device put them.
+
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use receive::ReceiveBuffer;
+pub(crate) use send::SendBuffer;
+
+/// Octets in a chunk.
+pub(crate) const CHUNK: usize = 16 * 1024;
+const CHUNK_U64: u64 = CHUNK as u64;
+/// Chunks kept for reuse; more are returned to the system.
+const KEPT_MAX: usize = 4096;
+/// The chunks of one worker: bounded in all, recycled without the allocator.
+#[derive(Debug)]
+pub(crate) struct ChunkPool {
+    free: Vec<Box<[u8]>>,
+    in_use: usize,
+    in_use_max: usize,
+}
+
+impl ChunkPool {
+    /// A pool that hands out at most `octets_max` octets at a time.
+    pub(crate) fn new(octets_max: usize) -> Self {
+        Self { free: Vec::new(), in_use: 0, in_use_max: octets_max / CHUNK }
+    }
+
+    fn take(&mut self) -> Option<Box<[u8]>> {
+        if self.in_use >= self.in_use_max {
+            return None;
+        }
+        self.in_use += 1;
+        Some(self.free.pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice()))
+    }
+
+    fn has_room_for(&self, chunks: usize) -> bool {
+        self.in_use + chunks <= self.in_use_max
+    }
+
+    fn give_back(&mut self, chunk: Box<[u8]>) {
+        self.in_use -= 1;
+        if self.free.len() < KEPT_MAX {
+            self.free.push(chunk);
+        }
+    }
+
+    /// Octets handed out now.
+    pub(crate) fn octets_in_use(&self) -> usize {
+        self.in_use * CHUNK
+    }
+
+    /// Whether more than three quarters are in use: time to stop growing windows.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.in_use * 4 > self.in_use_max * 3
+    }
+}
+
+/// Why a write was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;

@@ -1,0 +1,191 @@
+//! CUBIC (RFC 9438).
+
+use super::hystart::HyStart;
+use super::{AckSample, INITIAL_WINDOW_SEGMENTS};
+use crate::time::{Duration, Instant};
+
+/// Multiplicative decrease (RFC 9438, 4.6).
+const BETA: f64 = 0.7;
+/// The constant that sets how steep the cubic is (RFC 9438, 5), in segments a second cubed.
+const C: f64 = 0.4;
+/// The window never falls below this many segments.
+const MIN_WINDOW_SEGMENTS: u64 = 2;
+/// An upper bound, so that arithmetic cannot overflow whatever a peer acknowledges.
+const MAX_WINDOW: u64 = 1 << 32;
+
+/// Everything that a congestion event changes, kept so that a spurious one can be undone
+/// (RFC 9438, 4.9).
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    window: u64,
+    ssthresh: u64,
+    /// Window before the last reduction, in segments.
+    w_max: f64,
+    /// When the present growth started, and the window in segments then.
+    start: Option<(Instant, f64)>,
+    /// The window that Reno would have, in segments (RFC 9438, 4.3).
+    w_est: f64,
+    /// Fractions of octets not yet added.
+    credit: f64,
+}
+
+/// The state of one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Cubic {
+    mss: u64,
+    now: Epoch,
+    before: Option<Epoch>,
+    hystart: HyStart,
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation)]
+impl Cubic {
+    pub(crate) fn new(mss: u64) -> Self {
+        let now = Epoch {
+            window: INITIAL_WINDOW_SEGMENTS * mss,
+            ssthresh: MAX_WINDOW,
+            w_max: 0.0,
+            start: None,
+            w_est: 0.0,
+            credit: 0.0,
+        };
+        Self { mss, now, before: None, hystart: HyStart::new() }
+    }
+
+    pub(crate) fn set_initial_window(&mut self, window: u64) {
+        self.now.window = window;
+    }
+
+    pub(crate) fn set_mss(&mut self, mss: u64) {
+        // The window is in octets; what shrank is the segment (RFC 9293, 3.7.5).
+        self.mss = mss.max(1);
+    }
+
+    fn segments(&self) -> f64 {
+        self.now.window as f64 / self.mss as f64
+    }
+
+    fn floor(&self) -> u64 {
+        MIN_WINDOW_SEGMENTS * self.mss
+    }
+
+    pub(crate) fn on_ack(&mut self, sample: &AckSample) {
+        if sample.recovering || !sample.window_limited {
+            return;
+        }
+        if self.now.window < self.now.ssthresh {
+            self.slow_start(sample);
+        } else {
+            self.avoid(sample);
+        }
+        self.now.window = self.now.window.min(MAX_WINDOW);
+    }
+
+    fn slow_start(&mut self, sample: &AckSample) {
+        if self.hystart.on_ack(sample) {
+            self.now.ssthresh = self.now.window;
+            return;
+        }
+        let room = self.now.ssthresh - self.now.window;
+        // RFC 3465, 2.3: after a timeout one acknowledgment may cover what arrived long ago.
+        let limit = if sample.timed_out { self.mss } else { u64::MAX };
+        let growth = sample.newly_delivered.min(limit) / self.hystart.growth_divisor();
+        self.now.window += growth.min(room.max(1));
+    }
+
+    /// Congestion avoidance: the cubic, or Reno where that grows faster (RFC 9438, 4.2 to 4.5).
+    fn avoid(&mut self, sample: &AckSample) {
+        let window = self.segments();
+        let acked = sample.newly_delivered as f64 / self.mss as f64;
+        let (start, w_start) = *self.now.start.get_or_insert((sample.now, window));
+        if self.now.w_est == 0.0 {
+            self.now.w_est = window;
+        }
+        // RFC 9438, 4.3: alpha until the window of before the reduction is reached, then 1.
+        let alpha =
+            if self.now.w_est < self.now.w_max { 3.0 * (1.0 - BETA) / (1.0 + BETA) } else { 1.0 };
+        self.now.w_est += alpha * acked / window;
+
+        let rtt = sample.smoothed_rtt.unwrap_or_default().as_secs_f64();
+        let t = sample.now.since(start).as_secs_f64() + rtt;
+        let w_max = self.now.w_max.max(w_start);
+        let k = ((w_max - w_start).max(0.0) / C).cbrt();
+        let cubic = C * (t - k).powi(3) + w_max;
+        let target = cubic.clamp(window, 1.5 * window).max(self.now.w_est);
+        if target > window {
+            self.now.credit += (target - window) / window * sample.newly_delivered as f64;
+            let whole = self.now.credit.floor();
+            self.now.credit -= whole;
+            self.now.window += whole as u64;
+        }
+    }
+
+    /// The reduction of RFC 9438, 4.6 and 4.7.
+    fn reduce(&mut self, flight: u64) {
+        self.before = Some(self.now);
+        let window = self.segments();
+        // Fast convergence: make room when the last maximum was not reached again.
+        self.now.w_max = if window < self.now.w_max { window * (1.0 + BETA) / 2.0 } else { window };
+        let reduced = (flight.min(self.now.window) as f64 * BETA) as u64;
+        self.now.ssthresh = reduced.max(self.floor());
+        self.now.start = None;
+        self.now.w_est = 0.0;
+    }
+
+    pub(crate) fn on_loss(&mut self, _now: Instant, flight: u64) {
+        self.reduce(flight);
+        self.now.window = self.now.ssthresh;
+    }
+
+    pub(crate) fn on_recovered(&mut self) {
+        self.now.window = self.now.ssthresh.max(self.floor());
+        self.before = None;
+    }
+
+    /// Slow start goes on from where it is (RFC 5681, 3.1).
+    pub(crate) fn on_timeout_repaired(&mut self) {
+        self.before = None;
+    }
+
+    pub(crate) fn on_timeout(&mut self, _now: Instant, flight: u64) {
+        // A second timeout in a row must not spoil what the first one remembered.
+        if self.before.is_none() || self.now.window > self.mss {
+            self.reduce(flight);
+        }
+        self.now.window = self.mss;
+        self.hystart = HyStart::new();
+    }
+
+    pub(crate) fn on_spurious(&mut self) {
+        if let Some(before) = self.before.take() {
+            self.now = before;
+        }
+    }
+
+    pub(crate) fn on_restart(&mut self, idle: Duration, rto: Duration) {
+        // RFC 9438, 5.8: time without sending must not count as growth.
+        self.now.start = None;
+        self.now.w_est = 0.0;
+        // RFC 5681, 4.1: after an RTO of silence the old window is no longer known to be safe.
+        if idle > rto {
+            self.now.ssthresh = self.now.ssthresh.max(self.now.window * 3 / 4);
+            self.now.window = self.now.window.min(INITIAL_WINDOW_SEGMENTS * self.mss);
+        }
+    }
+
+    pub(crate) fn window(&self) -> u64 {
+        self.now.window
+    }
+
+    pub(crate) fn slow_start_threshold(&self) -> u64 {
+        self.now.ssthresh
+    }
+
+    /// Spreads a window over a round trip: twice as fast in slow start, 1.2 times later, as Linux
+    /// does, so that pacing never holds the window's growth back.
+    pub(crate) fn pacing_rate(&self, smoothed_rtt: Duration) -> u64 {
+        let per_second = self.now.window as f64 / smoothed_rtt.as_secs_f64().max(1e-6);
+        let gain = if self.now.window < self.now.ssthresh / 2 { 2.0 } else { 1.2 };
+        (per_second * gain) as u64
+    }
+}

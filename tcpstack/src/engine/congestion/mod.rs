@@ -1,0 +1,190 @@
+//! Congestion control: how much may be in flight and how fast it leaves.
+//!
+//! The connection tells each controller what was delivered, lost or proved spurious; a controller
+//! answers with a window and, if it paces, a rate. Which one runs is chosen for each connection.
+
+mod bbr;
+mod cubic;
+mod hystart;
+#[cfg(test)]
+mod tests;
+
+use crate::time::{Duration, Instant};
+use bbr::Bbr;
+use cubic::Cubic;
+
+/// The congestion control of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum CongestionControl {
+    /// CUBIC (RFC 9438) with HyStart++ (RFC 9406).
+    Cubic,
+    /// BBR: paces at the measured delivery rate, so that random loss does not throttle the tunnel.
+    #[default]
+    Bbr,
+}
+
+impl std::str::FromStr for CongestionControl {
+    type Err = UnknownCongestionControl;
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "cubic" => Ok(Self::Cubic),
+            "bbr" => Ok(Self::Bbr),
+            _ => Err(UnknownCongestionControl(name.to_owned())),
+        }
+    }
+}
+
+/// A name in the configuration that is no congestion control.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("congestion control \"{0}\" is not known; use \"bbr\" or \"cubic\"")]
+pub struct UnknownCongestionControl(String);
+
+/// What one acknowledgment told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AckSample {
+    pub(crate) now: Instant,
+    /// Octets newly delivered, by acknowledgment or SACK.
+    pub(crate) newly_delivered: u64,
+    /// Octets delivered over the life of the connection.
+    pub(crate) delivered: u64,
+    /// What was delivered when the newest delivered segment left.
+    pub(crate) prior_delivered: u64,
+    /// Over how long the difference was delivered; zero if the sample is not usable.
+    pub(crate) interval: Duration,
+    /// Round-trip time of the newest segment, if it was sent once.
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) smoothed_rtt: Option<Duration>,
+    /// Octets in flight now and before the acknowledgment.
+    pub(crate) pipe: u64,
+    pub(crate) prior_pipe: u64,
+    /// The newest segment left while there was nothing more to send.
+    pub(crate) app_limited: bool,
+    /// The sender fills its window: only then may a window grow (RFC 9438, 5.8; RFC 7661).
+    pub(crate) window_limited: bool,
+    pub(crate) una: u64,
+    pub(crate) nxt: u64,
+    /// Octets newly marked lost.
+    pub(crate) lost: u64,
+    pub(crate) recovering: bool,
+    /// A retransmission timeout is being repaired.
+    pub(crate) timed_out: bool,
+}
+
+/// The controller of one connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Controller {
+    Cubic(Box<Cubic>),
+    Bbr(Box<Bbr>),
+}
+
+/// The initial window in segments (RFC 6928).
+pub(crate) const INITIAL_WINDOW_SEGMENTS: u64 = 10;
+
+impl Controller {
+    /// Octets on the heap of one controller at the most.
+    #[cfg(test)]
+    pub(crate) const BOXED_BYTES_MAX: usize = size_of::<Bbr>();
+
+    pub(crate) fn new(kind: CongestionControl, mss: u64, now: Instant) -> Self {
+        match kind {
+            CongestionControl::Cubic => Self::Cubic(Box::new(Cubic::new(mss))),
+            CongestionControl::Bbr => Self::Bbr(Box::new(Bbr::new(mss, now))),
+        }
+    }
+
+    /// The handshake is done: this much may be in flight at first.
+    pub(crate) fn set_initial_window(&mut self, window: u64) {
+        match self {
+            Self::Cubic(cubic) => cubic.set_initial_window(window),
+            Self::Bbr(bbr) => bbr.set_initial_window(window),
+        }
+    }
+
+    /// The segment size changed with the path.
+    pub(crate) fn set_mss(&mut self, mss: u64) {
+        match self {
+            Self::Cubic(cubic) => cubic.set_mss(mss),
+            Self::Bbr(bbr) => bbr.set_mss(mss),
+        }
+    }
+
+    pub(crate) fn on_ack(&mut self, sample: &AckSample) {
+        match self {
+            Self::Cubic(cubic) => cubic.on_ack(sample),
+            Self::Bbr(bbr) => bbr.on_ack(sample),
+        }
+    }
+
+    /// A loss was found with `flight` octets outstanding; at most once a round trip.
+    pub(crate) fn on_loss(&mut self, now: Instant, flight: u64) {
+        match self {
+            Self::Cubic(cubic) => cubic.on_loss(now, flight),
+            Self::Bbr(bbr) => bbr.on_loss(flight),
+        }
+    }
+
+    /// The recovery ended: all that was outstanding at its start has been acknowledged.
+    pub(crate) fn on_recovered(&mut self) {
+        match self {
+            Self::Cubic(cubic) => cubic.on_recovered(),
+            Self::Bbr(bbr) => bbr.on_recovered(),
+        }
+    }
+
+    /// All that was outstanding when the retransmission timer fired has been acknowledged.
+    pub(crate) fn on_timeout_repaired(&mut self) {
+        match self {
+            Self::Cubic(cubic) => cubic.on_timeout_repaired(),
+            Self::Bbr(bbr) => bbr.on_recovered(),
+        }
+    }
+
+    /// The retransmission timer fired.
+    pub(crate) fn on_timeout(&mut self, now: Instant, flight: u64) {
+        match self {
+            Self::Cubic(cubic) => cubic.on_timeout(now, flight),
+            Self::Bbr(bbr) => bbr.on_timeout(flight),
+        }
+    }
+
+    /// The last loss or timeout was none: go back to the state before it.
+    pub(crate) fn on_spurious(&mut self) {
+        match self {
+            Self::Cubic(cubic) => cubic.on_spurious(),
+            Self::Bbr(bbr) => bbr.on_recovered(),
+        }
+    }
+
+    /// Sending starts again after the connection was idle for `idle`.
+    pub(crate) fn on_restart(&mut self, idle: Duration, rto: Duration) {
+        match self {
+            Self::Cubic(cubic) => cubic.on_restart(idle, rto),
+            Self::Bbr(bbr) => bbr.on_restart(),
+        }
+    }
+
+    /// Octets that may be in flight.
+    pub(crate) fn window(&self) -> u64 {
+        match self {
+            Self::Cubic(cubic) => cubic.window(),
+            Self::Bbr(bbr) => bbr.window(),
+        }
+    }
+
+    /// The window that loss recovery comes down to, for PRR; `None` if the controller governs
+    /// recovery by itself.
+    pub(crate) fn recovery_target(&self) -> Option<u64> {
+        match self {
+            Self::Cubic(cubic) => Some(cubic.slow_start_threshold()),
+            Self::Bbr(_) => None,
+        }
+    }
+
+    /// Octets a second at which to pace.
+    pub(crate) fn pacing_rate(&self, smoothed_rtt: Option<Duration>) -> Option<u64> {
+        match self {
+            Self::Cubic(cubic) => smoothed_rtt.map(|srtt| cubic.pacing_rate(srtt)),
+            Self::Bbr(bbr) => Some(bbr.pacing_rate()),
+        }
+    }
+}

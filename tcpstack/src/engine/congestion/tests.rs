@@ -1,0 +1,211 @@
+//! The controllers alone, on a path made of arithmetic: one acknowledgment for each segment.
+
+use super::*;
+
+const MSS: u64 = 1000;
+
+/// Runs a controller over a path of `rate` octets a second and `base` round trip, whose queue never
+/// overflows.
+struct Path {
+    controller: Controller,
+    now: Instant,
+    base: Duration,
+    rate: u64,
+    delivered: u64,
+    /// The round-trip time that the queue makes.
+    rtt: Duration,
+}
+
+impl Path {
+    fn new(kind: CongestionControl, base: Duration, rate: u64) -> Self {
+        let now = Instant::from_micros(1_000_000);
+        let controller = Controller::new(kind, MSS, now);
+        Self { controller, now, base, rate, delivered: 0, rtt: base }
+    }
+
+    /// One round trip with as much in flight as window and pacing allow.
+    fn round(&mut self) {
+        let paced = self.controller.pacing_rate(Some(self.rtt)).unwrap_or(u64::MAX) as f64;
+        let paced = (paced * self.rtt.as_secs_f64()) as u64;
+        let window = self.controller.window().min(paced).max(MSS);
+        let drain = Duration::from_secs_f64(window as f64 / self.rate as f64);
+        self.rtt = self.base.max(drain);
+        let segments = window / MSS;
+        for n in 0..segments {
+            self.now = self.now + self.rtt / u32::try_from(segments).unwrap();
+            self.delivered += MSS;
+            let sample = AckSample {
+                now: self.now,
+                newly_delivered: MSS,
+                delivered: self.delivered,
+                prior_delivered: self.delivered.saturating_sub(window),
+                interval: self.rtt,
+                rtt: Some(self.rtt),
+                smoothed_rtt: Some(self.rtt),
+                pipe: window - MSS,
+                prior_pipe: window,
+                app_limited: false,
+                window_limited: true,
+                una: self.delivered,
+                nxt: self.delivered + window - n.min(1),
+                lost: 0,
+                recovering: false,
+                timed_out: false,
+            };
+            self.controller.on_ack(&sample);
+        }
+    }
+
+    fn rounds(&mut self, count: usize) -> &mut Self {
+        (0..count).for_each(|_| self.round());
+        self
+    }
+
+    fn window(&self) -> u64 {
+        self.controller.window() / MSS
+    }
+
+    fn lose(&mut self) {
+        let flight = self.controller.window();
+        self.controller.on_loss(self.now, flight);
+        self.controller.on_recovered();
+    }
+}
+
+const FAST: u64 = 1 << 40;
+
+fn cubic() -> Path {
+    Path::new(CongestionControl::Cubic, Duration::from_millis(100), FAST)
+}
+
+#[test]
+fn rfc5681_3_1_slow_start_doubles() {
+    let mut path = cubic();
+    assert_eq!(path.window(), 10);
+    assert_eq!(path.rounds(1).window(), 20);
+    assert_eq!(path.rounds(2).window(), 80);
+}
+
+#[test]
+fn rfc9438_4_6_a_loss_takes_three_tenths() {
+    let mut path = cubic();
+    path.rounds(4);
+    path.lose();
+    assert_eq!(path.window(), 112);
+}
+
+/// RFC 9438, 4.2: after K seconds the window of before the loss is there again, not much sooner,
+/// and then it grows faster and faster.
+#[test]
+fn rfc9438_4_2_the_cubic() {
+    let mut path = cubic();
+    path.rounds(6);
+    let before = path.window();
+    path.lose();
+    let start = path.now;
+    let k = ((before - path.window()) as f64 / 0.4).cbrt();
+    while path.window() < before {
+        path.round();
+        assert!(path.now.since(start).as_secs_f64() < 1.2 * k + 0.5, "{}", path.window());
+    }
+    assert!(path.now.since(start).as_secs_f64() > 0.8 * k, "{:?}", path.now.since(start));
+    let (first, second) = (path.rounds(10).window(), path.rounds(10).window());
+    assert!(second - first > first - before, "convex: {before} {first} {second}");
+}
+
+/// RFC 9438, 4.7: a second loss below the last maximum makes room for others.
+#[test]
+fn rfc9438_4_7_fast_convergence() {
+    let (mut one, mut two) = (cubic(), cubic());
+    for path in [&mut one, &mut two] {
+        path.rounds(6);
+        path.lose();
+    }
+    two.lose();
+    one.rounds(40);
+    two.rounds(40);
+    assert!(two.window() < one.window(), "{} {}", two.window(), one.window());
+}
+
+#[test]
+fn rfc9438_4_9_a_needless_reduction_is_undone() {
+    let mut path = cubic();
+    path.rounds(3);
+    let before = path.window();
+    path.controller.on_timeout(path.now, before * MSS);
+    assert_eq!(path.window(), 1);
+    path.controller.on_timeout(path.now, MSS);
+    path.controller.on_spurious();
+    assert_eq!(path.window(), before);
+}
+
+/// RFC 9438, 5.8, and RFC 7661: a window that is not used does not grow.
+#[test]
+fn rfc9438_5_8_growth_needs_use() {
+    let mut path = cubic();
+    let sample = AckSample {
+        now: path.now,
+        newly_delivered: MSS,
+        delivered: MSS,
+        prior_delivered: 0,
+        interval: path.base,
+        rtt: Some(path.base),
+        smoothed_rtt: Some(path.base),
+        pipe: 0,
+        prior_pipe: MSS,
+        app_limited: true,
+        window_limited: false,
+        una: MSS,
+        nxt: MSS,
+        lost: 0,
+        recovering: false,
+        timed_out: false,
+    };
+    path.controller.on_ack(&sample);
+    assert_eq!(path.window(), 10);
+}
+
+/// RFC 9406, 4.3: slow start ends as the queue grows, long before a loss.
+#[test]
+fn rfc9406_4_3_slow_start_ends_as_the_queue_grows() {
+    // 100 segments are the path's product.
+    let mut path = Path::new(CongestionControl::Cubic, Duration::from_millis(100), 1_000_000);
+    path.rounds(30);
+    let Controller::Cubic(cubic) = &path.controller else { unreachable!() };
+    let threshold = cubic.slow_start_threshold() / MSS;
+    assert!((100..800).contains(&threshold), "{threshold}");
+}
+
+/// BBR finds rate and round trip, keeps about two products in flight, and a loss does not move it.
+#[test]
+fn bbr_finds_the_path() {
+    let mut path = Path::new(CongestionControl::Bbr, Duration::from_millis(100), 1_000_000);
+    path.rounds(30);
+    let window = path.window();
+    assert!((150..320).contains(&window), "{window}");
+    let rate = path.controller.pacing_rate(None).unwrap();
+    assert!((700_000..1_300_000).contains(&rate), "{rate}");
+    path.lose();
+    assert!(path.rounds(2).window() >= window * 9 / 10);
+}
+
+/// However bad the estimates, the least window may leave in each round trip.
+#[test]
+fn bbr_never_stands_still() {
+    let mut path = Path::new(CongestionControl::Bbr, Duration::from_millis(100), 1_000_000);
+    path.rounds(10);
+    path.rate = 1000;
+    path.rounds(40);
+    assert!(path.window() >= 4);
+    let a_round_trip = path.rtt.as_secs_f64();
+    let rate = path.controller.pacing_rate(None).unwrap() as f64;
+    assert!(rate * a_round_trip >= 0.9 * 4.0 * MSS as f64, "{rate} for {a_round_trip} s");
+}
+
+#[test]
+fn names_are_read_and_mistakes_explained() {
+    assert_eq!("cubic".parse(), Ok(CongestionControl::Cubic));
+    assert_eq!("bbr".parse(), Ok(CongestionControl::Bbr));
+    let error = "reno".parse::<CongestionControl>().unwrap_err();
+    assert!(error.to_string().contains("\"reno\""));
+}

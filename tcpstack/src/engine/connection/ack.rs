@@ -1,0 +1,335 @@
+//! What an acknowledgment tells: deliveries, round-trip times, losses, and repairs that were for
+//! nothing.
+
+use super::Connection;
+use super::sender::{Flight, Recovery, Sender};
+use crate::engine::congestion::AckSample;
+use crate::engine::lazy::Idle;
+use crate::engine::scoreboard::Sent;
+use crate::engine::segment::{Segment, timestamp};
+use crate::time::{Duration, Instant};
+use std::ops::Range;
+
+/// Repetitions of an acknowledgment that mean a loss (RFC 5681, 3.2).
+const REPETITIONS: u64 = 3;
+
+/// What one acknowledgment newly delivered.
+#[derive(Debug, Default)]
+struct Deliveries {
+    octets: u64,
+    /// The segment sent last among them, for the delivery rate.
+    newest: Option<Sent>,
+    /// Sent once, and earliest: its round trip is a measurement (RFC 6298, 3), unless something
+    /// that was sent again is acknowledged along with it: then it may have waited behind that.
+    first_unambiguous: Option<Instant>,
+    last_unambiguous: Option<Instant>,
+    /// The lowest end of what was sent once only.
+    original: Option<u64>,
+    /// Something that was sent again is among them.
+    repaired: bool,
+}
+
+impl Deliveries {
+    fn take(&mut self, sent: &Sent) {
+        self.octets += sent.range.end - sent.range.start;
+        self.repaired |= sent.retransmitted;
+        if !sent.retransmitted {
+            let end = sent.range.end;
+            self.original = Some(self.original.map_or(end, |lowest| lowest.min(end)));
+            self.first_unambiguous =
+                Some(self.first_unambiguous.map_or(sent.sent_at, |at| at.min(sent.sent_at)));
+            self.last_unambiguous =
+                Some(self.last_unambiguous.map_or(sent.sent_at, |at| at.max(sent.sent_at)));
+        }
+        if self.newest.as_ref().is_none_or(|newest| sent.sent_at >= newest.sent_at) {
+            self.newest = Some(sent.clone());
+        }
+    }
+}
+
+/// What the acknowledgment's options say beyond the number.
+struct Echo {
+    /// The timestamp that it echoes.
+    value: Option<u32>,
+    offset: u32,
+}
+
+impl Echo {
+    /// Whether it names a transmission earlier than `at`.
+    fn is_before(&self, at: Instant) -> bool {
+        self.value.is_some_and(|v| v.wrapping_sub(timestamp(at, self.offset)).cast_signed() < 0)
+    }
+}
+
+impl Connection {
+    /// Takes the acknowledgment `ack` (an offset within the acceptable range) of `segment`.
+    pub(super) fn take_acknowledgment(&mut self, segment: &Segment, ack: u64, now: Instant) {
+        let echo = Echo {
+            value: segment.options.timestamps.filter(|_| self.timestamps).map(|(_, echo)| echo),
+            offset: self.timestamp_offset,
+        };
+        let tx = &mut self.tx;
+        let advanced = ack > tx.una;
+        let prior_pipe = tx.board.pipe();
+        let acked = ack.saturating_sub(tx.una);
+        let flight = tx.flight();
+        let repeated = ack == tx.una && tx.is_repetition(segment, ack);
+        let (deliveries, duplicate) = tx.note_deliveries(segment, ack, self.sack, &echo, now);
+        if advanced {
+            tx.progressed(ack, now);
+        }
+        tx.measure(&deliveries, &echo, advanced, now);
+        let spurious = tx.check_spurious(&deliveries, duplicate, &echo, advanced);
+        if tx.probe.acknowledged(ack, duplicate, advanced || deliveries.octets > 0) {
+            tx.controller.on_loss(now, flight.outstanding);
+            tx.controller.on_recovered();
+        }
+        let lost = match (spurious, tx.sack) {
+            (true, _) => 0,
+            (false, true) => tx.find_losses(now),
+            (false, false) => tx.count_repetitions(repeated, acked),
+        };
+        let lost = lost.saturating_sub(tx.judge_path(now));
+        let before = *tx.recovery;
+        tx.update_recovery(&deliveries, flight, lost, advanced, now);
+        tx.inform_controller(&deliveries, before, (lost, prior_pipe), now);
+    }
+}
+
+impl Sender {
+    /// Updates the scoreboard by the cumulative number and the SACK blocks. Also tells whether a
+    /// block reports a duplicate (RFC 2883).
+    fn note_deliveries(
+        &mut self,
+        segment: &Segment,
+        ack: u64,
+        sack: bool,
+        echo: &Echo,
+        now: Instant,
+    ) -> (Deliveries, bool) {
+        let mut deliveries = Deliveries::default();
+        let in_flight = !self.board.is_empty();
+        let Self { board, rack, rtt, .. } = self;
+        let min_rtt = rtt.minimum();
+        let mut note = |sent: &Sent| {
+            deliveries.take(sent);
+            rack.delivered(sent, now, echo.is_before(sent.sent_at), min_rtt);
+        };
+        if in_flight {
+            board.acknowledge(ack, &mut note);
+        }
+        let mut duplicate = false;
+        if sack {
+            let mut previous: Option<Range<u64>> = None;
+            for (index, (left, right)) in segment.options.sack.iter().enumerate() {
+                let Some(block) = block(self.space, self.una, left, right) else { continue };
+                if block.end > self.nxt {
+                    continue; // Acknowledges what was never sent.
+                }
+                // RFC 2883, 4: a first block below the acknowledgment is a duplicate.
+                if index == 0 && block.end <= ack {
+                    duplicate = true;
+                } else if block.start >= ack && in_flight {
+                    board.sack(block.clone(), &mut note);
+                }
+                if index == 1
+                    && previous.is_some_and(|p| p.start >= block.start && p.end <= block.end)
+                {
+                    duplicate = true;
+                }
+                previous = Some(block);
+            }
+        }
+        if duplicate {
+            rack.dsack(ack, self.nxt);
+        }
+        self.delivered += deliveries.octets;
+        if deliveries.octets > 0 {
+            self.delivered_at = now;
+        }
+        (deliveries, duplicate)
+    }
+
+    fn measure(&mut self, deliveries: &Deliveries, echo: &Echo, advanced: bool, now: Instant) {
+        if let Some(sent_at) = deliveries.first_unambiguous.filter(|_| !deliveries.repaired) {
+            self.rtt.sample(now.since(sent_at), now);
+        } else if let Some(value) = echo.value.filter(|_| advanced) {
+            // Only retransmissions were acknowledged: the timestamp tells which (RFC 7323, 4.1).
+            let ms = timestamp(now, echo.offset).wrapping_sub(value);
+            if ms < 60_000 {
+                self.rtt.sample(Duration::from_millis(u64::from(ms.max(1))), now);
+            }
+        }
+        if advanced {
+            self.rtt.forgive();
+        }
+    }
+
+    /// Eifel (RFC 3522), F-RTO (RFC 5682, 3) and D-SACK (RFC 3708): the repair was for nothing.
+    fn check_spurious(
+        &mut self,
+        deliveries: &Deliveries,
+        duplicate: bool,
+        echo: &Echo,
+        advanced: bool,
+    ) -> bool {
+        // Only what left before the timeout, and an acknowledgment that the repair cannot explain.
+        let original_after_timeout = match *self.recovery {
+            Recovery::Timeout { end, .. } => {
+                !deliveries.repaired && deliveries.original.is_some_and(|lowest| lowest <= end)
+            }
+            _ => false,
+        };
+        if self.recovery.is_idle() {
+            return false;
+        }
+        let (Recovery::Fast { undo, .. } | Recovery::Timeout { undo, .. }) = &mut *self.recovery
+        else {
+            return false;
+        };
+        if duplicate && undo.unreported > 0 {
+            undo.unreported -= 1;
+        }
+        let all_duplicates =
+            duplicate && undo.unreported == 0 && undo.first_retransmission.is_some();
+        let echoes_original = advanced
+            && echo
+                .value
+                .zip(undo.first_retransmission)
+                .is_some_and(|(value, first)| value.wrapping_sub(first).cast_signed() < 0);
+        let spurious = all_duplicates || echoes_original || original_after_timeout;
+        if spurious {
+            self.board.unmark_lost();
+            self.controller.on_spurious();
+            self.rtt.forgive();
+            *self.recovery = Recovery::Open;
+        }
+        spurious
+    }
+
+    /// Lets RACK mark what is lost by now. Returns the octets newly lost.
+    pub(super) fn find_losses(&mut self, now: Instant) -> u64 {
+        if !self.sack {
+            return 0; // RACK needs SACK (RFC 8985, 3).
+        }
+        let view = self.loss_view();
+        let (lost, again) = self.rack.detect(&mut self.board, &self.rtt, view, now);
+        self.reorder_at = again;
+        lost
+    }
+
+    /// Whether an acknowledgment says nothing but that something else arrived (RFC 5681, 2).
+    fn is_repetition(&self, segment: &Segment, ack: u64) -> bool {
+        !self.board.is_empty()
+            && segment.sequence_len() == 0
+            && ack + (u64::from(segment.window) << self.peer_scale) == self.edge
+    }
+
+    /// What RACK cannot do for a peer without SACK: three repetitions of an acknowledgment mean a
+    /// loss, and so does one that stops short of the recovery's end (RFC 6582, 3.2). Each
+    /// repetition tells that a segment left the network, so that another may follow it, before the
+    /// third too (RFC 3042). Returns the octets newly lost.
+    fn count_repetitions(&mut self, repeated: bool, acked: u64) -> u64 {
+        let mss = u64::from(self.mss);
+        let recovering = matches!(*self.recovery, Recovery::Fast { .. });
+        if acked > 0 {
+            let partial = matches!(*self.recovery, Recovery::Fast { end, .. } if self.una < end);
+            let back = if acked >= mss { mss } else { 0 };
+            self.inflation = if partial { self.inflation.saturating_sub(acked) + back } else { 0 };
+            return if partial { self.board.mark_first_lost() } else { 0 };
+        }
+        if !repeated || matches!(*self.recovery, Recovery::Timeout { .. }) {
+            return 0;
+        }
+        self.inflation = (self.inflation + mss).min(self.nxt - self.una);
+        let third = !recovering && self.inflation >= REPETITIONS * mss;
+        if third { self.board.mark_first_lost() } else { 0 }
+    }
+
+    fn update_recovery(
+        &mut self,
+        deliveries: &Deliveries,
+        flight: Flight,
+        lost: u64,
+        advanced: bool,
+        now: Instant,
+    ) {
+        if lost > 0 && matches!(*self.recovery, Recovery::Open) {
+            self.begin_recovery(flight, now);
+        }
+        if self.recovery.is_idle() {
+            return;
+        }
+        match &mut *self.recovery {
+            Recovery::Open => {}
+            Recovery::Fast { end, .. } if self.una >= *end => {
+                *self.recovery = Recovery::Open;
+                self.inflation = 0;
+                self.controller.on_recovered();
+                self.rack.recovery_ended();
+            }
+            Recovery::Timeout { end, .. } if self.una >= *end => {
+                *self.recovery = Recovery::Open;
+                self.controller.on_timeout_repaired();
+                self.rack.recovery_ended();
+            }
+            Recovery::Fast { window: Some((prr, window)), .. } => {
+                let target = self.controller.recovery_target().unwrap_or(*window);
+                let pipe = self.board.pipe();
+                let safe = advanced && lost == 0;
+                *window = prr.on_ack(deliveries.octets, pipe, target, u64::from(self.mss), safe);
+            }
+            Recovery::Fast { .. } | Recovery::Timeout { .. } => {}
+        }
+    }
+
+    fn inform_controller(
+        &mut self,
+        deliveries: &Deliveries,
+        before: Recovery,
+        (lost, prior_pipe): (u64, u64),
+        now: Instant,
+    ) {
+        let Some(newest) = &deliveries.newest else { return };
+        // The rate over the longer of sending and acknowledging (delivery rate estimation, 3.2.2).
+        let send_elapsed = newest.sent_at.since(newest.flight_started);
+        let ack_elapsed = now.since(newest.delivered_at);
+        let interval = send_elapsed.max(ack_elapsed);
+        let plausible = self.rtt.minimum().is_none_or(|min| interval >= min);
+        let sample = AckSample {
+            now,
+            newly_delivered: deliveries.octets,
+            delivered: self.delivered,
+            prior_delivered: newest.delivered,
+            interval: if plausible { interval } else { Duration::ZERO },
+            rtt: deliveries
+                .last_unambiguous
+                .filter(|_| !deliveries.repaired)
+                .map(|at| now.since(at)),
+            smoothed_rtt: self.rtt.smoothed(),
+            pipe: self.board.pipe(),
+            prior_pipe,
+            app_limited: newest.app_limited,
+            window_limited: self.window_limited,
+            una: self.una,
+            nxt: self.nxt,
+            lost,
+            recovering: [before, *self.recovery].iter().any(|r| matches!(r, Recovery::Fast { .. })),
+            timed_out: matches!(before, Recovery::Timeout { .. }),
+        };
+        let sent_at = newest.sent_at;
+        self.set_flight_start(sent_at);
+        self.controller.on_ack(&sample);
+    }
+}
+
+/// A SACK block as offsets, if it is one.
+fn block(
+    space: crate::engine::offset::SequenceSpace,
+    una: u64,
+    left: u32,
+    right: u32,
+) -> Option<Range<u64>> {
+    let range = space.offset(una, left)?..space.offset(una, right)?;
+    (range.start < range.end).then_some(range)
+}

@@ -1,0 +1,93 @@
+//! What we tell the peer of what we received: when, which window, which blocks.
+
+use super::receiver::Receiver;
+use crate::engine::segment::{SACK_BLOCKS_MAX, SackBlocks};
+use crate::time::{Duration, Instant};
+use std::ops::Range;
+
+/// How long an acknowledgment may wait (RFC 9293, 3.8.6.3 allows 500 ms).
+const ACK_DELAY: Duration = Duration::from_millis(25);
+
+impl Receiver {
+    /// Decides when the octets that came in order are acknowledged (RFC 5681, 4.2): every second
+    /// full segment at once, else after a delay.
+    pub(super) fn schedule_ack(&mut self, mss: u16, now: Instant) {
+        if self.window_opened(mss) {
+            self.ack_now = true;
+        }
+        if self.unacknowledged == 0 {
+            return;
+        }
+        if self.quick_acks > 0 {
+            self.quick_acks -= 1;
+            self.ack_now = true;
+        }
+        if self.unacknowledged >= 2 * u64::from(mss) {
+            self.ack_now = true;
+        }
+        self.ack_by.get_or_insert(now + ACK_DELAY);
+    }
+
+    /// Whether the window has opened enough to be worth telling (RFC 9293, 3.8.6.2.2).
+    fn window_opened(&self, mss: u16) -> bool {
+        (self.taken() + self.limit).saturating_sub(self.edge)
+            >= (self.limit / 2).max(2 * u64::from(mss))
+    }
+
+    /// The window field of the next segment; moves the right edge.
+    pub(super) fn advertise(&mut self, mss: u16) -> u16 {
+        let wanted = (self.taken() + self.limit).max(self.edge);
+        // Silly window avoidance: small steps are not told (RFC 9293, 3.8.6.2.2).
+        let worthwhile = wanted - self.edge >= u64::from(mss).min(self.limit / 2);
+        let edge = if worthwhile { wanted } else { self.edge };
+        let field = u16::try_from((edge - self.nxt) >> self.scale).unwrap_or(u16::MAX);
+        // What rounding and 16 bits leave is what the peer learns; what it learnt before stays
+        // acceptable (RFC 7323, 2.4).
+        self.edge = self.edge.max(self.nxt + (u64::from(field) << self.scale));
+        field
+    }
+
+    pub(super) fn taken(&self) -> u64 {
+        // Before any data the caller has taken nothing, and the SYN is not for it.
+        self.buffer.taken().max(1)
+    }
+
+    /// An acknowledgment of everything so far leaves.
+    pub(super) fn acknowledged(&mut self) {
+        self.last_ack_sent = self.nxt;
+        self.unacknowledged = 0;
+        self.ack_now = false;
+        self.ack_by = None;
+        if self.holes.duplicate.is_some() {
+            self.holes.duplicate = None;
+        }
+    }
+
+    /// Whether an acknowledgment must leave now.
+    pub(super) fn wants_ack(&self, now: Instant) -> bool {
+        self.ack_now || self.ack_by.is_some_and(|at| at <= now)
+    }
+
+    /// The SACK blocks of the next acknowledgment: a duplicate first (RFC 2883), then the runs that
+    /// grew last (RFC 2018, 4).
+    pub(super) fn sack_blocks(&self, timestamps: bool) -> SackBlocks {
+        let most = if timestamps { SACK_BLOCKS_MAX - 1 } else { SACK_BLOCKS_MAX };
+        let mut blocks = SackBlocks::default();
+        let mut told: [Option<Range<u64>>; SACK_BLOCKS_MAX] = Default::default();
+        if let Some(range) = &self.holes.duplicate {
+            blocks.push(self.space.wire(range.start), self.space.wire(range.end));
+        }
+        for offset in self.holes.recent {
+            if offset < self.nxt || blocks.len() >= most {
+                continue;
+            }
+            let Some(run) = self.buffer.run_containing(offset) else { continue };
+            if told.iter().flatten().any(|known| *known == run) {
+                continue;
+            }
+            blocks.push(self.space.wire(run.start), self.space.wire(run.end));
+            told[blocks.len() - 1] = Some(run);
+        }
+        blocks
+    }
+}

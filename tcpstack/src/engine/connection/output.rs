@@ -1,0 +1,195 @@
+//! What leaves: retransmissions, new data, FIN, and acknowledgments.
+
+use super::plan::Plan;
+use super::{Connection, Context, State};
+use crate::api::Transmit;
+use crate::engine::segment::{Flags, Options, Outgoing, SackBlocks, packet_len, timestamp, write};
+use std::ops::Range;
+
+/// How far a transmission came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// Everything that may leave now has left.
+    Done,
+    /// The connection has had its turn and has more.
+    Turn,
+    /// The device takes no more.
+    NoRoom,
+}
+
+impl Connection {
+    /// Sends what may leave now, at most `turn` segments of data.
+    pub(crate) fn transmit(
+        &mut self,
+        context: &Context<'_>,
+        turn: u64,
+        sink: &mut impl Transmit,
+    ) -> Progress {
+        if self.state == State::Closed {
+            return Progress::Done;
+        }
+        if !sink.has_room() {
+            return Progress::NoRoom;
+        }
+        self.send_probe(context, sink);
+        self.send_syn(context, sink);
+        if self.state == State::SynSent {
+            return Progress::Done;
+        }
+        let progress = self.send_data(context, turn, sink);
+        if progress != Progress::NoRoom && self.rx.wants_ack(context.now) {
+            if !sink.has_room() {
+                return Progress::NoRoom;
+            }
+            let sack = self.sack_blocks();
+            self.send_empty(self.tx.nxt, sack, context, sink);
+        }
+        progress
+    }
+
+    /// An empty segment one octet below what is expected makes the peer tell its state.
+    fn send_probe(&mut self, context: &Context<'_>, sink: &mut impl Transmit) {
+        if std::mem::take(&mut self.probe_peer) {
+            let below = self.tx.una.saturating_sub(1);
+            let sack = self.sack_blocks();
+            self.send_empty(below, sack, context, sink);
+        }
+    }
+
+    fn sack_blocks(&self) -> SackBlocks {
+        if self.sack { self.rx.sack_blocks(self.timestamps) } else { SackBlocks::default() }
+    }
+
+    /// The SYN, or after a simultaneous open the SYN with an acknowledgment.
+    fn send_syn(&mut self, context: &Context<'_>, sink: &mut impl Transmit) {
+        let first = self.state == State::SynSent && self.tx.nxt == 0;
+        let again = self.tx.una == 0 && self.tx.board.has_lost();
+        if !first && !again {
+            return;
+        }
+        let acknowledges = self.state != State::SynSent;
+        let options = Options {
+            mss: Some(super::offered_mss(&self.tuple, context.settings)),
+            // RFC 7323, 2.2: answered only if it was offered.
+            window_scale: (!acknowledges || self.rx.scale > 0)
+                .then_some(context.settings.window_scale),
+            sack_permitted: self.sack,
+            timestamps: self.timestamps.then(|| self.timestamps(context)),
+            sack: SackBlocks::default(),
+        };
+        let segment = Outgoing {
+            seq: self.tx.space.wire(0),
+            ack: acknowledges.then(|| self.rx.next_wire()),
+            flags: Flags { syn: true, ..Flags::default() },
+            window: u16::MAX,
+            options,
+        };
+        self.emit(&segment, 0..0, context, sink);
+        if acknowledges {
+            self.rx.acknowledged();
+        }
+        let stamp = timestamp(context.now, self.timestamp_offset);
+        if first {
+            self.tx.sent_new(0..1, context.now);
+        } else {
+            self.tx.sent_again(&(0..1), stamp, context.now);
+        }
+    }
+
+    fn timestamps(&self, context: &Context<'_>) -> (u32, u32) {
+        (timestamp(context.now, self.timestamp_offset), self.rx.timestamp_echo())
+    }
+
+    fn send_data(
+        &mut self,
+        context: &Context<'_>,
+        turn: u64,
+        sink: &mut impl Transmit,
+    ) -> Progress {
+        if self.tx.una == 0 {
+            return Progress::Done;
+        }
+        for _ in 0..turn {
+            if !sink.has_room() {
+                return Progress::NoRoom;
+            }
+            match self.tx.plan(context.now) {
+                Plan::Nothing => return Progress::Done,
+                Plan::New(range) => {
+                    self.send_range(&range, context, sink);
+                    self.tx.sent_new(range, context.now);
+                }
+                Plan::Retransmit(range) => {
+                    self.send_range(&range, context, sink);
+                    let stamp = timestamp(context.now, self.timestamp_offset);
+                    self.tx.sent_again(&range, stamp, context.now);
+                }
+            }
+        }
+        Progress::Turn
+    }
+
+    /// Sends the octets of `range`; one behind the data is the FIN.
+    fn send_range(&mut self, range: &Range<u64>, context: &Context<'_>, sink: &mut impl Transmit) {
+        let data_end = self.tx.buffer.end();
+        let fin = self.tx.fin_queued() && range.end > data_end;
+        let data = range.start..range.end.min(data_end);
+        let flags =
+            Flags { fin, psh: data.start < data.end && data.end == data_end, ..Flags::default() };
+        let segment = self.segment(range.start, flags, SackBlocks::default(), context);
+        self.emit(&segment, data, context, sink);
+        if !(self.sack && self.rx.has_sack_to_tell()) {
+            self.rx.acknowledged();
+        }
+    }
+
+    /// An acknowledgment, or a probe when `offset` lies below what was sent.
+    pub(super) fn send_empty(
+        &mut self,
+        offset: u64,
+        sack: SackBlocks,
+        context: &Context<'_>,
+        sink: &mut impl Transmit,
+    ) {
+        let segment = self.segment(offset, Flags::default(), sack, context);
+        self.emit(&segment, 0..0, context, sink);
+        self.rx.acknowledged();
+    }
+
+    fn segment(
+        &mut self,
+        offset: u64,
+        flags: Flags,
+        sack: SackBlocks,
+        context: &Context<'_>,
+    ) -> Outgoing {
+        Outgoing {
+            seq: self.tx.space.wire(offset),
+            ack: Some(self.rx.next_wire()),
+            flags,
+            window: self.rx.advertise(self.tx.mss),
+            options: Options {
+                timestamps: self.timestamps.then(|| self.timestamps(context)),
+                sack,
+                ..Options::default()
+            },
+        }
+    }
+
+    fn emit(
+        &mut self,
+        segment: &Outgoing,
+        data: Range<u64>,
+        context: &Context<'_>,
+        sink: &mut impl Transmit,
+    ) {
+        let len = usize::try_from(data.end.saturating_sub(data.start)).unwrap_or(0);
+        let checksum = context.settings.tx_checksum;
+        self.segments_out += 1;
+        sink.packet(packet_len(&self.tuple, segment, len), |out| {
+            write(out, &self.tuple, self.marking, checksum, segment, |payload| {
+                self.tx.buffer.read(data.start, payload);
+            });
+        });
+    }
+}

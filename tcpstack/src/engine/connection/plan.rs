@@ -1,0 +1,118 @@
+//! What may leave next: retransmissions, probes and new data, as windows and pacing allow.
+
+use super::sender::{Recovery, Sender, len};
+use crate::engine::rack::LossView;
+use crate::time::Instant;
+use std::ops::Range;
+
+/// What may leave next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    Retransmit(Range<u64>),
+    New(Range<u64>),
+    /// Nothing for now.
+    Nothing,
+}
+
+impl Sender {
+    /// The window for loss recovery where PRR governs it, else the controller's.
+    fn window(&self) -> u64 {
+        match *self.recovery {
+            Recovery::Fast { window: Some((_, window)), .. } => window,
+            _ => self.controller.window() + self.inflation,
+        }
+    }
+
+    pub(super) fn loss_view(&self) -> LossView {
+        LossView { recovering: !matches!(*self.recovery, Recovery::Open), mss: u64::from(self.mss) }
+    }
+
+    /// What may leave now. Retransmissions come first; pacing holds both back.
+    pub(super) fn plan(&mut self, now: Instant) -> Plan {
+        self.pace_until = None;
+        if self.probe_due {
+            return self.plan_probe();
+        }
+        let lost = self.board.next_lost();
+        let fresh = self.next_probe_of_path(now).or_else(|| self.next_new());
+        if lost.is_none() && fresh.is_none() {
+            self.note_application_limit();
+            return Plan::Nothing;
+        }
+        if let Some(until) = self.pacer.blocked_until(now) {
+            self.pace_until = Some(until);
+            self.window_limited = true;
+            return Plan::Nothing;
+        }
+        match (lost, fresh) {
+            (Some(range), _) if self.may_leave(&range) || self.is_fast_retransmit() => {
+                Plan::Retransmit(range)
+            }
+            (None, Some(range)) if self.may_leave(&range) => Plan::New(range),
+            _ => {
+                self.window_limited = true;
+                Plan::Nothing
+            }
+        }
+    }
+
+    /// A segment may leave if the window allows, and always if nothing else is in flight.
+    fn may_leave(&self, range: &Range<u64>) -> bool {
+        self.board.pipe() + len(range) <= self.window() || self.board.pipe() == 0
+    }
+
+    /// Without SACK one segment at a time is known to be lost: it leaves at once (RFC 6582, 3.2).
+    fn is_fast_retransmit(&self) -> bool {
+        !self.sack && matches!(*self.recovery, Recovery::Fast { .. })
+    }
+
+    /// A segment larger than the others, to find out what the path carries (RFC 4821, 7.2).
+    fn next_probe_of_path(&mut self, now: Instant) -> Option<Range<u64>> {
+        if !matches!(*self.recovery, Recovery::Open) {
+            return None;
+        }
+        let size = self.path.step(self.mss, now)?;
+        let range = self.nxt..self.nxt + u64::from(size);
+        let fits = range.end <= self.edge.min(self.buffer.end())
+            && self.board.pipe() + len(&range) <= self.controller.window();
+        fits.then_some(range)
+    }
+
+    /// The next segment that was never sent, if the peer's window takes it.
+    pub(super) fn next_new(&self) -> Option<Range<u64>> {
+        let end = self.end().min(self.nxt + u64::from(self.mss).max(1)).min(self.edge);
+        if end <= self.nxt {
+            return None;
+        }
+        // Silly window avoidance (RFC 9293, 3.8.6.2.1): a full segment, or all there is, or half
+        // of the largest window seen.
+        let range = self.nxt..end;
+        let worthwhile = self.override_silly
+            || len(&range) >= u64::from(self.mss)
+            || end == self.end()
+            || len(&range) * 2 >= self.window_max;
+        worthwhile.then_some(range)
+    }
+
+    /// A tail loss probe: new data if the window takes it, else the last segment again
+    /// (RFC 8985, 7.3).
+    fn plan_probe(&mut self) -> Plan {
+        self.probe_due = false;
+        if let Some(range) = self.next_new() {
+            self.probe.sent(range.end, false);
+            return Plan::New(range);
+        }
+        let Some(range) = self.board.last().map(|last| last.range.clone()) else {
+            return Plan::Nothing;
+        };
+        self.probe.sent(range.end, true);
+        Plan::Retransmit(range)
+    }
+
+    fn note_application_limit(&mut self) {
+        self.window_limited = false;
+        if self.board.pipe() < self.window() {
+            self.app_limited_until = (self.delivered + self.board.pipe()).max(1);
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The sending direction: what is in flight, what may leave next, and how losses are repaired.
+
+use super::Context;
+use crate::engine::buffer::{ChunkPool, Full, SendBuffer};
+use crate::engine::congestion::{CongestionControl, Controller, INITIAL_WINDOW_SEGMENTS};
+use crate::engine::lazy::{Idle, Lazy};
+use crate::engine::offset::SequenceSpace;
+use crate::engine::pacing::Pacer;
+use crate::engine::pmtu::PathMtu;
+use crate::engine::prr::Prr;
+use crate::engine::rack::{Rack, TailLossProbe};
+use crate::engine::rtt::RttEstimator;
+use crate::engine::scoreboard::{Scoreboard, Stamp};
+use crate::time::{Duration, Instant};
+use std::ops::Range;
+
+/// Room in the send buffer at the least, in octets: the longest frame of RFC 9329 and more. Else
+/// the room follows twice the congestion window.
+const SEND_INITIAL: u64 = 128 * 1024;
+
+/// Where the repair of losses stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Recovery {
+    /// Nothing is being repaired.
+    Open,
+    /// Repair since SACK and RACK showed a loss, until `end` is acknowledged.
+    Fast { end: u64, window: Option<(Prr, u64)>, undo: Undo },
+    /// Repair after a retransmission timeout.
+    Timeout { end: u64, undo: Undo },
+}
+
+impl Idle for Recovery {
+    const IDLE: &'static Self = &Self::Open;
+
+    fn idle() -> Self {
+        Self::Open
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self, Self::Open)
+    }
+}
+
+/// What shows that a repair was for nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Undo {
+    /// The timestamp of the first retransmission (Eifel, RFC 3522).
+    pub(super) first_retransmission: Option<u32>,
+    /// Retransmissions not reported as duplicates; at zero again all of them were needless.
+    pub(super) unreported: u32,
+}
+
+/// What is in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flight {
+    /// Octets not acknowledged: `FlightSize` of RFC 5681.
+    pub(super) outstanding: u64,
+    /// Those among them that were not SACKed either: `RecoverFS` of RFC 9937.
+    pub(super) unsacked: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Sender {
+    pub(super) space: SequenceSpace,
+    pub(super) una: u64,
+    pub(super) nxt: u64,
+    /// The right edge of the peer's window, and what it was last learned from.
+    pub(super) edge: u64,
+    pub(super) edge_seq: u64,
+    pub(super) edge_ack: u64,
+    pub(super) window_max: u64,
+    pub(super) peer_scale: u8,
+    pub(super) mss: u16,
+    /// Whether the peer sends SACK.
+    pub(super) sack: bool,
+    /// By how much the window is larger because acknowledgments were repeated (RFC 6582), where
+    /// there is no SACK.
+    pub(super) inflation: u64,
+    pub(super) buffer: SendBuffer,
+    pub(super) fin: bool,
+    pub(super) board: Lazy<Scoreboard>,
+    pub(super) rtt: RttEstimator,
+    pub(super) rack: Rack,
+    pub(super) probe: TailLossProbe,
+    pub(super) controller: Controller,
+    pub(super) pacer: Pacer,
+    pub(super) recovery: Lazy<Recovery>,
+    pub(super) delivered: u64,
+    pub(super) delivered_at: Instant,
+    pub(super) flight_started: Instant,
+    /// The sample is limited by the application until this much was delivered.
+    pub(super) app_limited_until: u64,
+    pub(super) window_limited: bool,
+    pub(super) last_sent: Instant,
+    /// When the retransmission timer last fired.
+    pub(super) timed_out_at: Instant,
+    /// When the peer last acknowledged something new.
+    pub(super) last_progress: Instant,
+    /// A timer asks for one segment regardless of the window.
+    pub(super) probe_due: bool,
+    pub(super) reorder_at: Option<Instant>,
+    pub(super) pace_until: Option<Instant>,
+    pub(super) persist_backoff: u8,
+    /// A small window has stayed small for so long that it is used (RFC 9293, 3.8.6.2.1).
+    pub(super) override_silly: bool,
+    pub(super) path: PathMtu,
+}
+
+impl Sender {
+    pub(super) fn new(isn: u32, mss: u16, control: CongestionControl, now: Instant) -> Self {
+        Self {
+            space: SequenceSpace::new(isn),
+            una: 0,
+            nxt: 0,
+            edge: 1,
+            edge_seq: 0,
+            edge_ack: 0,
+            window_max: 0,
+            peer_scale: 0,
+            mss,
+            sack: false,
+            inflation: 0,
+            buffer: SendBuffer::new(),
+            fin: false,
+            board: Lazy::new(),
+            rtt: RttEstimator::new(),
+            rack: Rack::new(),
+            probe: TailLossProbe::default(),
+            controller: Controller::new(control, u64::from(mss), now),
+            pacer: Pacer::new(),
+            recovery: Lazy::new(),
+            delivered: 0,
+            delivered_at: now,
+            flight_started: now,
+            app_limited_until: 0,
+            window_limited: false,
+            last_sent: now,
+            timed_out_at: Instant::ZERO,
+            last_progress: now,
+            probe_due: false,
+            reorder_at: None,
+            pace_until: None,
+            persist_backoff: 0,
+            override_silly: false,
+            path: PathMtu::new(mss),
+        }
+    }
+
+    /// The SYN was sent and acknowledged before this connection was made.
+    pub(super) fn handshake_done(&mut self) {
+        self.una = 1;
+        self.nxt = 1;
+        self.edge = 1;
+    }
+
+    /// The handshake settled how large a segment may be at most, and with it the first window: one
+    /// segment if the SYN was lost (RFC 5681, 3.1).
+    pub(super) fn limit_mss(&mut self, mss: u16) {
+        self.path = PathMtu::new(mss);
+        self.set_mss(mss);
+        let segments = if self.rtt.is_backed_off() { 1 } else { INITIAL_WINDOW_SEGMENTS };
+        self.controller.set_initial_window(segments * u64::from(mss));
+    }
+
+    /// Sets the payload of a full segment.
+    fn set_mss(&mut self, mss: u16) {
+        self.mss = mss;
+        self.controller.set_mss(u64::from(mss));
+    }
+
+    pub(super) fn next_wire(&self) -> u32 {
+        self.space.wire(self.nxt)
+    }
+
+    pub(super) fn fin_queued(&self) -> bool {
+        self.fin
+    }
+
+    pub(super) fn queue_fin(&mut self) {
+        self.fin = true;
+    }
+
+    /// The offset behind all there is to send, the FIN included.
+    pub(super) fn end(&self) -> u64 {
+        self.buffer.end() + u64::from(self.fin)
+    }
+
+    /// Whether the FIN was sent and acknowledged.
+    pub(super) fn fin_acknowledged(&self) -> bool {
+        self.fin && self.una == self.end()
+    }
+
+    pub(super) fn capacity(&self, send_max: usize) -> usize {
+        let most = (2 * self.controller.window()).max(SEND_INITIAL).min(send_max as u64);
+        usize::try_from(most.saturating_sub(self.buffer.end() - self.una.max(1))).unwrap_or(0)
+    }
+
+    pub(super) fn unsent(&self) -> (u64, Option<Instant>) {
+        (self.buffer.end().saturating_sub(self.nxt.max(1)), self.buffer.waiting_since())
+    }
+
+    pub(super) fn write_with(
+        &mut self,
+        context: &mut Context<'_>,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<usize, Full> {
+        self.note_restart(context.now);
+        self.buffer.write_with(context.pool, context.now, len, fill)
+    }
+
+    pub(super) fn write_urgent(
+        &mut self,
+        context: &mut Context<'_>,
+        frame: &[u8],
+    ) -> Result<(), Full> {
+        self.note_restart(context.now);
+        self.buffer.write_urgent(context.pool, context.now, self.nxt, frame)
+    }
+
+    /// Sending begins again after silence (RFC 5681, 4.1).
+    fn note_restart(&mut self, now: Instant) {
+        if self.board.is_empty() && self.nxt == self.end() && self.nxt > 0 {
+            self.controller.on_restart(now.since(self.last_sent), self.rtt.rto());
+            self.last_progress = now; // The user timeout counts from here.
+        }
+    }
+
+    fn stamp(&mut self, now: Instant) -> Stamp {
+        if self.board.is_empty() {
+            self.flight_started = now;
+            self.delivered_at = now;
+        }
+        Stamp {
+            sent_at: now,
+            delivered: self.delivered,
+            delivered_at: self.delivered_at,
+            flight_started: self.flight_started,
+            app_limited: self.app_limited_until > self.delivered,
+        }
+    }
+
+    /// `range` leaves at `now` for the first time.
+    pub(super) fn sent_new(&mut self, range: Range<u64>, now: Instant) {
+        let stamp = self.stamp(now);
+        self.nxt = range.end;
+        self.override_silly = false;
+        if len(&range) > u64::from(self.mss) {
+            self.path.probing(range.clone());
+        }
+        self.buffer.sent(self.nxt);
+        self.account(&range, now);
+        self.board.push(range, stamp);
+    }
+
+    /// `range` leaves at `now` again, with `timestamp` in its option.
+    pub(super) fn sent_again(&mut self, range: &Range<u64>, timestamp: u32, now: Instant) {
+        let stamp = self.stamp(now);
+        self.account(range, now);
+        self.board.retransmitted(range.start, stamp);
+        // Otherwise it is a probe, or a SYN.
+        if !self.recovery.is_idle()
+            && let Recovery::Fast { undo, .. } | Recovery::Timeout { undo, .. } =
+                &mut *self.recovery
+        {
+            undo.first_retransmission.get_or_insert(timestamp);
+            undo.unreported += 1;
+        }
+    }
+
+    fn account(&mut self, range: &Range<u64>, now: Instant) {
+        self.last_sent = now;
+        if !self.recovery.is_idle()
+            && let Recovery::Fast { window: Some((prr, _)), .. } = &mut *self.recovery
+        {
+            prr.sent(len(range));
+        }
+        if let Some(rate) = self.controller.pacing_rate(self.rtt.smoothed()) {
+            self.pacer.sent(now, len(range), rate, u64::from(self.mss));
+        }
+    }
+
+    /// Something new was acknowledged: the path carries segments.
+    pub(super) fn progressed(&mut self, ack: u64, now: Instant) {
+        self.una = ack;
+        self.last_progress = now;
+        self.persist_backoff = 0;
+        self.path.progressed();
+    }
+
+    /// Where the flight of the newest delivered segment began: the start of the next sample.
+    pub(super) fn set_flight_start(&mut self, at: Instant) {
+        self.flight_started = at;
+    }
+
+    /// What is in flight now.
+    pub(super) fn flight(&self) -> Flight {
+        let outstanding = self.nxt - self.una;
+        Flight { outstanding, unsacked: outstanding - self.board.sacked_octets() }
+    }
+
+    /// A recovery starts now; `flight` was in flight before the acknowledgment that tells of the
+    /// loss.
+    pub(super) fn begin_recovery(&mut self, flight: Flight, now: Instant) {
+        self.controller.on_loss(now, flight.outstanding);
+        self.probe.cancel();
+        let window = self
+            .controller
+            .recovery_target()
+            .filter(|_| self.sack)
+            .map(|_| (Prr::begin(flight.unsacked), self.board.pipe() + u64::from(self.mss)));
+        *self.recovery = Recovery::Fast { end: self.nxt, window, undo: Undo::default() };
+    }
+
+    /// The retransmission timer fired: everything unacknowledged counts as lost.
+    pub(super) fn time_out(&mut self, now: Instant) {
+        if self.una == 0 {
+            return self.time_out_handshake(now);
+        }
+        let flight = self.nxt - self.una;
+        if self.board.highest_sacked().is_some_and(|_| self.head_is_sacked()) {
+            self.board.renege(); // The peer took its SACKs back (RFC 2018, 8).
+        }
+        let head = self.board.first().map_or(0, |first| len(&first.range));
+        if let Some(mss) = self.path.timed_out(head, self.mss, now) {
+            self.narrow(mss);
+        }
+        self.controller.on_timeout(now, flight);
+        self.rtt.back_off();
+        self.timed_out_at = now;
+        self.inflation = 0;
+        self.probe.cancel();
+        self.reorder_at = None;
+        self.board.mark_all_lost();
+        let undo = match *self.recovery {
+            Recovery::Timeout { undo, .. } => undo,
+            _ => Undo::default(),
+        };
+        *self.recovery = Recovery::Timeout { end: self.nxt, undo };
+    }
+
+    /// The loss of a SYN says little of congestion on the path: only the first window is smaller.
+    fn time_out_handshake(&mut self, now: Instant) {
+        self.rtt.back_off();
+        self.timed_out_at = now;
+        self.board.mark_all_lost();
+    }
+
+    fn head_is_sacked(&self) -> bool {
+        self.board.first().is_some_and(crate::engine::scoreboard::Sent::is_sacked)
+    }
+
+    /// A router says that packets of `offset` were too big: believed only if that is in flight and
+    /// was larger than what the router would pass (RFC 5927, 7.2). What is in flight leaves again in smaller pieces.
+    pub(super) fn packet_too_big(&mut self, offset: u64, mss: u16, now: Instant) -> bool {
+        if !(self.una..self.nxt).contains(&offset) || !self.board.exceeds(offset, u64::from(mss)) {
+            return false;
+        }
+        let Some(mss) = self.path.too_big(mss.max(super::MSS_MIN), self.mss, now) else {
+            return false;
+        };
+        self.narrow(mss);
+        true
+    }
+
+    fn narrow(&mut self, mss: u16) {
+        self.set_mss(mss);
+        self.board.mark_all_lost();
+        self.board.resegment(u64::from(mss));
+    }
+
+    /// Takes what was learned of a probe of the path. Returns the octets lost that say nothing of
+    /// congestion (RFC 4821, 7.5).
+    pub(super) fn judge_path(&mut self, now: Instant) -> u64 {
+        let Some(probe) = self.path.probe().cloned() else { return 0 };
+        if self.board.is_lost(probe.start) {
+            self.path.failed(now);
+            self.board.resegment(u64::from(self.mss));
+            return len(&probe);
+        }
+        if self.board.is_delivered(probe.start, self.una)
+            && let Some(mss) = self.path.passed(now)
+        {
+            self.set_mss(mss);
+        }
+        0
+    }
+
+    /// How long until the peer is asked about its closed window (RFC 9293, 3.8.6.1).
+    pub(super) fn persist_interval(&self) -> Duration {
+        let factor = 1 << self.persist_backoff.min(10);
+        (self.rtt.rto() * factor).min(crate::engine::rtt::RTO_MAX)
+    }
+
+    /// Whether the peer's window keeps everything back.
+    pub(super) fn is_blocked_by_peer(&self) -> bool {
+        self.board.is_empty() && self.nxt < self.end() && self.next_new().is_none()
+    }
+
+    pub(super) fn release(&mut self, pool: &mut ChunkPool) {
+        self.buffer.release(pool);
+    }
+
+    pub(super) fn shrink(&mut self) {
+        self.board.shrink();
+        self.recovery.shrink();
+        self.buffer.shrink();
+    }
+}
+
+pub(super) fn len(range: &Range<u64>) -> u64 {
+    range.end - range.start
+}

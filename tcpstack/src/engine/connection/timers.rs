@@ -1,0 +1,175 @@
+//! Time: every deadline follows from the connection's state, so that none can be forgotten.
+
+use super::{CloseReason, Connection, Context, State};
+use crate::engine::connection::sender::Recovery;
+use crate::engine::rack::TailLossProbe;
+use crate::time::{Duration, Instant};
+
+/// Keepalives without an answer after which a connection is dead (RFC 9293, 3.8.4).
+const KEEPALIVES_MAX: u8 = 5;
+/// Distance between unanswered keepalives.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long a connection that the caller has closed waits for a sign of the peer's.
+const LINGER: Duration = Duration::from_secs(20);
+
+/// The times that do not follow from anything else.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Timers {
+    /// When TIME-WAIT began, or began anew.
+    pub(super) time_wait_since: Instant,
+    /// When the caller closed the connection.
+    pub(super) closed_at: Instant,
+    /// When the last tail loss, window or keepalive probe left.
+    pub(super) probed: Option<Instant>,
+}
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Retransmission,
+    TailLossProbe,
+    Reordering,
+    Persist,
+    UserTimeout,
+    Keepalive,
+    Linger,
+}
+
+impl Connection {
+    /// When [`Self::handle_timeout`] wants to be called, or segments wait to leave.
+    pub(crate) fn deadline(&self, context: &Context<'_>) -> Option<Instant> {
+        let timer = self.next_due(context).map(|(at, _)| at);
+        [timer, self.rx.ack_by, self.tx.pace_until].into_iter().flatten().min()
+    }
+
+    fn next_due(&self, context: &Context<'_>) -> Option<(Instant, Due)> {
+        let settings = context.settings;
+        let linger = match self.state {
+            State::Closed => return None,
+            State::TimeWait => {
+                return Some((self.timers.time_wait_since + settings.time_wait, Due::Linger));
+            }
+            State::FinWait1 | State::FinWait2 | State::Closing | State::LastAck => {
+                Some((self.timers.closed_at.max(self.tx.last_progress) + LINGER, Due::Linger))
+            }
+            _ => None,
+        };
+        [
+            linger,
+            self.repair_due(),
+            self.reordering_due(),
+            self.persist_due(),
+            self.user_due(context),
+            self.keepalive_due(context),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    /// The retransmission timeout, or before it the tail loss probe (RFC 8985, 7.2).
+    fn repair_due(&self) -> Option<(Instant, Due)> {
+        let first = self.tx.board.first()?;
+        let probed = self.timers.probed.filter(|_| self.tx.probe.is_out());
+        let since = first.sent_at.max(self.tx.last_progress).max(self.tx.timed_out_at);
+        let since = since.max(probed.unwrap_or_default());
+        let timeout = (since + self.tx.rtt.rto(), Due::Retransmission);
+        let open = matches!(*self.tx.recovery, Recovery::Open) && !self.tx.board.has_sacked();
+        if !open || !self.sack || self.tx.probe.is_out() || self.tx.rtt.smoothed().is_none() {
+            return Some(timeout);
+        }
+        let wait = TailLossProbe::timeout(&self.tx.rtt, self.tx.board.segments_in_flight());
+        // RFC 8985, 7.2: at the latest when the retransmission timer would fire.
+        let probe = (self.tx.last_sent.max(self.tx.last_progress) + wait).min(timeout.0);
+        Some((probe, Due::TailLossProbe))
+    }
+
+    fn reordering_due(&self) -> Option<(Instant, Due)> {
+        self.tx.reorder_at.map(|at| (at, Due::Reordering))
+    }
+
+    fn persist_due(&self) -> Option<(Instant, Due)> {
+        let since = self.timers.probed.unwrap_or_default().max(self.last_heard);
+        let blocked = self.is_synchronized() && self.tx.is_blocked_by_peer();
+        blocked.then(|| (since + self.tx.persist_interval(), Due::Persist))
+    }
+
+    /// Data, or a SYN, has waited for too long (RFC 9293, 3.8.3).
+    fn user_due(&self, context: &Context<'_>) -> Option<(Instant, Due)> {
+        let waiting = !self.tx.board.is_empty() || self.tx.nxt < self.tx.end();
+        let limit = if self.is_synchronized() {
+            context.settings.user_timeout
+        } else {
+            context.settings.connect_timeout
+        };
+        // A peer that keeps its window closed but answers is alive (RFC 9293, 3.8.6.1, MUST-37).
+        let closed = self.tx.board.is_empty() || self.tx.edge <= self.tx.una;
+        let since = if closed && self.is_synchronized() { self.last_heard } else { Instant::ZERO };
+        waiting.then(|| (since.max(self.tx.last_progress) + limit, Due::UserTimeout))
+    }
+
+    fn keepalive_due(&self, context: &Context<'_>) -> Option<(Instant, Due)> {
+        let idle = context.settings.keepalive?;
+        if self.state != State::Established || !self.tx.board.is_empty() {
+            return None;
+        }
+        let since = match self.keepalives_unanswered {
+            0 => self.last_heard + idle,
+            _ => self.timers.probed.unwrap_or_default() + KEEPALIVE_INTERVAL,
+        };
+        Some((since, Due::Keepalive))
+    }
+
+    /// Does what is due. Segments that this sets free leave with the next transmission.
+    pub(crate) fn handle_timeout(&mut self, context: &Context<'_>) {
+        let now = context.now;
+        let Some((_, due)) = self.next_due(context).filter(|(at, _)| *at <= now) else { return };
+        match due {
+            Due::UserTimeout => self.end(self.timeout_reason()),
+            Due::Linger => self.end(CloseReason::LocalClosed),
+            Due::Retransmission => self.tx.time_out(now),
+            Due::TailLossProbe => {
+                self.tx.probe_due = true;
+                self.timers.probed = Some(now);
+            }
+            Due::Reordering => self.tx.check_reordering(now),
+            Due::Persist => {
+                self.tx.persist_backoff = self.tx.persist_backoff.saturating_add(1);
+                self.tx.override_silly = true;
+                self.probe(now);
+            }
+            Due::Keepalive => self.keep_alive(now),
+        }
+    }
+
+    fn timeout_reason(&self) -> CloseReason {
+        if self.is_synchronized() { CloseReason::Timeout } else { CloseReason::ConnectTimeout }
+    }
+
+    fn keep_alive(&mut self, now: Instant) {
+        if self.keepalives_unanswered >= KEEPALIVES_MAX {
+            self.end(CloseReason::Timeout);
+            return;
+        }
+        self.keepalives_unanswered += 1;
+        self.probe(now);
+    }
+
+    fn probe(&mut self, now: Instant) {
+        self.timers.probed = Some(now);
+        self.probe_peer = true;
+    }
+}
+
+impl super::sender::Sender {
+    /// The reordering timer fired: what did not arrive in time is lost (RFC 8985, 6.3).
+    fn check_reordering(&mut self, now: Instant) {
+        self.reorder_at = None;
+        let flight = self.flight();
+        let lost = self.find_losses(now);
+        if lost.saturating_sub(self.judge_path(now)) > 0 && matches!(*self.recovery, Recovery::Open)
+        {
+            self.begin_recovery(flight, now);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Initial sequence numbers (RFC 6528) and SYN cookies.
+//!
+//! Every SYN to a listening port is answered by a cookie: a sequence number that only this
+//! gateway can have made, so that nothing is kept until the handshake's last acknowledgment
+//! (RFC 4987, 3.6; RFC 9329, 10). The cookie carries the segment size. Window scale and SACK
+//! travel in the low bits of the timestamp, which the peer echoes; a peer without timestamps does
+//! without them. All workers share the secret, because the acknowledgment may reach another one.
+
+use super::connection::MSS_MIN;
+use super::segment::{FourTuple, Options, timestamp};
+use crate::time::Instant;
+use siphasher::sip::SipHasher13;
+use std::hash::{Hash, Hasher};
+
+/// A cookie is accepted in the period in which it was made and in the next.
+const PERIOD_SECS: u64 = 32;
+/// Segment sizes that a cookie can carry, in its low four bits. The peer's is rounded down to one of
+/// them; the first is the least segment ever made.
+const SEGMENT_SIZES: [u16; 16] = [
+    MSS_MIN, 400, 536, 800, 1024, 1220, 1300, 1340, 1360, 1380, 1400, 1420, 1440, 1460, 4312, 8940,
+];
+const SIZE_BITS: u32 = 4;
+const SIZE_MASK: u32 = (1 << SIZE_BITS) - 1;
+/// The part of a cookie that depends on the ends alone.
+const ENDS_MASK: u32 = 0xfffc_0000;
+/// The timestamp's low bits: window scale (15: none) and SACK.
+const OPTION_BITS: u32 = 5;
+const OPTION_MASK: u32 = (1 << OPTION_BITS) - 1;
+const NO_SCALE: u32 = 15;
+
+/// The secret behind initial sequence numbers, cookies and timestamp offsets. All workers of one
+/// gateway must be given the same octets.
+#[derive(Clone)]
+pub(crate) struct Cookies {
+    keys: [(u64, u64); 3],
+}
+
+/// What a valid cookie tells of the SYN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Recalled {
+    pub(crate) mss: u16,
+    pub(crate) window_scale: Option<u8>,
+    pub(crate) sack_permitted: bool,
+    pub(crate) timestamps: bool,
+}
+
+/// Separates the uses of one secret.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Isn = 0,
+    Cookie = 1,
+    Timestamp = 2,
+}
+
+impl Cookies {
+    /// Derives the keys of each purpose from 32 random octets.
+    pub(crate) fn new(seed: &[u8; 32]) -> Self {
+        let word = |at: usize| {
+            seed[at..at + 8].iter().fold(0u64, |word, octet| word << 8 | u64::from(*octet))
+        };
+        let derive = |purpose: u64| {
+            let half = |side: u64| {
+                let mut hasher = SipHasher13::new_with_keys(word(0), word(8));
+                (word(16), word(24), purpose, side).hash(&mut hasher);
+                hasher.finish()
+            };
+            (half(0), half(1))
+        };
+        Self { keys: [derive(0), derive(1), derive(2)] }
+    }
+
+    fn hash(&self, purpose: Purpose, tuple: &FourTuple, extra: impl Hash) -> u64 {
+        let (k0, k1) = self.keys[purpose as usize];
+        let mut hasher = SipHasher13::new_with_keys(k0, k1);
+        (tuple, extra).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// An initial sequence number (RFC 6528, 3): a clock of 4 microseconds plus a keyed hash.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn isn(&self, tuple: &FourTuple, now: Instant) -> u32 {
+        let clock = (now.micros() / 4) as u32;
+        clock.wrapping_add(self.hash(Purpose::Isn, tuple, ()) as u32)
+    }
+
+    /// The offset of a pair's timestamp clock (RFC 7323, 5.4 and 7.1).
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn timestamp_offset(&self, tuple: &FourTuple) -> u32 {
+        self.hash(Purpose::Timestamp, tuple, ()) as u32
+    }
+
+    /// The sequence number with which a SYN is answered.
+    pub(crate) fn cookie(&self, tuple: &FourTuple, peer_isn: u32, mss: u16, now: Instant) -> u32 {
+        let size = SEGMENT_SIZES.iter().rposition(|held| *held <= mss).unwrap_or(0);
+        #[allow(clippy::cast_possible_truncation)] // Sixteen sizes.
+        self.mac(tuple, peer_isn, size as u32, now.micros() / 1_000_000 / PERIOD_SECS)
+    }
+
+    /// Half of the cookie depends on the ends alone, half on the SYN too: so an acknowledgment that
+    /// overtook the first octets can be told from one that is nobody's.
+    fn mac(&self, tuple: &FourTuple, peer_isn: u32, size: u32, period: u64) -> u32 {
+        let ends = self.hash(Purpose::Cookie, tuple, (size, period));
+        let syn = self.hash(Purpose::Cookie, tuple, (peer_isn, size, period));
+        (ends as u32) & ENDS_MASK | (syn as u32) & !ENDS_MASK & !SIZE_MASK | size
+    }
+
+    /// Whether `cookie` may have been given to these ends, whatever their SYN was.
+    pub(crate) fn is_of(&self, tuple: &FourTuple, cookie: u32, now: Instant) -> bool {
+        let period = now.micros() / 1_000_000 / PERIOD_SECS;
+        [Some(period), period.checked_sub(1)].into_iter().flatten().any(|period| {
+            let ours = self.mac(tuple, 0, cookie & SIZE_MASK, period);
+            (ours ^ cookie) & ENDS_MASK == 0
+        })
+    }
+
+    /// The value of the timestamp that accompanies a cookie, with the SYN's options in its low
+    /// bits. It may run a few milliseconds behind the clock, never ahead of it.
+    pub(crate) fn cookie_timestamp(&self, tuple: &FourTuple, syn: &Options, now: Instant) -> u32 {
+        let scale = syn.window_scale.map_or(NO_SCALE, u32::from);
+        let bits = scale | u32::from(syn.sack_permitted) << 4;
+        let clock = timestamp(now, 0);
+        let mut value = clock & !OPTION_MASK | bits;
+        if value > clock {
+            value = value.wrapping_sub(1 << OPTION_BITS);
+        }
+        value.wrapping_add(self.timestamp_offset(tuple))
+    }
+
+    /// Checks the acknowledgment of a cookie, and recalls what the SYN offered.
+    pub(crate) fn recall(
+        &self,
+        tuple: &FourTuple,
+        peer_isn: u32,
+        cookie: u32,
+        timestamps: Option<(u32, u32)>,
+        now: Instant,
+    ) -> Option<Recalled> {
+        let period = now.micros() / 1_000_000 / PERIOD_SECS;
+        let size = cookie & SIZE_MASK;
+        let ours = |period| self.mac(tuple, peer_isn, size, period) == cookie;
+        if ![Some(period), period.checked_sub(1)].into_iter().flatten().any(ours) {
+            return None;
+        }
+        let mss = *SEGMENT_SIZES.get(size as usize)?;
+        let Some((_, echo)) = timestamps else {
+            return Some(Recalled {
+                mss,
+                window_scale: None,
+                sack_permitted: false,
+                timestamps: false,
+            });
+        };
+        let bits = echo.wrapping_sub(self.timestamp_offset(tuple)) & OPTION_MASK;
+        #[allow(clippy::cast_possible_truncation)] // Four bits.
+        let scale = (bits & 15) as u8;
+        Some(Recalled {
+            mss,
+            window_scale: (u32::from(scale) != NO_SCALE).then_some(scale),
+            sack_permitted: bits & 16 != 0,
+            timestamps: true,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Duration;
+
+    fn tuple(port: u16) -> FourTuple {
+        FourTuple {
+            local: "192.0.2.1:4500".parse().unwrap(),
+            remote: format!("198.51.100.7:{port}").parse().unwrap(),
+        }
+    }
+
+    fn syn() -> Options {
+        Options {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack_permitted: true,
+            timestamps: Some((5, 0)),
+            ..Options::default()
+        }
+    }
+
+    const NOW: Instant = Instant::from_micros(1_000_000_000);
+
+    #[test]
+    fn rfc4987_a_cookie_recalls_the_syn_without_state() {
+        let secret = Cookies::new(&[7; 32]);
+        let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
+        let echo = secret.cookie_timestamp(&tuple(1), &syn(), NOW);
+        let recalled = secret.recall(&tuple(1), 99, cookie, Some((6, echo)), NOW).unwrap();
+        let all =
+            Recalled { mss: 1460, window_scale: Some(7), sack_permitted: true, timestamps: true };
+        assert_eq!(recalled, all);
+        let bare = secret.recall(&tuple(1), 99, cookie, None, NOW).unwrap();
+        assert!(!bare.sack_permitted && bare.window_scale.is_none());
+    }
+
+    #[test]
+    fn another_worker_accepts_it_another_gateway_does_not() {
+        let cookie = Cookies::new(&[7; 32]).cookie(&tuple(1), 99, 1460, NOW);
+        assert!(Cookies::new(&[7; 32]).recall(&tuple(1), 99, cookie, None, NOW).is_some());
+        assert!(Cookies::new(&[8; 32]).recall(&tuple(1), 99, cookie, None, NOW).is_none());
+    }
+
+    #[test]
+    fn a_cookie_serves_one_handshake_only() {
+        let secret = Cookies::new(&[7; 32]);
+        let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
+        assert!(secret.recall(&tuple(2), 99, cookie, None, NOW).is_none(), "another port");
+        assert!(secret.recall(&tuple(1), 98, cookie, None, NOW).is_none(), "another SYN");
+        let soon = NOW + Duration::from_secs(PERIOD_SECS);
+        assert!(secret.recall(&tuple(1), 99, cookie, None, soon).is_some());
+        let late = NOW + Duration::from_secs(2 * PERIOD_SECS);
+        assert!(secret.recall(&tuple(1), 99, cookie, None, late).is_none(), "it ages");
+    }
+
+    #[test]
+    fn octets_that_overtook_the_first_ones_are_not_a_strangers() {
+        let secret = Cookies::new(&[7; 32]);
+        let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
+        assert!(secret.recall(&tuple(1), 99 + 1448, cookie, None, NOW).is_none());
+        assert!(secret.is_of(&tuple(1), cookie, NOW));
+        assert!(!secret.is_of(&tuple(2), cookie, NOW));
+    }
+
+    #[test]
+    fn guessing_is_hopeless() {
+        let secret = Cookies::new(&[7; 32]);
+        let guessed = (0..1_000_000u32)
+            .filter(|i| {
+                secret.recall(&tuple(1), 99, i.wrapping_mul(0x9e37_79b9), None, NOW).is_some()
+            })
+            .count();
+        assert!(guessed <= 1, "{guessed} of a million");
+    }
+
+    #[test]
+    fn rfc6528_isns_of_one_pair_grow_and_of_two_pairs_differ() {
+        let secret = Cookies::new(&[7; 32]);
+        let later = NOW + Duration::from_millis(1);
+        assert_eq!(secret.isn(&tuple(1), later).wrapping_sub(secret.isn(&tuple(1), NOW)), 250);
+        assert_ne!(secret.isn(&tuple(1), NOW), secret.isn(&tuple(2), NOW));
+    }
+
+    #[test]
+    fn the_cookies_timestamp_is_never_ahead_of_the_clock() {
+        let secret = Cookies::new(&[7; 32]);
+        for ms in 0..200 {
+            let now = NOW + Duration::from_millis(ms);
+            let clock = timestamp(now, secret.timestamp_offset(&tuple(1)));
+            let value = secret.cookie_timestamp(&tuple(1), &syn(), now);
+            assert!(clock.wrapping_sub(value) < 64);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The path's segment size: by ICMP where it comes, by probing where it does not (RFC 4821).
+//!
+//! A connection starts with what the interface and the peer allow. Two timeouts in a row of a full
+//! segment mean a black hole: the size falls to one that every path carries, and a search by halves
+//! for the true one begins, each step a segment of ordinary data that is larger than the others.
+
+use crate::time::{Duration, Instant};
+use std::ops::Range;
+
+/// What is taken to pass everywhere, in octets of payload (RFC 4821, 7.2).
+const BASE_MSS: u16 = 1024;
+/// Timeouts of full segments in a row that mean a black hole.
+const TIMEOUTS_MAX: u8 = 2;
+/// A search ends when this little could be won.
+const PRECISION: u16 = 32;
+/// The path may have become wider after this time (RFC 4821, 7.3: the RFC's ten minutes).
+const SEARCH_AGAIN: Duration = Duration::from_secs(600);
+/// Pause between the steps of a search.
+const STEP: Duration = Duration::from_secs(1);
+
+/// The state of the search.
+#[derive(Clone, Debug)]
+pub(crate) struct PathMtu {
+    /// What the interface and the peer allow.
+    ceiling: u16,
+    /// The smallest size not believed to pass, less one.
+    high: u16,
+    timeouts: u8,
+    probe: Option<Range<u64>>,
+    next_step: Option<Instant>,
+}
+
+impl PathMtu {
+    pub(crate) fn new(ceiling: u16) -> Self {
+        Self { ceiling, high: ceiling, timeouts: 0, probe: None, next_step: None }
+    }
+
+    /// A full segment timed out; gives the size to fall back to when that means a black hole.
+    pub(crate) fn timed_out(&mut self, head: u64, mss: u16, now: Instant) -> Option<u16> {
+        if head < u64::from(mss) || mss <= BASE_MSS {
+            return None;
+        }
+        self.timeouts += 1;
+        if self.timeouts < TIMEOUTS_MAX {
+            return None;
+        }
+        self.timeouts = 0;
+        self.high = mss - 1;
+        self.probe = None;
+        self.next_step = Some(now + STEP);
+        Some(BASE_MSS)
+    }
+
+    /// Something was acknowledged.
+    pub(crate) fn progressed(&mut self) {
+        self.timeouts = 0;
+    }
+
+    /// A router said that no more than `mss` passes; `None` if that is nothing new.
+    pub(crate) fn too_big(&mut self, mss: u16, current: u16, now: Instant) -> Option<u16> {
+        if mss >= current {
+            return None;
+        }
+        self.high = mss;
+        self.probe = None;
+        self.next_step = Some(now + STEP);
+        Some(mss)
+    }
+
+    /// The size of the next step, if one is due.
+    pub(crate) fn step(&mut self, mss: u16, now: Instant) -> Option<u16> {
+        if self.probe.is_some() || self.next_step.is_none_or(|at| at > now) {
+            return None;
+        }
+        if self.high.saturating_sub(mss) < PRECISION {
+            // The end of a search: the next one looks at all sizes again.
+            let wider = self.high < self.ceiling;
+            self.high = self.ceiling;
+            self.next_step = wider.then(|| now + SEARCH_AGAIN);
+            return None;
+        }
+        Some(mss + (self.high - mss).div_ceil(2))
+    }
+
+    /// A segment of the size of a step left.
+    pub(crate) fn probing(&mut self, range: Range<u64>) {
+        self.probe = Some(range);
+    }
+
+    /// The probe in flight.
+    pub(crate) fn probe(&self) -> Option<&Range<u64>> {
+        self.probe.as_ref()
+    }
+
+    /// The probe arrived: its size is the new one.
+    pub(crate) fn passed(&mut self, now: Instant) -> Option<u16> {
+        let probe = self.probe.take()?;
+        self.next_step = Some(now + STEP);
+        u16::try_from(probe.end - probe.start).ok()
+    }
+
+    /// The probe was lost: nothing else follows from that (RFC 4821, 7.5).
+    pub(crate) fn failed(&mut self, now: Instant) {
+        if let Some(probe) = self.probe.take() {
+            self.high = u16::try_from(probe.end - probe.start).map_or(self.high, |len| len - 1);
+            self.next_step = Some(now + STEP);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Searches a path that carries up to `truth` octets.
+    fn search(truth: u16) -> u16 {
+        let mut now = Instant::from_micros(1);
+        let mut path = PathMtu::new(1448);
+        let mut mss = 1448;
+        assert_eq!(path.timed_out(1448, mss, now), None, "one timeout is no black hole");
+        mss = path.timed_out(1448, mss, now).expect("two are");
+        for _ in 0..20 {
+            now = now + STEP;
+            let Some(size) = path.step(mss, now) else { break };
+            path.probing(0..u64::from(size));
+            if size <= truth {
+                mss = path.passed(now).unwrap();
+            } else {
+                path.failed(now);
+            }
+        }
+        mss
+    }
+
+    #[test]
+    fn rfc4821_the_search_finds_the_path() {
+        for truth in [1024u16, 1100, 1300, 1411, 1440, 1447] {
+            let found = search(truth);
+            assert!(found <= truth && truth - found < 2 * PRECISION, "{truth}: {found}");
+        }
+    }
+
+    #[test]
+    fn an_icmp_message_only_narrows() {
+        let mut path = PathMtu::new(1448);
+        let now = Instant::from_micros(1);
+        assert_eq!(path.too_big(1500, 1448, now), None);
+        assert_eq!(path.too_big(1300, 1448, now), Some(1300));
+    }
+}

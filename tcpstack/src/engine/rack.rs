@@ -1,0 +1,293 @@
+//! Loss detection by time: RACK (RFC 8985, 6), and the tail loss probe's state (RFC 8985, 7).
+
+use super::rtt::RttEstimator;
+use super::scoreboard::{Scoreboard, Sent};
+use crate::time::{Duration, Instant};
+
+/// Recoveries for which a widened reordering window is kept (RFC 8985, 6.2, step 4).
+const REO_WND_PERSIST: u8 = 16;
+/// Multiples of a quarter of the minimum RTT that the window may grow to.
+const REO_WND_MULT_MAX: u8 = 8;
+/// Segments SACKed above a hole that prove a loss where no reordering was seen (RFC 5681, 3.2).
+const DUP_THRESHOLD: u64 = 3;
+
+/// RACK's state for one connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rack {
+    /// The most recently sent segment among those delivered: when it was sent, and its end.
+    newest: (Instant, u64),
+    /// Its round-trip time in microseconds.
+    rtt_us: u32,
+    /// The highest offset delivered.
+    forward_ack: u64,
+    reordering_seen: bool,
+    reo_wnd_mult: u8,
+    reo_wnd_persist: u8,
+    /// A D-SACK widens the window once for each round, which ends at this offset.
+    dsack_round: u64,
+}
+
+impl Rack {
+    pub(crate) const fn new() -> Self {
+        Self {
+            newest: (Instant::from_micros(0), 0),
+            rtt_us: 0,
+            forward_ack: 0,
+            reordering_seen: false,
+            reo_wnd_mult: 1,
+            reo_wnd_persist: REO_WND_PERSIST,
+            dsack_round: 0,
+        }
+    }
+
+    /// Takes a segment newly delivered at `now` (RFC 8985, 6.2, steps 2 and 3). `echo_is_older`
+    /// says that the peer's timestamp echo names a transmission before the last one.
+    pub(crate) fn delivered(
+        &mut self,
+        segment: &Sent,
+        now: Instant,
+        echo_is_older: bool,
+        min_rtt: Option<Duration>,
+    ) {
+        let end = segment.range.end;
+        if end > self.forward_ack {
+            self.forward_ack = end;
+        } else if end < self.forward_ack && !segment.retransmitted {
+            self.reordering_seen = true;
+        }
+        let rtt = now.since(segment.sent_at);
+        // A retransmission that is acknowledged faster than the path allows was not the one that
+        // arrived (step 2).
+        if segment.retransmitted && (echo_is_older || min_rtt.is_some_and(|min| rtt < min)) {
+            return;
+        }
+        if (segment.sent_at, end) > self.newest {
+            self.newest = (segment.sent_at, end);
+            self.rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// The peer reported a duplicate (RFC 2883): widen the window, once a round.
+    pub(crate) fn dsack(&mut self, una: u64, nxt: u64) {
+        if una >= self.dsack_round {
+            self.dsack_round = nxt;
+            self.reo_wnd_mult = (self.reo_wnd_mult + 1).min(REO_WND_MULT_MAX);
+            self.reo_wnd_persist = REO_WND_PERSIST;
+        }
+    }
+
+    /// A recovery ended: a window widened long ago narrows again.
+    pub(crate) fn recovery_ended(&mut self) {
+        self.reo_wnd_persist = self.reo_wnd_persist.saturating_sub(1);
+        if self.reo_wnd_persist == 0 {
+            self.reo_wnd_mult = 1;
+            self.reo_wnd_persist = REO_WND_PERSIST;
+        }
+    }
+
+    /// How much later than its successors a segment may arrive (RFC 8985, 6.2, step 4).
+    fn reordering_window(
+        &self,
+        rtt: &RttEstimator,
+        board: &Scoreboard,
+        loss: LossView,
+    ) -> Duration {
+        let enough_sacked = board.sacked_octets() >= DUP_THRESHOLD * loss.mss;
+        if !self.reordering_seen && (loss.recovering || enough_sacked) {
+            return Duration::ZERO;
+        }
+        let quarter = rtt.minimum().unwrap_or_default() / 4;
+        (quarter * u32::from(self.reo_wnd_mult)).min(rtt.smoothed().unwrap_or(quarter))
+    }
+
+    /// Marks what is lost by now (RFC 8985, 6.2, step 5): octets newly lost, and when to ask again.
+    pub(crate) fn detect(
+        &self,
+        board: &mut Scoreboard,
+        rtt: &RttEstimator,
+        loss: LossView,
+        now: Instant,
+    ) -> (u64, Option<Instant>) {
+        let allowance =
+            Duration::from_micros(self.rtt_us.into()) + self.reordering_window(rtt, board, loss);
+        board.detect_lost(self.newest, allowance, now)
+    }
+}
+
+/// What RACK must know of the recovery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LossView {
+    pub(crate) recovering: bool,
+    pub(crate) mss: u64,
+}
+
+/// The tail loss probe (RFC 8985, 7): one probe in flight at a time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TailLossProbe {
+    /// The end of what the probe carried, and whether that was a retransmission.
+    probe: Option<(u64, bool)>,
+}
+
+/// Longest delay of an acknowledgment that a probe allows for (RFC 8985, 7.2).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+
+impl TailLossProbe {
+    /// How long after the last transmission a probe is due (RFC 8985, 7.2).
+    pub(crate) fn timeout(rtt: &RttEstimator, segments_in_flight: usize) -> Duration {
+        let pto = rtt.smoothed().map_or(super::rtt::RTO_INITIAL, |srtt| {
+            srtt * 2
+                + if segments_in_flight <= 1 { MAX_ACK_DELAY } else { Duration::from_millis(2) }
+        });
+        pto.min(rtt.rto())
+    }
+
+    /// Whether a probe is out.
+    pub(crate) fn is_out(&self) -> bool {
+        self.probe.is_some()
+    }
+
+    /// A probe that ends at `end` was sent.
+    pub(crate) fn sent(&mut self, end: u64, is_retransmission: bool) {
+        self.probe = Some((end, is_retransmission));
+    }
+
+    /// Takes an acknowledgment; `true` if it shows that the probe repaired a loss, to which
+    /// congestion control must answer (RFC 8985, 7.4.2).
+    pub(crate) fn acknowledged(&mut self, una: u64, dsack_of_probe: bool, advanced: bool) -> bool {
+        let Some((end, is_retransmission)) = self.probe else { return false };
+        if una < end {
+            return false;
+        }
+        if !is_retransmission || dsack_of_probe {
+            self.probe = None;
+            return false;
+        }
+        if una > end {
+            self.probe = None;
+            return true;
+        }
+        if !advanced {
+            // A duplicate acknowledgment without SACK: the original and the probe both arrived.
+            self.probe = None;
+        }
+        false
+    }
+
+    /// A retransmission timeout or recovery takes over.
+    pub(crate) fn cancel(&mut self) {
+        self.probe = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::scoreboard::Stamp;
+
+    const MSS: u64 = 1000;
+    const RTT: Duration = Duration::from_millis(100);
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_micros(1_000_000 + ms * 1000)
+    }
+
+    /// Ten segments, one each millisecond, and a round-trip time of 100 ms.
+    fn flight() -> (Rack, Scoreboard, RttEstimator) {
+        let mut board = Scoreboard::new();
+        for n in 0..10 {
+            let stamp = Stamp {
+                sent_at: at(n),
+                delivered: 0,
+                delivered_at: at(n),
+                flight_started: at(0),
+                app_limited: false,
+            };
+            board.push(n * MSS..(n + 1) * MSS, stamp);
+        }
+        let mut rtt = RttEstimator::new();
+        rtt.sample(RTT, at(0));
+        (Rack::new(), board, rtt)
+    }
+
+    fn sack(rack: &mut Rack, board: &mut Scoreboard, block: std::ops::Range<u64>, now: Instant) {
+        board.sack(block, |sent| rack.delivered(sent, now, false, Some(RTT)));
+    }
+
+    const OPEN: LossView = LossView { recovering: false, mss: MSS };
+
+    #[test]
+    fn rfc8985_6_2_fewer_than_three_wait_a_quarter_of_the_round_trip() {
+        let (mut rack, mut board, rtt) = flight();
+        sack(&mut rack, &mut board, MSS..2 * MSS, at(101));
+        let (lost, again) = rack.detect(&mut board, &rtt, OPEN, at(101));
+        assert_eq!((lost, again), (0, Some(at(125))));
+        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(125)), (MSS, None));
+    }
+
+    #[test]
+    fn rfc8985_6_2_three_do_not_wait_unless_reordering_was_seen() {
+        let (mut rack, mut board, rtt) = flight();
+        sack(&mut rack, &mut board, MSS..4 * MSS, at(103));
+        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(103)), (MSS, None));
+
+        let (mut rack, mut board, rtt) = flight();
+        sack(&mut rack, &mut board, 5 * MSS..6 * MSS, at(105));
+        sack(&mut rack, &mut board, MSS..4 * MSS, at(105));
+        let (lost, again) = rack.detect(&mut board, &rtt, OPEN, at(105));
+        assert_eq!((lost, again), (0, Some(at(125))), "segments 2 to 4 came after the sixth");
+    }
+
+    #[test]
+    fn rfc8985_6_2_a_duplicate_widens_the_window_once_a_round_and_for_sixteen_recoveries() {
+        let (mut rack, mut board, rtt) = flight();
+        rack.dsack(0, 10 * MSS);
+        rack.dsack(5 * MSS, 10 * MSS);
+        sack(&mut rack, &mut board, MSS..2 * MSS, at(101));
+        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(101)).1, Some(at(150)), "two quarters");
+        (0..REO_WND_PERSIST).for_each(|_| rack.recovery_ended());
+        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(101)).1, Some(at(125)));
+        for round in 1..100 {
+            rack.dsack(round * 10 * MSS, (round + 1) * 10 * MSS);
+        }
+        let longest = rack.detect(&mut board, &rtt, OPEN, at(101)).1;
+        assert_eq!(longest, Some(at(200)), "no more than the smoothed round-trip time");
+    }
+
+    /// Step 2: an acknowledgment of a retransmission that comes too soon was for the original.
+    #[test]
+    fn rfc8985_6_2_an_ambiguous_acknowledgment_proves_nothing() {
+        let (mut rack, mut board, rtt) = flight();
+        let again = Stamp {
+            sent_at: at(200),
+            delivered: 0,
+            delivered_at: at(0),
+            flight_started: at(0),
+            app_limited: false,
+        };
+        board.retransmitted(0, again);
+        sack(&mut rack, &mut board, 0..MSS, at(210));
+        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(210)), (0, None));
+    }
+
+    #[test]
+    fn rfc8985_7_2_the_probe_timeout() {
+        let mut rtt = RttEstimator::new();
+        rtt.sample(Duration::from_millis(50), at(0));
+        assert_eq!(TailLossProbe::timeout(&rtt, 2), Duration::from_millis(102));
+        assert_eq!(TailLossProbe::timeout(&rtt, 1), Duration::from_millis(125));
+    }
+
+    #[test]
+    fn rfc8985_7_4_2_what_the_acknowledgment_of_a_probe_means() {
+        let sent = |again| {
+            let mut probe = TailLossProbe::default();
+            probe.sent(1000, again);
+            probe
+        };
+        assert!(!sent(false).acknowledged(1000, false, true), "new data repairs nothing");
+        assert!(!sent(true).acknowledged(1000, true, false), "both arrived");
+        assert!(!sent(true).acknowledged(1000, false, false), "both arrived, without SACK");
+        assert!(sent(true).acknowledged(2000, false, true), "only one did: there was a loss");
+        assert!(!sent(true).acknowledged(999, false, true));
+    }
+}

@@ -1,0 +1,56 @@
+//! What happens to the whole scoreboard at once, rarely: the peer takes SACKs back, or the path
+//! turns out narrower.
+
+use super::{NIL, Scoreboard, Sent};
+use std::cmp::Reverse;
+use std::ops::Range;
+
+impl Scoreboard {
+    /// Forgets all SACKs: the peer took them back (RFC 2018, 8), as a timeout must assume.
+    pub(crate) fn renege(&mut self) {
+        self.sacked.clear();
+        for index in 0..self.segments.len() {
+            if self.segments[index].sacked {
+                self.segments[index].sacked = false;
+                let len = self.segments[index].len();
+                self.sacked_octets -= len;
+                self.pipe += len;
+                self.link(self.first_id + index as u64);
+            }
+        }
+    }
+
+    /// Cuts what is in flight into segments of at most `mss` octets, as the path turned out narrower.
+    /// Ids change, so nothing may hold one.
+    pub(crate) fn resegment(&mut self, mss: u64) {
+        let old = std::mem::take(&mut self.segments);
+        let had_sacked = self.sacked.clone();
+        *self = Self { sacked: had_sacked, ..Self::new() };
+        for sent in old {
+            let mut start = sent.range.start;
+            while start < sent.range.end {
+                let end = sent.range.end.min(start + mss);
+                self.push_copy(&sent, start..end);
+                start = end;
+            }
+        }
+    }
+
+    fn push_copy(&mut self, sent: &Sent, range: Range<u64>) {
+        let id = self.first_id + self.segments.len() as u64;
+        let len = range.end - range.start;
+        // A piece may have been SACKed while the whole was not.
+        let sacked = sent.sacked || self.sacked.covers(&range);
+        let lost = sent.lost && !sacked;
+        self.segments.push_back(Sent { range, sacked, lost, earlier: NIL, later: NIL, ..*sent });
+        if sacked {
+            self.sacked_octets += len;
+        } else if lost {
+            self.lost_octets += len;
+            self.lost_queue.push(Reverse(id));
+        } else {
+            self.pipe += len;
+            self.link(id);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const MSS: u64 = 10;
+
+fn stamp(at: u64) -> Stamp {
+    let now = Instant::from_micros(at);
+    Stamp { sent_at: now, delivered: 0, delivered_at: now, flight_started: now, app_limited: false }
+}
+
+/// What a segment is in the model.
+#[derive(Clone, Debug)]
+struct Naive {
+    range: Range<u64>,
+    sent_at: u64,
+    sacked: bool,
+    lost: bool,
+}
+
+/// The scoreboard without any thought for cost.
+#[derive(Default)]
+struct Model {
+    segments: Vec<Naive>,
+    octets: BTreeSet<u64>,
+    una: u64,
+    nxt: u64,
+}
+
+impl Model {
+    fn sum(&self, which: impl Fn(&Naive) -> bool) -> u64 {
+        let len = |s: &Naive| s.range.end - s.range.start;
+        self.segments.iter().filter(|s| which(s)).map(len).sum()
+    }
+
+    fn acknowledge(&mut self, una: u64) -> u64 {
+        let whole = |s: &Naive| s.range.end <= una;
+        let delivered = self.sum(|s| whole(s) && !s.sacked);
+        self.segments.retain(|s| !whole(s));
+        if let Some(first) = self.segments.first_mut() {
+            first.range.start = first.range.start.max(una);
+        }
+        self.una = una;
+        delivered
+    }
+
+    fn sack(&mut self, block: Range<u64>) -> u64 {
+        let new: BTreeSet<u64> = block.filter(|octet| !self.octets.contains(octet)).collect();
+        self.octets.extend(&new);
+        let mut delivered = 0;
+        for segment in self.segments.iter_mut().filter(|s| !s.sacked) {
+            // Only what a block newly tells is looked at.
+            if segment.range.clone().any(|octet| new.contains(&octet))
+                && segment.range.clone().all(|octet| self.octets.contains(&octet))
+            {
+                delivered += segment.range.end - segment.range.start;
+                (segment.sacked, segment.lost) = (true, false);
+            }
+        }
+        delivered
+    }
+
+    /// RFC 8985, 6.2, step 5, over all segments.
+    fn detect(&mut self, newest: (u64, u64), allowance: u64, now: u64) -> u64 {
+        let is_lost = |s: &Naive| {
+            !s.sacked
+                && !s.lost
+                && (s.sent_at, s.range.end) < newest
+                && s.sent_at + allowance <= now
+        };
+        let lost = self.sum(is_lost);
+        self.segments.iter_mut().for_each(|s| s.lost |= is_lost(s));
+        lost
+    }
+
+    fn next_lost(&self) -> Option<Range<u64>> {
+        self.segments.iter().find(|s| s.lost).map(|s| s.range.clone())
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Send(u64),
+    Acknowledge(u64),
+    Sack(u64, u64),
+    Detect(u64),
+    Retransmit,
+    TimeOut,
+    Spurious,
+    Renege,
+    Narrow,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        6 => (1u64..=MSS).prop_map(Step::Send),
+        2 => (0u64..60).prop_map(Step::Acknowledge),
+        5 => (0u64..200, 1u64..40).prop_map(|(start, len)| Step::Sack(start, len)),
+        3 => (0u64..10).prop_map(Step::Detect),
+        4 => Just(Step::Retransmit),
+        1 => Just(Step::TimeOut),
+        1 => Just(Step::Spurious),
+        1 => Just(Step::Renege),
+        1 => Just(Step::Narrow),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn behaves_as_the_naive_one(steps in steps()) {
+        let (mut board, mut model) = (Scoreboard::new(), Model::default());
+        for (at, step) in steps.into_iter().enumerate() {
+            let at = at as u64;
+            match step {
+                Step::Send(len) => {
+                    let range = model.nxt..model.nxt + len;
+                    model.nxt += len;
+                    board.push(range.clone(), stamp(at));
+                    model.segments.push(Naive { range, sent_at: at, sacked: false, lost: false });
+                }
+                Step::Acknowledge(len) => {
+                    let una = (model.una + len).min(model.nxt);
+                    let mut delivered = 0;
+                    board.acknowledge(una, |sent| delivered += sent.len());
+                    prop_assert_eq!(delivered, model.acknowledge(una));
+                }
+                Step::Sack(start, len) => {
+                    let start = model.una + start;
+                    let block = start..(start + len).min(model.nxt);
+                    if block.start >= block.end {
+                        continue;
+                    }
+                    let mut delivered = 0;
+                    board.sack(block.clone(), |sent| delivered += sent.len());
+                    prop_assert_eq!(delivered, model.sack(block));
+                }
+                Step::Detect(allowance) => {
+                    let newest = (at.saturating_sub(2), model.nxt);
+                    let as_time = (Instant::from_micros(newest.0), newest.1);
+                    let now = Instant::from_micros(at);
+                    let (lost, again) =
+                        board.detect_lost(as_time, Duration::from_micros(allowance), now);
+                    prop_assert_eq!(lost, model.detect(newest, allowance, at));
+                    prop_assert!(again.is_none_or(|again| again > now));
+                }
+                Step::Retransmit => {
+                    let next = board.next_lost();
+                    prop_assert_eq!(&next, &model.next_lost());
+                    let Some(range) = next else { continue };
+                    board.retransmitted(range.start, stamp(at));
+                    let found = model.segments.iter_mut().find(|s| s.range == range).unwrap();
+                    (found.lost, found.sent_at) = (false, at);
+                }
+                Step::TimeOut => {
+                    let lost = board.mark_all_lost();
+                    prop_assert_eq!(lost, model.sum(|s| !s.sacked && !s.lost));
+                    model.segments.iter_mut().for_each(|s| s.lost |= !s.sacked);
+                }
+                // What is taken back keeps its place in the order of transmissions only roughly:
+                // so everything is sent again here.
+                Step::Spurious => {
+                    board.unmark_lost();
+                    model.segments.iter_mut().for_each(|s| s.lost = false);
+                    board.mark_all_lost();
+                    model.segments.iter_mut().for_each(|s| s.lost |= !s.sacked);
+                }
+                Step::Renege => {
+                    board.renege();
+                    model.octets.clear();
+                    model.segments.iter_mut().for_each(|s| s.sacked = false);
+                    board.mark_all_lost();
+                    model.segments.iter_mut().for_each(|s| s.lost = true);
+                }
+                Step::Narrow => {
+                    board.mark_all_lost();
+                    board.resegment(MSS / 3);
+                    let cut = |s: Naive| {
+                        let starts = s.range.clone().step_by((MSS / 3) as usize);
+                        let end = s.range.end;
+                        let octets = &model.octets;
+                        let piece = |start| {
+                            let range = start..end.min(start + MSS / 3);
+                            let sacked = s.sacked || range.clone().all(|o| octets.contains(&o));
+                            Naive { range, sacked, lost: !sacked, sent_at: s.sent_at }
+                        };
+                        starts.map(piece).collect::<Vec<_>>()
+                    };
+                    model.segments = model.segments.drain(..).flat_map(cut).collect();
+                }
+            }
+            prop_assert_eq!(board.pipe(), model.sum(|s| !s.sacked && !s.lost), "pipe");
+            prop_assert_eq!(board.sacked_octets(), model.sum(|s| s.sacked), "sacked");
+            prop_assert_eq!(board.has_lost(), model.segments.iter().any(|s| s.lost));
+            prop_assert_eq!(board.segments_in_flight(), model.segments.len());
+        }
+    }
+}
+
+/// SACK Panic: a peer that acknowledges every second octet buys no long list.
+#[test]
+fn single_octets_are_remembered_up_to_a_limit() {
+    let mut board = Scoreboard::new();
+    board.push(0..100_000, stamp(1));
+    for octet in 0..50_000 {
+        board.sack(2 * octet + 1..2 * octet + 2, |_| panic!("no segment is whole"));
+    }
+    assert_eq!(board.sacked.len(), SACKED_RANGES_MAX);
+}

@@ -1,0 +1,74 @@
+//! The end of connections: told to the caller, said to the peer, forgotten.
+
+use super::Stack;
+use crate::api::{CloseReason, ConnId};
+
+impl Stack {
+    /// The connection is over for the caller, for this reason unless it has one already. What has
+    /// to be said to the peer is said in the background.
+    pub(super) fn end(&mut self, index: u32, reason: CloseReason) {
+        let Some(entry) = self.slots.get_mut(index) else { return };
+        if !entry.news.ending {
+            if std::mem::take(&mut entry.unproven) {
+                self.unproven_count -= 1;
+            }
+            entry.connection.close(self.now);
+            entry.news.ending = true;
+            entry.news.closed = Some(reason);
+            entry.news.writable = false;
+            if matches!(reason, CloseReason::LocalClosed | CloseReason::LocalAborted) {
+                entry.news.readable = false;
+            }
+            let id = self.slots.id(index);
+            self.note_ended(id);
+            self.eventful.push(index);
+        }
+        self.due.push(index);
+    }
+
+    /// Remembers who may be forgotten first; those that are gone are dropped before the queue
+    /// doubles.
+    pub(super) fn note_ended(&mut self, id: ConnId) {
+        if self.ended.len() >= 2 * self.config.connections_max as usize {
+            let slots = &self.slots;
+            self.ended.retain(|id| slots.get(id.index).is_some() && slots.id(id.index) == *id);
+        }
+        self.ended.push_back(id);
+    }
+
+    /// Forgets the connection that has been over for longest, so that those that linger after a
+    /// close lock nobody out. `false` if there is none of which the caller has heard everything.
+    pub(super) fn evict_ended(&mut self) -> bool {
+        for _ in 0..self.ended.len() {
+            let Some(id) = self.ended.pop_front() else { break };
+            let Some(entry) = self.slots.get(id.index).filter(|_| self.slots.id(id.index) == id)
+            else {
+                continue; // It is gone.
+            };
+            if entry.news.done {
+                self.release(id.index);
+                return true;
+            }
+            self.ended.push_back(id);
+        }
+        false
+    }
+
+    /// Gives the slot free if neither the peer nor the caller has to be told anything.
+    pub(super) fn release_if_over(&mut self, index: u32) {
+        if self.slots.get(index).is_some_and(|entry| entry.news.done && entry.is_over()) {
+            self.release(index);
+        }
+    }
+
+    /// Forgets a connection without a word to the peer.
+    pub(super) fn release(&mut self, index: u32) {
+        let Some(tuple) = self.slots.tuple(index) else { return };
+        self.table.remove(&self.secret, &tuple, index);
+        self.prefixes.remove(tuple.remote.ip());
+        self.wheel.cancel(index);
+        if let Some(mut entry) = self.slots.remove(index) {
+            entry.connection.release(self.context.pool());
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Opening a connection: RFC 9293, 3.5 and 3.10.7, and SYN cookies.
+
+use crate::play::{play, play_with};
+
+#[test]
+fn rfc9293_3_5_the_three_way_handshake() {
+    play(
+        "connect
+         > S 0(0) win 65535 mss 1460 ws 7 sackok ts:0
+         +0.02 < S. 0(0) ack 1 win 1000 mss 1000 sackok ws 7 ts=1
+         > . 1(0) ack 1 ts:1
+         event opened",
+    );
+}
+
+/// RFC 4987, 3.6: the answer is a cookie; RFC 9293, 3.5, figure 6.
+#[test]
+fn rfc4987_3_6_a_syn_is_answered_by_a_cookie_that_keeps_its_options() {
+    play(
+        "listen
+         < S 0(0) win 60000 mss 1400 sackok ws 7 ts=1
+         > S. 0(0) ack 1 win 65535 mss 1460 ws 7 sackok ts:1
+         event none
+         +0.02 < . 1(0) ack 1 win 100 ts=20
+         event opened
+         write 5000                        # 12,800 octets of window: the scale was kept
+         > . 1(1388) ack 1 ts:20
+         > . 1389(1388) ack 1 ts:20
+         > . 2777(1388) ack 1 ts:20
+         > . 4165(836) ack 1 ts:20
+         < . 101(100) ack 1 win 100 ts=21
+         > . 5001(0) ack 1 ts:20 sack 101-201",
+    );
+}
+
+/// What cannot come back in a timestamp is not agreed on.
+#[test]
+fn rfc4987_3_6_a_cookie_without_timestamps_offers_no_scale_and_no_sack() {
+    play(
+        "listen
+         < S 0(0) win 60000 mss 1400 sackok ws 7
+         > S. 0(0) ack 1 win 65535 mss 1460
+         +0.02 < . 1(0) ack 1 win 1500
+         event opened
+         write 3000
+         > . 1(1400) ack 1
+         < . 101(100) ack 1 win 1500
+         > . 1401(0) ack 1",
+    );
+}
+
+#[test]
+fn rfc4987_3_6_a_cookie_ages() {
+    play(
+        "listen
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         +30 < . 1(0) ack 1 => accepted
+         event opened",
+    );
+    play(
+        "listen
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         +64 < . 1(0) ack 1 => no-connection
+         > R 1(0)
+         event none",
+    );
+}
+
+/// RFC 9293, 3.10.7.2: an acknowledgment in LISTEN that is of no cookie is answered by RST, a RST
+/// is ignored.
+#[test]
+fn rfc9293_3_10_7_2_listen_resets_what_is_no_syn() {
+    play(
+        "listen
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < . 1(0) ack 1000001 => no-connection
+         > R 1000001(0)
+         < R 1(0) => no-connection
+         < R. 1(0) ack 1 => no-connection
+         event none",
+    );
+}
+
+/// RFC 9293, 3.10.7.2: data may come with the acknowledgment, and a FIN.
+#[test]
+fn rfc9293_3_10_7_2_the_last_segment_of_the_handshake_may_carry_data() {
+    play(
+        "listen
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < F. 1(10) ack 1 => accepted
+         > F. 1(0) ack 12
+         event opened
+         event closed peer-closed
+         < . 12(0) ack 2",
+    );
+}
+
+/// RFC 9293, 3.7.1 (MUST-15): without the option the peer's MSS is 536.
+#[test]
+fn rfc9293_3_7_1_the_default_mss() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1
+         > . 1(0) ack 1
+         write 600
+         > . 1(536) ack 1
+         > . 537(64) ack 1
+         event opened",
+    );
+}
+
+/// RFC 9293, 3.7.1 (MUST-16): never more than the peer's MSS, through a cookie either.
+#[test]
+fn rfc9293_3_7_1_a_small_mss_survives_the_cookie() {
+    play(
+        "listen
+         < S 0(0) mss 399
+         > S. 0(0) ack 1 mss 1460
+         < . 1(0) ack 1
+         event opened
+         write 300
+         > . 1(216) ack 1
+         > . 217(84) ack 1",
+    );
+}
+
+/// CVE-2019-11479: a tiny MSS is not obeyed.
+#[test]
+fn a_tiny_mss_does_not_make_us_work() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 8
+         > . 1(0) ack 1
+         write 300
+         > . 1(216) ack 1
+         > . 217(84) ack 1
+         event opened",
+    );
+}
+
+/// RFC 9293, 3.7.1: the MSS follows from the interface's MTU.
+#[test]
+fn rfc9293_3_7_1_the_mss_follows_from_the_interface() {
+    play_with(
+        |config| config.mtu = 1280,
+        "connect
+         > S 0(0) mss 1240 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 9000
+         > . 1(0) ack 1
+         write 1300
+         > . 1(1240) ack 1
+         > . 1241(60) ack 1
+         event opened",
+    );
+}
+
+/// RFC 6298, 5.5 and 5.7: a lost SYN leaves again after 1 s, then 2 s; then it is over.
+#[test]
+fn rfc6298_5_5_a_syn_is_repeated_with_back_off() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         +1 > S 0(0) mss 1460 ws 7 sackok ts:0
+         +2 > S 0(0) mss 1460 ws 7 sackok ts:0
+         +4 > S 0(0) mss 1460 ws 7 sackok ts:0
+         +3.1 > nothing
+         event closed connect-timeout
+         +20 > nothing",
+    );
+}
+
+/// RFC 5681, 3.1: after a lost SYN the first window is one segment.
+#[test]
+fn rfc5681_3_1_the_window_after_a_lost_syn() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         +1 > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1000 sackok
+         > . 1(0) ack 1
+         event opened
+         write 5000
+         > . 1(1000) ack 1
+         < . 1(0) ack 1001
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1",
+    );
+}
+
+#[test]
+fn rfc9293_3_10_7_3_a_reset_in_syn_sent_must_acknowledge_our_syn() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < R 0(0) => bad-acknowledgment
+         < R. 0(0) ack 0 => bad-acknowledgment
+         < R. 0(0) ack 2 => bad-acknowledgment
+         event none
+         < R. 0(0) ack 1 => accepted
+         event closed refused",
+    );
+}
+
+/// RFC 9293, 3.5.3, figure 9: an old connection of the peer's is half open.
+#[test]
+fn rfc9293_3_10_7_3_a_wrong_acknowledgment_in_syn_sent_is_reset() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < . 300(0) ack 100 => bad-acknowledgment
+         > R 100(0)
+         < S. 300(0) ack 2 => bad-acknowledgment
+         > R 2(0)
+         < . 300(0) ack 1
+         < S. 0(0) ack 1 mss 1000
+         > . 1(0) ack 1
+         event opened",
+    );
+}
+
+/// RFC 9293, 3.5, figure 7. The answer names no window scale, since the SYN had none (RFC 7323, 2.2).
+#[test]
+fn rfc9293_3_5_simultaneous_open() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < S. 0(0) ack 1 => accepted
+         > . 1(0) ack 1
+         event opened
+         write 10
+         > . 1(10) ack 1",
+    );
+}
+
+/// The same with all options, ended by a plain acknowledgment.
+#[test]
+fn rfc9293_3_5_simultaneous_open_with_options() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000 ws 2 sackok ts=1
+         > S. 0(0) ack 1 mss 1460 ws 7 sackok ts:1
+         < . 1(0) ack 1 ts=2 => accepted
+         event opened",
+    );
+}
+
+/// RFC 9293, 3.10.7.4, fifth check in SYN-RECEIVED: only an acknowledgment of our SYN counts.
+#[test]
+fn rfc9293_3_10_7_4_syn_received_needs_our_syn_acknowledged() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < . 1(5) ack 0 => bad-acknowledgment
+         > R 0(0)
+         event none
+         < . 1(5) ack 1 => accepted
+         > . 1(0) ack 6
+         event opened",
+    );
+}
+
+/// RFC 9293, 3.10.7.4: a RST in SYN-RECEIVED after an active open refuses it.
+#[test]
+fn rfc9293_3_10_7_4_a_reset_in_syn_received() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < R 1(0) => accepted
+         event closed refused",
+    );
+}
+
+/// RFC 9293, 3.10.5: ABORT in SYN-RECEIVED sends a RST, in SYN-SENT nothing.
+#[test]
+fn rfc9293_3_10_5_abort_while_opening() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         abort
+         > R. 1(0) ack 1
+         event closed local-aborted",
+    );
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         abort
+         event closed local-aborted
+         +30 > nothing",
+    );
+}

@@ -1,0 +1,16 @@
+//! What the stack says to a hand-made peer, rule by rule, in scripts after the manner of
+//! packetdrill. Each names the RFC and the section whose rule it shows.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test may fail")]
+
+mod attacks;
+mod closing;
+mod handshake;
+mod options;
+mod path;
+mod play;
+mod recovery;
+mod text;
+mod timers;
+mod tunnel;
+mod windows;
+mod wire;

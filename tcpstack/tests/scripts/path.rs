@@ -1,0 +1,124 @@
+//! The path's MTU: ICMP (RFC 1191, RFC 8201, RFC 5927) and probing (RFC 4821).
+
+use crate::play::play;
+
+/// RFC 1191, 3, and RFC 5927, 7.2: believed for a sequence number in flight; what was too large
+/// leaves again in smaller pieces.
+#[test]
+fn rfc5927_7_2_a_packet_too_big_in_flight() {
+    play(
+        "open 65535
+         write 2000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         too-big 1001 540 yes
+         > . 1(500) ack 1
+         > . 501(500) ack 1
+         > . 1001(500) ack 1
+         > . 1501(500) ack 1
+         < . 1(0) ack 2001
+         write 1000
+         > . 2001(500) ack 1
+         > . 2501(500) ack 1",
+    );
+}
+
+/// RFC 5927, 7.2: not in flight, not smaller, or not larger than what was sent: not believed.
+#[test]
+fn rfc5927_7_2_an_incredible_packet_too_big() {
+    play(
+        "open 65535
+         write 1100
+         > . 1(1000) ack 1
+         > . 1001(100) ack 1
+         too-big 0 540 no                  # acknowledged
+         too-big 1101 540 no               # not sent yet
+         too-big 50000 540 no
+         too-big 1 1040 no                 # it would have passed
+         too-big 1 1500 no
+         too-big 1001 540 no               # a small segment
+         < . 1(0) ack 1101
+         too-big 1 540 no",
+    );
+}
+
+/// A router that names no MTU (RFC 1191, 5), and one that names a tiny one.
+#[test]
+fn rfc1191_5_a_router_without_a_next_hop_mtu() {
+    play(
+        "open 65535
+         write 1000
+         > . 1(1000) ack 1
+         too-big 1 0 yes
+         > . 1(966) ack 1
+         > . 967(34) ack 1
+         too-big 1 68 yes
+         > . 1(216) ack 1
+         > . 217(216) ack 1
+         > . 433(216) ack 1
+         > . 649(216) ack 1
+         > . 865(102) ack 1
+         > . 967(34) ack 1",
+    );
+}
+
+/// RFC 4821, 7.7: two timeouts of a full segment mean a black hole. Smaller segments pass, and a
+/// search by halves finds the true size; a lost probe is no congestion (7.5).
+#[test]
+fn rfc4821_7_7_a_black_hole_and_the_search() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1460
+         > . 1(0) ack 1
+         event opened
+         write 1460
+         > . 1(1460) ack 1
+         +0.12 > . 1(1460) ack 1
+         +0.24 > . 1(1024) ack 1
+         < . 1(0) ack 1025
+         > . 1025(436) ack 1
+         < . 1(0) ack 1461
+         +2 write 1460
+         > . 1461(1242) ack 1              # a probe, half way
+         +0~0.05 > . 2703(218) ack 1
+         < . 1(0) ack 2921
+         +2 write 1460
+         > . 2921(1351) ack 1              # the next half
+         +0~0.05 > . 4272(109) ack 1
+         < . 1(0) ack 4381",
+    );
+}
+
+/// The same where the probe is lost: the size stays, and what it carried leaves in pieces.
+#[test]
+fn rfc4821_7_5_a_lost_probe() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1460 sackok
+         > . 1(0) ack 1
+         event opened
+         write 1460
+         > . 1(1460) ack 1
+         +0.02~0.03 > . 1(1460) ack 1      # the tail loss probe
+         +0.12 > . 1(1460) ack 1
+         +0.24 > . 1(1024) ack 1
+         < . 1(0) ack 1025
+         > . 1025(436) ack 1
+         < . 1(0) ack 1461
+         +2 write 4000
+         > . 1461(1242) ack 1
+         +0~0.3 > . 2703(1024) ack 1
+         +0.001 < . 1(0) ack 1461 sack 2703-3727
+         +0~0.3 > . 1461(1024) ack 1
+         > . 2485(218) ack 1
+         +0~0.3 > . 3727(1024) ack 1
+         < . 1(0) ack 3727
+         +0~0.3 > . 4751(710) ack 1
+         < . 1(0) ack 5461
+         +2 write 2000
+         > . 5461(1133) ack 1              # half of what is left
+         +0~0.3 > . 6594(867) ack 1",
+    );
+}

@@ -1,0 +1,473 @@
+//! Plays scripts in the manner of packetdrill against a whole stack, in virtual time.
+//!
+//! A script is text, one step a line, `#` begins a comment:
+//!
+//! ```text
+//! listen | connect | open [timestamps|bare|far] N     (N: the peer's window; see `Play::open`)
+//! < FLAGS SEQ(LEN) [ack N] [win N] [mss N] [ws N] [sackok] [ts=V[:E]] [sack A-B,C-D] [=> REASON]
+//! > FLAGS SEQ(LEN) [ack N] [win N] [mss N] [ws N] [sackok] [ts[:E]] [sack A-B,C-D]
+//! > nothing
+//! write N | read N | close | abort | eager | lazy | too-big SEQ MTU yes|no
+//! event opened | event closed REASON | event writable
+//! ```
+//!
+//! `<` gives the stack a segment, `>` expects one of it. FLAGS are of `SFRPU.`, where `.` is ACK and
+//! `P` need not be named. SEQ and ack count from the initial sequence numbers of each side, so
+//! that the SYN is 0; `=N` is an absolute number. Both real ones lie just below 2^32, so that every script wraps. A step may begin
+//! with `+T`: it happens T seconds after the step before it, and a segment that is expected must leave
+//! then, by [`TOLERANCE`]; `+T1~T2` gives bounds. Without it, it must leave at once. An option that is not named
+//! must not be there. Segments that nobody expected fail the script.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use culvert_tcpstack::{
+    CloseReason, CongestionControl, ConnId, Event, Instant, RxChecksum, SegmentOutcome, Stack,
+    StackConfig, Transmit,
+};
+
+use crate::text::{parse_segment, pattern, peer_clock, seconds};
+use crate::wire::{PEER, Segment, US};
+
+/// How much later than expected a segment may leave: two ticks of the timers.
+pub(crate) const TOLERANCE: Duration = Duration::from_millis(2);
+/// The peer's initial sequence number: its first octets wrap around 2^32.
+const PEER_ISN: u32 = 0xffff_fc00;
+const PEER_PORT: u16 = 4500;
+
+#[derive(Default)]
+struct Out(Vec<Vec<u8>>);
+
+impl Transmit for Out {
+    fn has_room(&mut self) -> bool {
+        true
+    }
+
+    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut packet = vec![0xa5; len];
+        let result = fill(&mut packet);
+        self.0.push(packet);
+        result
+    }
+}
+
+/// A stack and its hand-made peer.
+pub(crate) struct Play {
+    pub(crate) stack: Stack,
+    pub(crate) now: Instant,
+    pub(crate) id: Option<ConnId>,
+    /// When the last step happened.
+    mark: Instant,
+    /// What left and was not expected yet.
+    sent: VecDeque<(Instant, Segment)>,
+    events: VecDeque<Event>,
+    our_port: u16,
+    our_isn: Option<u32>,
+    our_clock: Option<u32>,
+    last_value: u32,
+    written: u64,
+    read: u64,
+    eager: bool,
+    /// The shift of our windows.
+    scale: u8,
+    /// The step being played.
+    step: String,
+}
+
+/// A configuration for scripts: CUBIC, whose window follows from the segments alone.
+pub(crate) fn config() -> StackConfig {
+    StackConfig { congestion_control: CongestionControl::Cubic, ..StackConfig::default() }
+}
+
+/// Plays a script with the default configuration.
+pub(crate) fn play(script: &str) {
+    Play::new(config()).play(script).end();
+}
+
+/// Plays a script with another configuration.
+pub(crate) fn play_with(change: impl FnOnce(&mut StackConfig), script: &str) {
+    let mut config = config();
+    change(&mut config);
+    Play::new(config).play(script).end();
+}
+
+impl Play {
+    pub(crate) fn new(config: StackConfig) -> Self {
+        let now = Instant(10_000_000);
+        let scale = (0..).find(|shift| config.rx_buffer_bytes >> shift <= 0xffff).unwrap();
+        Self {
+            stack: Stack::new(config, [7; 32]).unwrap(),
+            now,
+            id: None,
+            mark: now,
+            sent: VecDeque::new(),
+            events: VecDeque::new(),
+            our_port: 0,
+            our_isn: None,
+            our_clock: None,
+            last_value: 0,
+            written: 0,
+            read: 0,
+            eager: true,
+            scale,
+            step: String::new(),
+        }
+    }
+
+    /// Plays the steps of `script`.
+    pub(crate) fn play(mut self, script: &str) -> Self {
+        for line in script.lines() {
+            let line = line.split('#').next().unwrap().trim();
+            if !line.is_empty() {
+                self.step = line.to_owned();
+                self.play_step(line);
+            }
+        }
+        self
+    }
+
+    /// Plays a step and adds the octets that leave then to `stream`, whatever their segments.
+    pub(crate) fn quietly(mut self, step: &str, stream: &mut Vec<u8>) -> Self {
+        self.collect();
+        self.take_sent(stream);
+        self = self.play(step);
+        self.run_until(self.now);
+        self.take_sent(stream);
+        self
+    }
+
+    fn take_sent(&mut self, stream: &mut Vec<u8>) {
+        for (_, segment) in self.sent.drain(..) {
+            stream.extend(segment.data);
+        }
+    }
+
+    /// The script is over: nothing else may have left.
+    pub(crate) fn end(mut self) {
+        self.step = "the end".to_owned();
+        self.nothing_unexpected();
+    }
+
+    fn fail(&self, why: &str) -> ! {
+        panic!("at \"{}\", {:?} after the step before: {why}", self.step, self.now.since(self.mark))
+    }
+
+    fn nothing_unexpected(&self) {
+        if let Some((at, segment)) = self.sent.front() {
+            let shown = self.show(segment);
+            self.fail(&format!("nobody expected {shown} at {:?}", at.since(self.mark)));
+        }
+    }
+
+    fn play_step(&mut self, line: &str) {
+        let (delay, words) = match line.strip_prefix('+') {
+            Some(rest) => {
+                let (time, words) = rest.split_once(' ').unwrap();
+                let mut bounds = time.split('~').map(seconds);
+                let low = bounds.next().unwrap();
+                ((low, bounds.next().unwrap_or(low + TOLERANCE)), words)
+            }
+            None => ((Duration::ZERO, TOLERANCE), line),
+        };
+        if words.trim() == "> nothing" {
+            self.run_until(self.mark + delay.0);
+            self.nothing_unexpected();
+            self.mark = self.now;
+        } else if let Some(expected) = words.strip_prefix('>') {
+            self.expect(delay, expected);
+        } else if let Some(event) = words.strip_prefix("event ") {
+            self.expect_event(&event.split_whitespace().collect::<Vec<_>>());
+        } else {
+            self.run_until(self.mark + delay.0);
+            self.nothing_unexpected();
+            self.mark = self.now;
+            match words.strip_prefix('<') {
+                Some(arriving) => self.arrive(arriving),
+                None => self.act(words),
+            }
+            self.collect();
+        }
+    }
+
+    fn act(&mut self, words: &str) {
+        let mut words = words.split_whitespace();
+        let verb = words.next().unwrap();
+        let rest: Vec<&str> = words.collect();
+        let number = |at: usize| rest[at].parse::<u64>().unwrap();
+        match verb {
+            "listen" => {
+                self.our_port = PEER_PORT;
+                self.stack.listen(PEER_PORT);
+            }
+            "connect" => {
+                let remote = SocketAddr::new(PEER.into(), PEER_PORT);
+                self.id = Some(self.stack.connect(self.now, US.into(), remote).unwrap());
+            }
+            "open" => self.open(&rest),
+            "write" => self.write(number(0)),
+            "read" => self.expect_read(number(0)),
+            "eager" => self.eager = true,
+            "lazy" => self.eager = false,
+            "close" => self.stack.close(self.id()),
+            "abort" => self.stack.abort(self.id()),
+            "too-big" => self.too_big(number(0), number(1) as u16, rest[2] == "yes"),
+            _ => self.fail("no such step"),
+        }
+    }
+
+    pub(crate) fn id(&self) -> ConnId {
+        self.id.expect("a connection")
+    }
+
+    /// Opens a connection of our own, to a peer with this window, an MSS of 1000 and SACK; or with
+    /// timestamps and a window scale of 7 too; or with nothing but the MSS. The round trip takes no
+    /// time, so that pacing does not spread what follows; a far peer's takes 100 ms.
+    fn open(&mut self, words: &[&str]) {
+        let (options, ts, window, time) = match words {
+            ["timestamps", window] => ("sackok ws 7 ts=1", "ts", window, "+0"),
+            ["bare", window] => ("", "", window, "+0"),
+            ["far", window] => ("sackok", "", window, "+0.1"),
+            [window] => ("sackok", "", window, "+0"),
+            _ => self.fail("open [timestamps|bare|far] WINDOW"),
+        };
+        let scale = self.scale;
+        let steps = format!(
+            "connect
+             > S 0(0) mss 1460 ws {scale} sackok ts:0
+             {time} < S. 0(0) ack 1 win {window} mss 1000 {options}
+             > . 1(0) ack 1 {ts}
+             event opened"
+        );
+        let step = std::mem::take(&mut self.step);
+        for line in steps.lines() {
+            self.step = format!("{step}: {line}");
+            self.play_step(line.trim());
+        }
+        self.step = step;
+    }
+
+    fn write(&mut self, len: u64) {
+        let (mut left, from) = (len as usize, self.written);
+        while left > 0 {
+            let len = left.min(4096);
+            let start = from + (self.written - from);
+            let written = self.stack.send_with(self.id(), len, |room| {
+                for (octet, offset) in room.iter_mut().zip(start..) {
+                    *octet = pattern(offset);
+                }
+                len
+            });
+            if written != Ok(len) {
+                self.fail(&format!("the write was refused: {written:?}"));
+            }
+            self.written += len as u64;
+            left -= len;
+        }
+    }
+
+    fn expect_read(&mut self, len: u64) {
+        let (id, mut from, mut left) = (self.id(), self.read, len as usize);
+        loop {
+            let taken = self.stack.recv(id, |octets| {
+                let take = octets.len().min(left);
+                for (octet, offset) in octets[..take].iter().zip(from..) {
+                    assert_eq!(*octet, pattern(offset), "received octet {offset}");
+                }
+                take
+            });
+            let taken = taken.unwrap();
+            (from, left) = (from + taken as u64, left - taken);
+            if taken == 0 || left == 0 {
+                break;
+            }
+        }
+        self.read = from;
+        if left > 0 {
+            self.fail(&format!("{left} octets are missing"));
+        }
+    }
+
+    fn too_big(&mut self, seq: u64, mtu: u16, believed: bool) {
+        let ends = (SocketAddr::from((US, self.our_port)), SocketAddr::from((PEER, PEER_PORT)));
+        let seq = self.our_isn.unwrap().wrapping_add(seq as u32);
+        let answer = self.stack.packet_too_big(self.now, ends.0, ends.1, seq, mtu);
+        if answer != believed {
+            self.fail(&format!("believed: {answer}"));
+        }
+    }
+
+    fn expect_event(&mut self, words: &[&str]) {
+        let next = loop {
+            match self.events.pop_front() {
+                Some(Event::Readable(_)) => {}
+                other => break other,
+            }
+        };
+        let as_expected = match (words, next) {
+            (["opened"], Some(Event::Opened { id, .. })) => {
+                self.id = Some(id);
+                true
+            }
+            (["writable"], Some(Event::Writable(_))) | (["none"], None) => true,
+            (["closed", reason], Some(Event::Closed { reason: CloseReason::PeerClosed, .. })) => {
+                *reason == "peer-closed"
+            }
+            (["closed", reason], Some(Event::Closed { reason: got, .. })) => *reason == got.name(),
+            _ => false,
+        };
+        if !as_expected {
+            self.fail(&format!("the event was {next:?}"));
+        }
+    }
+
+    /// Lets time pass, and the timers run, up to `until`.
+    pub(crate) fn run_until(&mut self, until: Instant) {
+        while let Some(at) = self.stack.poll_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.stack.handle_timeout(self.now);
+            self.collect();
+        }
+        self.now = self.now.max(until);
+        self.stack.handle_timeout(self.now); // The caller's actions happen at this time.
+    }
+
+    /// Takes what the stack sends now, and its events.
+    fn collect(&mut self) {
+        let mut out = Out::default();
+        self.stack.poll_transmit(self.now, &mut out);
+        for packet in out.0 {
+            let segment = Segment::parse(&packet);
+            if self.our_isn.is_none() || segment.flags & 0x12 == 0x12 {
+                self.our_isn = Some(segment.seq);
+                self.our_port = segment.source_port;
+            }
+            if let Some((value, _)) = segment.timestamps {
+                self.our_clock.get_or_insert(value);
+                self.last_value = value;
+            }
+            self.sent.push_back((self.now, segment));
+        }
+        while let Some(event) = self.stack.poll_event() {
+            self.events.push_back(event);
+        }
+    }
+
+    fn show(&self, segment: &Segment) -> String {
+        let seq = segment.seq.wrapping_sub(self.our_isn.unwrap_or(0)).cast_signed();
+        let ack = segment.ack.wrapping_sub(PEER_ISN).cast_signed();
+        let sack: Vec<_> = segment
+            .sack
+            .iter()
+            .map(|(l, r)| format!("{}-{}", l.wrapping_sub(PEER_ISN), r.wrapping_sub(PEER_ISN)))
+            .collect();
+        format!(
+            "flags {:#04x} {seq}({}) ack {ack} win {} mss {:?} ws {:?} sackok {} ts {:?} sack {sack:?}",
+            segment.flags,
+            segment.data.len(),
+            segment.window,
+            segment.mss,
+            segment.scale,
+            segment.sack_permitted,
+            segment.timestamps,
+        )
+    }
+
+    fn expect(&mut self, (earliest, latest): (Duration, Duration), words: &str) {
+        let until = self.mark + latest;
+        while self.sent.is_empty() && self.stack.poll_timeout().is_some_and(|at| at <= until) {
+            let at = self.stack.poll_timeout().unwrap();
+            self.run_until(at.max(self.now));
+        }
+        let Some((at, segment)) = self.sent.pop_front() else { self.fail("nothing was sent") };
+        let shown = self.show(&segment);
+        if at.since(self.mark) < earliest || at > until {
+            self.fail(&format!("{shown} left at {:?}", at.since(self.mark)));
+        }
+        let mut expected = self.segment(words, Segment::default());
+        // What the script leaves open is as it is.
+        let words: Vec<&str> = words.split_whitespace().collect();
+        if !words.contains(&"win") {
+            expected.window = segment.window;
+        }
+        if !words[0].contains('P') {
+            expected.flags |= segment.flags & 8;
+        }
+        match words.iter().find(|word| word.starts_with("ts")) {
+            Some(&"ts") => expected.timestamps = segment.timestamps,
+            Some(_) => {
+                expected.timestamps = segment
+                    .timestamps
+                    .map(|(value, _)| (value, expected.timestamps.map_or(0, |(_, echo)| echo)));
+            }
+            None => {}
+        }
+        (expected.source_port, expected.destination_port) = (self.our_port, PEER_PORT);
+        if !expected.data.is_empty() {
+            let start = segment.seq.wrapping_sub(self.our_isn.unwrap()) - 1;
+            expected.data.iter_mut().zip(u64::from(start)..).for_each(|(o, at)| *o = pattern(at));
+        }
+        if expected != segment {
+            self.fail(&format!("sent was\n{shown}, expected\n{}", self.show(&expected)));
+        }
+        self.mark = at;
+    }
+
+    fn arrive(&mut self, words: &str) {
+        let (words, reason) = words.split_once("=>").unwrap_or((words, ""));
+        let arriving = Segment {
+            source_port: PEER_PORT,
+            destination_port: self.our_port,
+            window: 0xffff,
+            ..Segment::default()
+        };
+        let mut segment = self.segment_of_peer(words, arriving);
+        let start = segment.seq.wrapping_sub(PEER_ISN).wrapping_sub(1).cast_signed();
+        for (octet, offset) in segment.data.iter_mut().zip(i64::from(start)..) {
+            *octet = pattern(offset as u64);
+        }
+        let (eager, read) = (self.eager, &mut self.read);
+        let deliver = &mut |_, octets: &mut [u8]| {
+            if !eager {
+                return 0;
+            }
+            for octet in octets.iter() {
+                assert_eq!(*octet, pattern(*read), "received octet {read}");
+                *read += 1;
+            }
+            octets.len()
+        };
+        let outcome = self.stack.handle_segment(
+            self.now,
+            &mut segment.packet(),
+            RxChecksum::Unknown,
+            deliver,
+        );
+        let got = match outcome {
+            SegmentOutcome::Accepted => "accepted",
+            SegmentOutcome::Dropped(reason) => reason.name(),
+        };
+        if !reason.is_empty() && reason.trim() != got {
+            self.fail(&format!("the segment was {got}"));
+        }
+    }
+
+    /// A segment of the stack: its numbers count from our ISN, what it acknowledges from the peer's.
+    fn segment(&self, words: &str, base: Segment) -> Segment {
+        parse_segment(words, base, self.our_isn.unwrap_or(0), PEER_ISN, |ts| {
+            let echo = ts.split_once(':').map_or(0, |(_, echo)| peer_clock(echo));
+            (0, echo)
+        })
+    }
+
+    fn segment_of_peer(&self, words: &str, base: Segment) -> Segment {
+        let ours = self.our_isn.unwrap_or(0);
+        parse_segment(words, base, PEER_ISN, ours, |ts| match ts.split_once(':') {
+            Some((value, echo)) => {
+                let echo = echo.parse::<u32>().unwrap();
+                (peer_clock(value), self.our_clock.unwrap_or(0).wrapping_add(echo))
+            }
+            None => (peer_clock(ts), self.last_value),
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! Keepalive and the user timeout (RFC 9293, 3.8.3 and 3.8.4).
+
+use std::time::Duration;
+
+use crate::play::{play, play_with};
+
+/// RFC 9293, 3.8.4: silence is probed one octet below what is expected; five unanswered ones end
+/// the connection.
+#[test]
+fn rfc9293_3_8_4_keepalive() {
+    play_with(
+        |config| config.keepalive = Some(Duration::from_secs(60)),
+        "open 65535
+         +60 > . 0(0) ack 1
+         < . 1(0) ack 1
+         +60 > . 0(0) ack 1
+         +10 > . 0(0) ack 1
+         +10 > . 0(0) ack 1
+         +10 > . 0(0) ack 1
+         +10 > . 0(0) ack 1
+         +10.1 > nothing
+         event closed timeout",
+    );
+}
+
+/// RFC 9293, 3.8.4 (MUST-26): off unless asked for.
+#[test]
+fn rfc9293_3_8_4_no_keepalive_by_default() {
+    play(
+        "open 65535
+         +100000 > nothing
+         event none
+         < . 1(10) ack 1
+         > . 1(0) ack 11",
+    );
+}
+
+/// A keepalive of the peer's is answered.
+#[test]
+fn rfc9293_3_8_4_a_peers_keepalive_is_answered() {
+    play(
+        "open 65535
+         < . 1(10) ack 1
+         > . 1(0) ack 11
+         +60 < . 10(0) ack 1
+         > . 1(0) ack 11
+         +60 < . 10(1) ack 1               # with an octet, as old ones have it
+         > . 1(0) ack 11 sack 10-11",
+    );
+}
+
+/// RFC 9293, 3.8.3: data that is not acknowledged in time ends the connection.
+#[test]
+fn rfc9293_3_8_3_the_user_timeout() {
+    play_with(
+        |config| config.user_timeout = Duration::from_secs(1),
+        "open bare 65535
+         write 10
+         > . 1(10) ack 1
+         +0.12 > . 1(10) ack 1
+         +0.24 > . 1(10) ack 1
+         +0.48 > . 1(10) ack 1
+         +0.17 > nothing
+         event closed timeout
+         < . 1(0) ack 11 => no-connection
+         > R 11(0)",
+    );
+}
+
+/// RFC 6298, 5.3: each acknowledgment of new data starts the timer anew.
+#[test]
+fn rfc6298_5_3_progress_restarts_the_timer() {
+    play(
+        "open bare 65535
+         write 3000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         +0.1 < . 1(0) ack 1001
+         +0.1 < . 1(0) ack 2001
+         +0.1 > nothing
+         +0.1~0.5 > . 2001(1000) ack 1",
+    );
+}

@@ -1,0 +1,208 @@
+//! What the tunnel asks of the stack beyond the RFCs of TCP: IKE overtakes, unsent octets are known
+//! with their age, marks are constant, memory is given back.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use culvert_tcpstack::{ConnError, Instant, Marking, Stack, StackConfig, Transmit};
+
+use crate::play::{Play, config, play};
+
+/// Takes packets as they are.
+#[derive(Default)]
+struct Packets(Vec<Vec<u8>>);
+
+impl Transmit for Packets {
+    fn has_room(&mut self) -> bool {
+        true
+    }
+
+    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+        let mut packet = vec![0xa5; len];
+        let result = fill(&mut packet);
+        self.0.push(packet);
+        result
+    }
+}
+
+/// A connection to a peer whose window is closed by 2000 octets of `b'a'` and `b'b'`.
+fn stalled() -> Play {
+    Play::new(config()).play(
+        "open 500
+         < . 1(0) ack 1 win 500",
+    )
+}
+
+fn send(play: &mut Play, octet: u8, len: usize) {
+    let id = play.id();
+    let sent = play.stack.send_with(id, len, |room| {
+        room.fill(octet);
+        len
+    });
+    assert_eq!(sent, Ok(len));
+}
+
+/// The payloads that leave when the peer opens its window, in one string.
+fn drain(mut play: Play, mut acked: usize) -> Vec<u8> {
+    let mut stream = Vec::new();
+    for _ in 0..20 {
+        let mut out = Packets::default();
+        play.stack.poll_transmit(play.now, &mut out);
+        for packet in out.0 {
+            let header = 20 + usize::from(packet[32] >> 4) * 4;
+            stream.extend_from_slice(&packet[header..]);
+        }
+        acked = acked.max(stream.len());
+        let step = format!("< . 1(0) ack {} win 60000", acked + 1);
+        play = play.quietly(&step, &mut stream);
+        acked = stream.len();
+    }
+    stream
+}
+
+/// IKE overtakes the ESP frames that have not been started, and no other.
+#[test]
+fn an_urgent_frame_overtakes_what_has_not_been_started() {
+    let mut play = stalled();
+    send(&mut play, b'a', 800); // 500 octets of it leave.
+    let mut out = Packets::default();
+    play.stack.poll_transmit(play.now, &mut out);
+    assert_eq!(out.0.len(), 1);
+    send(&mut play, b'b', 700);
+    send(&mut play, b'c', 20_000); // Larger than a chunk of memory.
+    let id = play.id();
+    play.stack.send_urgent(id, 300, |frame| frame.fill(b'I')).unwrap();
+    play.stack.send_urgent(id, 100, |frame| frame.fill(b'J')).unwrap();
+    assert_eq!(play.stack.info(id).unwrap().unsent_bytes, 300 + 700 + 20_000 + 400);
+    let stream = drain(play, 500);
+    let frames: Vec<(u8, usize)> =
+        stream.chunk_by(|a, b| a == b).map(|run| (run[0], run.len())).collect();
+    assert_eq!(frames, [(b'a', 300), (b'J', 100), (b'I', 300), (b'b', 700), (b'c', 20_000)]);
+}
+
+/// How much waits, and since when: by these inner packets are dropped before they are sealed.
+#[test]
+fn unsent_octets_and_their_age() {
+    let mut play = stalled();
+    let id = play.id();
+    let first = play.now;
+    send(&mut play, b'a', 500);
+    send(&mut play, b'b', 300);
+    play.run_until(first + Duration::from_millis(7));
+    send(&mut play, b'c', 200);
+    let info = play.stack.info(id).unwrap();
+    assert_eq!((info.unsent_bytes, info.unsent_since), (500, Some(first)));
+    assert_eq!(info.in_flight_bytes, 500);
+    let mut out = Vec::new();
+    let play = play.quietly("< . 1(0) ack 501 win 300", &mut out);
+    let info = play.stack.info(id).unwrap();
+    let second = first + Duration::from_millis(7);
+    assert_eq!((info.unsent_bytes, info.unsent_since), (200, Some(second)));
+    let play = play.quietly("< . 1(0) ack 801 win 300", &mut out);
+    let info = play.stack.info(id).unwrap();
+    assert_eq!((info.unsent_bytes, info.unsent_since), (0, None));
+}
+
+/// Memory follows what is in flight or behind holes; without either there is none.
+#[test]
+fn buffers_are_given_back() {
+    let play = Play::new(config()).play(
+        "open 65535
+         write 5000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         > . 3001(1000) ack 1
+         > . 4001(1000) ack 1
+         < . 60001(10) ack 1
+         > . 5001(0) ack 1 sack 60001-60011",
+    );
+    assert_eq!(play.stack.stats().buffer_bytes, 2 * 16_384);
+    let play = play.play("< . 1(0) ack 5001");
+    assert_eq!(play.stack.stats().buffer_bytes, 16_384, "what was sent has arrived");
+    let play = play.play(
+        "< . 1(30000) ack 5001
+         > . 5001(0) ack 30001 sack 60001-60011
+         < . 30001(30000) ack 5001
+         > . 5001(0) ack 60011",
+    );
+    assert_eq!(play.stack.stats().buffer_bytes, 0, "what was received was taken");
+}
+
+/// Without memory a stream goes on as long as it comes in order and is taken.
+#[test]
+fn a_stream_goes_on_without_memory() {
+    let without = StackConfig { buffers_bytes: 0, ..config() };
+    let play = Play::new(without).play(
+        "open 65535
+         < . 1001(1000) ack 1 => no-memory
+         > . 1(0) ack 1
+         < . 1(1000) ack 1 => accepted
+         > . 1(0) ack 1001
+         < . 1001(1000) ack 1 => accepted
+         > . 1(0) ack 2001",
+    );
+    let mut play = play;
+    let id = play.id();
+    assert_eq!(play.stack.send_with(id, 10, |_| 10), Err(ConnError::Full));
+}
+
+/// RFC 9329, 9.1: how long frames waited behind a hole is known.
+#[test]
+fn rfc9329_9_1_head_of_line_delay() {
+    let play = Play::new(config()).play(
+        "open 65535
+         < . 1001(1000) ack 1
+         > . 1(0) ack 1 sack 1001-2001
+         +0.05 < . 1(1000) ack 1
+         > . 1(0) ack 2001",
+    );
+    let delays = play.stack.head_of_line_delay();
+    assert_eq!(delays.len(), 1);
+    assert!((49_000..=51_000).contains(&delays.max()), "{} microseconds", delays.max());
+}
+
+/// RFC 9329, 9.3 and 6.1: one DSCP and one flow label for every packet, RST and cookie included.
+#[test]
+fn rfc9329_9_3_marks_are_constant() {
+    let marking = Marking { dscp: 46, flow_label: 0x4_5678 };
+    let config = StackConfig { marking, ..config() };
+    let mut stacks =
+        [Stack::new(config.clone(), [1; 32]).unwrap(), Stack::new(config, [2; 32]).unwrap()];
+    stacks[1].listen(4500);
+    let now = Instant(1_000_000);
+    let remote: SocketAddr = "[2001:db8::2]:4500".parse().unwrap();
+    let id = stacks[0].connect(now, "2001:db8::1".parse().unwrap(), remote).unwrap();
+    let mut seen = 0;
+    for turn in 0..8 {
+        if turn == 4 {
+            stacks[0].send_with(id, 3000, |_| 3000).unwrap();
+        } else if turn == 6 {
+            stacks[0].abort(id);
+        }
+        let mut out = Packets::default();
+        stacks[turn % 2].poll_transmit(now, &mut out);
+        for mut packet in out.0 {
+            let first = u32::from_be_bytes(packet[..4].try_into().unwrap());
+            assert_eq!(first, 6 << 28 | 46 << 22 | 0x4_5678, "version, DSCP, Not-ECT, flow label");
+            seen += 1;
+            let checksum = culvert_tcpstack::RxChecksum::Unknown;
+            stacks[1 - turn % 2].handle_segment(now, &mut packet, checksum, &mut |_, o| o.len());
+        }
+    }
+    assert!(seen >= 6, "SYN, cookie, ACK, three segments, ACK, RST: {seen}");
+}
+
+/// RFC 9293, 3.7.4 (no Nagle): a frame never waits for another.
+#[test]
+fn small_frames_do_not_wait() {
+    play(
+        "open 65535
+         write 10
+         > . 1(10) ack 1
+         write 10
+         > . 11(10) ack 1
+         write 10
+         > . 21(10) ack 1",
+    );
+}
