@@ -4,6 +4,7 @@
 //! dpdk-sys <- dpdk <- dataplane          shm <- dataplane, control
 //! esp, tcpstack <- dataplane, bench      ike <- control, bench
 //! api <- control, ctl, lab               dataplane-config <- dataplane, control
+//! lab, tcpstack <- sim
 //! ```
 //!
 //! Control never sees DPDK, and the dataplane never sees IKE, however indirectly.
@@ -38,6 +39,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("culvert-ctl", &["culvert-api", "culvert-control"]),
     ("culvert-captures", &[]),
     ("culvert-lab", &["culvert-api"]),
+    ("culvert-sim", &["culvert-dpdk", "culvert-lab", "culvert-tcpstack"]),
     (
         "culvert-bench",
         &[
