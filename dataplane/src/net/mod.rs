@@ -35,6 +35,7 @@ pub mod policy;
 pub mod prefix;
 mod reason;
 pub mod route;
+pub mod too_big;
 pub mod udp;
 
 pub use reason::DropReason;

@@ -38,6 +38,8 @@ pub(crate) struct Core<L> {
     /// Packets of the gateway's own, to inner hosts on either side of a tunnel.
     pub(crate) own: Burst,
     pub(crate) error_limit: RateLimit,
+    /// What routers say about too big segments is listened to no more often.
+    pub(crate) told_limit: RateLimit,
     /// Room for an IKE message that is longer than a packet, before it is cut.
     pub(crate) big_datagram: Box<[u8]>,
     /// Identification of the last packet that may be fragmented (RFC 6864, 4.1).

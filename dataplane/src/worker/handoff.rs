@@ -11,6 +11,7 @@ use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use super::peer::Arrival;
 use crate::net::neighbour::Learnt;
+use crate::net::too_big::TooBig;
 
 /// Packets that may wait on one ring, from one worker to one other.
 pub const HANDOFF_RING_ITEMS: usize = 1024;
@@ -32,6 +33,8 @@ pub enum Handed {
         /// The SA that its policy names.
         sa: SlotRef,
     },
+    /// What a router says about a segment that may be the receiver's.
+    TooBig(TooBig),
     /// A TCP segment to a local port of the receiver's.
     Segment {
         /// The IP packet.

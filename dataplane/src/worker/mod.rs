@@ -174,6 +174,7 @@ impl<L: Link> Worker<L> {
             forwarded: Burst::new(),
             own: Burst::new(),
             error_limit: RateLimit::default(),
+            told_limit: RateLimit::default(),
             big_datagram: vec![0; usize::from(u16::MAX)].into_boxed_slice(),
             identification: u16::from_be_bytes([seed[0], seed[1]]),
             view,

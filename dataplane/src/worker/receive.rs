@@ -23,6 +23,7 @@ use super::peer::Arrival;
 use crate::net::ether::{self, Cast, EtherType};
 use crate::net::icmp;
 use crate::net::ip::{self, Fragment, Header, protocol};
+use crate::net::too_big::{self, TooBig};
 use crate::net::udp::{self, ZeroChecksum};
 use crate::net::{DropReason, arp, nd};
 
@@ -132,8 +133,33 @@ impl<L: Link> Worker<L> {
             }
             protocol::UDP => self.core.take_datagram(packet, header),
             protocol::ESP => self.core.take_native(packet, header),
-            protocol::ICMP | protocol::ICMPV6 => self.core.answer_outer(packet, header),
+            protocol::ICMP | protocol::ICMPV6 => self.take_icmp(packet, header),
             _ => Err(DropReason::IpUnknownProtocol),
+        }
+    }
+
+    fn take_icmp(&mut self, packet: Mbuf, header: &Header) -> Result<(), DropReason> {
+        let Some(told) = too_big::parse(packet.data(), header)? else {
+            return self.core.answer_outer(packet, header);
+        };
+        // The connection may be any worker's. A flood of such messages is not worth more.
+        if self.core.told_limit.allow(self.core.now_ns) {
+            let (own, workers) = (self.core.view.worker(), self.core.mesh.workers());
+            for worker in (0..workers).filter(|worker| *worker != own) {
+                self.core.hand_over(worker, Handed::TooBig(told));
+            }
+            self.narrow_path(&told);
+        }
+        Ok(())
+    }
+
+    /// RFC 9293, 3.7.5: a router says that a segment was too big. The stack believes it if the
+    /// segment is in flight (RFC 5927, 7.2).
+    pub(crate) fn narrow_path(&mut self, told: &TooBig) {
+        let now = super::stack_time(self.core.now_ns);
+        let TooBig { local, remote, sequence, mtu } = *told;
+        if self.tcp.stack.packet_too_big(now, local, remote, sequence, mtu) {
+            self.core.count(Counter::IcmpTooBig);
         }
     }
 
