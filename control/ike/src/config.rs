@@ -189,6 +189,13 @@ pub struct ConnectionConfig {
     pub tcp_response_timeout: Duration,
     /// Check the peer's liveness when nothing authentic came from it for so long; `None`: never.
     pub dpd_delay: Option<Duration>,
+    /// Offer to move the IKE SA to other addresses and transports (MOBIKE, RFC 4555).
+    pub mobike: bool,
+    /// With [`TransportChoice::Auto`] and MOBIKE, how long this gateway as initiator stays on TCP
+    /// before it tries UDP again; `None`: it stays (RFC 9329, 7.1).
+    pub udp_probe: Option<Duration>,
+    /// Further addresses of this gateway that a MOBIKE peer is told; at most 16 are.
+    pub additional_addrs: Vec<IpAddr>,
     /// Let long messages go in fragments where the peer can put them together (RFC 7383); only over
     /// UDP.
     pub fragmentation: bool,
@@ -222,6 +229,9 @@ impl ConnectionConfig {
             retransmission: Retransmission::default(),
             tcp_response_timeout: Duration::from_secs(60),
             dpd_delay: None,
+            mobike: true,
+            udp_probe: Some(Duration::from_secs(600)),
+            additional_addrs: Vec::new(),
             fragmentation: true,
             fragment_size: 1280,
             lifetime: Lifetime::IKE,

@@ -375,7 +375,11 @@ pub struct IkeSnapshot {
     pub suite: Option<IkeSuite>,
     /// The way it goes.
     pub path: Path,
-    /// Whether a NAT sits before this gateway or the peer.
+    /// Further addresses of the peer, as it says (RFC 4555, 3.4).
+    pub peer_addresses: Vec<IpAddr>,
+    /// Whether it can be moved (RFC 4555).
+    pub mobike: bool,
+    /// Whether a NAT sits before this gateway.
     pub nat_local: bool,
     /// Whether a NAT sits before the peer.
     pub nat_remote: bool,

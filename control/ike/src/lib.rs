@@ -59,5 +59,6 @@ pub use host::{ChildSa, Host, InstallError, KeyMaterial, Mode, Secret};
 pub use id::{Identity, IdentityPattern};
 pub use path::{ChildPath, ConnToken, ConnectRequest, IKE_PORT, NAT_T_PORT, Path, Transport};
 pub use proposal::{Encryption, EspProposal, EspSuite, IkeProposal, IkeSuite, KeyExchange, Prf};
+pub use sa::PathChoice;
 pub use time::Instant;
 pub use ts::TrafficSelector;

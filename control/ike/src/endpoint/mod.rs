@@ -16,7 +16,7 @@ use crate::event::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot, Transmit};
 use crate::host::Host;
 use crate::message::{ExchangeType, HEADER_LEN, Header, Message, NotifyType, Payload};
 use crate::path::{ChildPath, ConnToken, ConnectRequest, Path, Transport};
-use crate::sa::{Answer, Cx, Replaces, Session, reply_in_clear};
+use crate::sa::{Answer, Cx, PathChoice, Replaces, Session, reply_in_clear};
 use crate::time::Instant;
 use guard::{Demand, Guard, Verdict};
 pub use limits::EndpointConfig;
@@ -228,6 +228,29 @@ impl Endpoint {
             return Err(InitiateError::NotEstablished(ike));
         }
         self.with(now, ike, host, Session::rekey_ike);
+        Ok(())
+    }
+
+    /// Moves an established IKE SA with its CHILD SAs to other addresses or another transport (RFC
+    /// 4555; RFC 9329, 7.1), when the gateway's addresses changed or to find out whether UDP works
+    /// again. ESP goes the new way once the peer has agreed ([`Event::PathMoved`]); over UDP without
+    /// an answer the IKE SA stays on, or falls back to, TCP.
+    ///
+    /// # Errors
+    /// When it does not exist, or when this gateway may not move it: it is not established, the peer
+    /// does not take part in MOBIKE, or the peer began it (RFC 4555, 3.5).
+    pub fn move_to(
+        &mut self,
+        now: Instant,
+        ike: IkeSaId,
+        to: PathChoice,
+        host: &mut dyn Host,
+    ) -> Result<(), InitiateError> {
+        let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
+        if !session.may_move() {
+            return Err(InitiateError::Immovable(ike));
+        }
+        self.with(now, ike, host, |s, cx| s.move_to(cx, to));
         Ok(())
     }
 

@@ -89,6 +89,11 @@ pub enum InitiateError {
     /// The IKE SA is not in a state to do so.
     #[error("IKE SA {0} is not established")]
     NotEstablished(IkeSaId),
+    /// The IKE SA cannot be moved from here.
+    #[error(
+        "IKE SA {0} cannot be moved from here: it must be established, begun by this gateway and allow MOBIKE on both sides"
+    )]
+    Immovable(IkeSaId),
     /// Unknown SA.
     #[error(transparent)]
     UnknownSa(#[from] UnknownSa),

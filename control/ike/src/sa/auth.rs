@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::child::{ChildRequest, ChildWish};
 use super::exchange::{Asked, Task};
+use super::mobike;
 use super::{Cx, Phase, Replaces, Session};
 use crate::auth::{self, METHOD_SHARED_KEY, Signed};
 use crate::config::{ChildConfig, ConnectionConfig};
@@ -105,6 +106,7 @@ impl Session {
             payloads.push(Payload::selectors(true, &state.child.local_ts));
             payloads.push(Payload::selectors(false, &state.child.remote_ts));
         }
+        payloads.extend(mobike::announce(&connection));
         self.phase = Phase::Auth(Box::new(state));
         self.request(cx, ExchangeType::IKE_AUTH, payloads, Asked::Auth);
     }
@@ -145,6 +147,7 @@ impl Session {
             }
         };
         self.remote_id = Some(remote);
+        self.note_mobike(message);
         self.established(cx);
         self.first_child(cx, *state, message);
     }
@@ -299,7 +302,12 @@ impl Session {
         let mut payloads = vec![Payload::IdR(id.kind().number(), id.data().to_vec()), auth];
         self.local_id = Some(connection.local_id.clone());
         self.remote_id = Some(remote);
+        let announced = mobike::announce(&connection);
         self.connection = Some(connection);
+        self.note_mobike(message);
+        if self.mobike {
+            payloads.extend(announced);
+        }
         self.established(cx);
         if message.notify(NotifyType::INITIAL_CONTACT).is_some() {
             self.replaces = Some(Replaces::Silently);

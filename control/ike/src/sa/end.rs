@@ -39,7 +39,9 @@ impl Session {
             | Asked::Liveness
             | Asked::DeleteIke
             | Asked::DeleteChild(_)
-            | Asked::Ike(_) => {}
+            | Asked::Ike(_)
+            | Asked::Update(_)
+            | Asked::ReturnCheck(..) => {}
         }
     }
 

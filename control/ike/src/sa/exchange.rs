@@ -28,6 +28,10 @@ pub(crate) enum Asked {
     Child(Box<ChildRequest>),
     /// New keys for the IKE SA.
     Ike(Box<IkeRequest>),
+    /// To follow to another path, with the NAT digests of this one.
+    Update(Path),
+    /// A cookie back from this path.
+    ReturnCheck(Vec<u8>, Path),
 }
 
 /// A request that waits for its response.
@@ -35,6 +39,8 @@ pub(crate) struct Outstanding {
     pub(super) message_id: u32,
     pub(super) wire: Wire,
     pub(super) asked: Asked,
+    /// A way that is tried for it, in place of the IKE SA's.
+    pub(super) via: Option<Path>,
     /// Transmissions over UDP so far.
     pub(super) sent: u32,
     /// When to send it again, or to give the peer up.
@@ -51,6 +57,10 @@ pub(crate) enum Task {
     RekeyChild(ChildId),
     /// With a value of this group, where the peer asked for another than the first.
     RekeyIke(Option<KeyExchange>),
+    /// UPDATE_SA_ADDRESSES, by a way that is tried or on the present one.
+    Update(Option<Path>),
+    /// A COOKIE2 to the peer's new address.
+    ReturnCheck,
 }
 
 impl Session {
@@ -236,6 +246,10 @@ impl Session {
             Asked::DeleteStray(spi_in) => cx.host.release_child(spi_in),
             Asked::Child(request) => self.handle_child_response(cx, *request, &message),
             Asked::Ike(request) => self.handle_ike_response(cx, *request, &message),
+            Asked::Update(digested) => self.handle_update_response(cx, &digested, path, &message),
+            Asked::ReturnCheck(cookie, checked) => {
+                self.handle_return_check(cx, &cookie, &checked, &message);
+            }
         }
         self.pump(cx);
         Received::Accepted
@@ -249,10 +263,22 @@ impl Session {
         payloads: Vec<Payload>,
         asked: Asked,
     ) {
+        self.request_via(cx, exchange, payloads, asked, None);
+    }
+
+    /// Sends a request now by a way that is tried.
+    pub(super) fn request_via(
+        &mut self,
+        cx: &mut Cx<'_>,
+        exchange: ExchangeType,
+        payloads: Vec<Payload>,
+        asked: Asked,
+        via: Option<Path>,
+    ) {
         let Some(sa) = &mut self.sa else { return };
         let Ok((message_id, wire)) = sa.request(exchange, payloads) else { return };
         let due = cx.now;
-        self.outstanding = Some(Outstanding { message_id, wire, asked, sent: 0, due });
+        self.outstanding = Some(Outstanding { message_id, wire, asked, via, sent: 0, due });
         self.transmit(cx);
     }
 
@@ -270,6 +296,8 @@ impl Session {
                 Task::Child(wish) => self.send_child_request(cx, wish),
                 Task::RekeyChild(child) => self.send_child_rekey(cx, child),
                 Task::RekeyIke(group) => self.send_ike_rekey(cx, group),
+                Task::Update(via) => self.send_update(cx, via),
+                Task::ReturnCheck => self.send_return_check(cx),
             }
         }
     }

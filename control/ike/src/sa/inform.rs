@@ -8,7 +8,7 @@ use crate::path::Path;
 
 impl Session {
     pub(super) fn handle_informational(&mut self, cx: &mut Cx<'_>, path: &Path, message: &Message) {
-        let mut answer = Vec::new();
+        let mut answer = self.answer_mobike(cx, path, message);
         let mut gone = None;
         for payload in &message.payloads {
             match payload {

@@ -5,6 +5,7 @@
 //! asks for a new one, at once and then with growing waits; the responder waits for it. The path
 //! moves only on an authentic new message (RFC 9329, 6.1 and 10).
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::exchange::{Asked, Task};
@@ -25,6 +26,8 @@ pub(crate) struct Link {
     state: LinkState,
     /// Failed attempts in a row.
     failures: u32,
+    /// From where and where to the last connection was asked for.
+    target: Option<(Option<IpAddr>, SocketAddr)>,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -70,22 +73,28 @@ impl Session {
 
     /// Sends the outstanding request once more and says when it is due again.
     pub(super) fn transmit(&mut self, cx: &mut Cx<'_>) {
-        let (detached, tcp) = (self.is_detached(), self.path.transport == Transport::Tcp);
+        let own = self.path;
+        let path = self.outstanding.as_ref().and_then(|o| o.via).unwrap_or(own);
+        let tcp = path.transport == Transport::Tcp;
+        let detached = tcp && path.conn.is_none();
         let (retransmission, timeout) = (self.retransmission(), self.tcp_response_timeout());
         let Some(outstanding) = &mut self.outstanding else { return };
         outstanding.sent += 1;
         outstanding.due =
             cx.now + if tcp { timeout } else { retransmission.wait(outstanding.sent) };
         if !detached {
-            cx.send_wire(&self.path, &outstanding.wire);
+            cx.send_wire(&path, &outstanding.wire);
         }
     }
 
     /// The outstanding request got no answer in time.
     pub(super) fn outstanding_due(&mut self, cx: &mut Cx<'_>) {
+        if self.give_up_trial(cx) {
+            return;
+        }
         let Some(outstanding) = &self.outstanding else { return };
         // RFC 9329, 6.2: no repetition over TCP.
-        let again = self.path.transport == Transport::Udp
+        let again = outstanding.via.unwrap_or(self.path).transport == Transport::Udp
             && outstanding.sent <= self.retransmission().tries;
         if again {
             self.transmit(cx);
@@ -103,7 +112,8 @@ impl Session {
 
     /// An authentic new message came on `path`: the peer lives, and may have moved.
     pub(super) fn heard(&mut self, cx: &mut Cx<'_>, path: &Path) {
-        if *path == self.path {
+        // A way that is tried is taken when the peer has agreed to it.
+        if *path == self.path || self.outstanding.as_ref().is_some_and(|o| o.via.is_some()) {
             return;
         }
         let moves = match path.transport {
@@ -118,10 +128,7 @@ impl Session {
         };
         if moves {
             self.move_path(cx, path);
-            let child_path = self.child_path();
-            if !self.children.is_empty() {
-                cx.host.set_path(self.id, &child_path);
-            }
+            self.set_child_path(cx);
         }
     }
 
@@ -188,22 +195,29 @@ impl Session {
     }
 
     /// Asks the host for a TCP connection.
-    pub(super) fn connect(&mut self, cx: &mut Cx<'_>) {
+    pub(super) fn connect(&mut self, cx: &mut Cx<'_>, local: Option<IpAddr>, remote: SocketAddr) {
         let request = ConnectRequest(cx.id());
         self.link.state = LinkState::Asked(request);
-        let local = Some(self.path.local.ip()).filter(|local| !local.is_unspecified());
-        cx.transmits.push_back(Transmit::Connect { request, local, remote: self.path.remote });
+        self.link.target = Some((local, remote));
+        cx.transmits.push_back(Transmit::Connect { request, local, remote });
+    }
+
+    /// Asks for one to where the last one went.
+    pub(super) fn reconnect(&mut self, cx: &mut Cx<'_>) {
+        let own = Some(self.path.local.ip()).filter(|local| !local.is_unspecified());
+        let (local, remote) = self.link.target.unwrap_or((own, self.path.remote));
+        self.connect(cx, local, remote);
     }
 
     pub(super) fn retry_connection(&mut self, cx: &mut Cx<'_>) {
         if self.link.retry_at().is_some_and(|at| at <= cx.now) {
-            self.connect(cx);
+            self.reconnect(cx);
         }
     }
 
     /// The connection that was asked for is open.
     pub(crate) fn tcp_opened(&mut self, cx: &mut Cx<'_>, path: &Path) {
-        self.link = Link::default();
+        (self.link.state, self.link.failures) = (LinkState::Idle, 0);
         match self.phase {
             Phase::Opening(_) => {
                 self.path = *path;
@@ -211,10 +225,19 @@ impl Session {
             }
             Phase::Established | Phase::Deleting(_) => {
                 let waiting = self.outstanding.is_some();
+                let left = self.path.conn;
                 self.move_path(cx, path);
-                if !self.children.is_empty() {
-                    let child_path = self.child_path();
-                    cx.host.set_path(self.id, &child_path);
+                self.set_child_path(cx);
+                if let Some(conn) = left {
+                    // RFC 9329, 7.1.
+                    cx.transmits.push_back(Transmit::Close { conn });
+                }
+                if self.may_move() {
+                    // RFC 9329, 6.1 and 7.1: with MOBIKE the peer is told in so many words.
+                    self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+                    self.tasks.push_front(Task::Update(None));
+                    self.pump(cx);
+                    return;
                 }
                 // RFC 9329, 6.1: a new message lets the peer move its path here. The repeated
                 // request, which goes first, may not be new to it.
@@ -239,6 +262,11 @@ impl Session {
             self.fail(cx, InitiationError::TcpFailed { remote, reason });
             return;
         }
+        if !self.is_detached() && self.outstanding.is_none() {
+            // A move that is not to be; the present path is as good as before.
+            self.link.state = LinkState::Idle;
+            return;
+        }
         let wait = RECONNECT_FIRST.saturating_mul(1 << self.link.failures.min(6));
         self.link.failures += 1;
         self.link.state = LinkState::Waiting(cx.now + wait.min(RECONNECT_MAX));
@@ -252,7 +280,7 @@ impl Session {
                 let reconnecting = self.initiator;
                 cx.events.push_back(Event::TcpLost { ike: self.id, reconnecting });
                 if reconnecting {
-                    self.connect(cx);
+                    self.reconnect(cx);
                 }
             }
             Phase::Init(_) | Phase::Auth(_) => {

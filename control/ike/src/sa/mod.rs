@@ -16,12 +16,14 @@ mod init;
 mod keyed;
 mod lifetime;
 mod link;
+mod mobike;
 mod rekey;
 mod retired;
 mod row;
 mod timers;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +44,7 @@ use link::Link;
 use retired::Retired;
 
 pub(crate) use init::{Answer, reply_in_clear};
+pub use mobike::PathChoice;
 
 /// How long the last response is kept after an IKE SA is gone, to answer a repeated request; then
 /// its TCP connection is closed (RFC 9329, 6.1: "a few seconds").
@@ -125,6 +128,12 @@ pub(crate) struct Session {
     pub(crate) path: Path,
     pub(crate) link: Link,
     pub(crate) nat: Nat,
+    /// Both sides take part in MOBIKE.
+    mobike: bool,
+    /// When the way was taken, or UDP last tried from TCP.
+    probed: Instant,
+    /// Where the peer says that it can be reached besides.
+    peer_addresses: Vec<IpAddr>,
     pub(crate) phase: Phase,
     sa: Option<IkeSa>,
     /// IKE SAs that a rekey has put out of use; the newest last.
@@ -164,6 +173,9 @@ impl Session {
             path,
             link: Link::default(),
             nat: Nat::default(),
+            mobike: false,
+            probed: now,
+            peer_addresses: Vec::new(),
             phase,
             sa: None,
             retired: Vec::new(),

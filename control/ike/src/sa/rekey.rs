@@ -163,6 +163,7 @@ impl Session {
         // RFC 7296, 2.25.1: not while this side makes, rekeys or closes a CHILD SA, whose answer
         // comes on the old IKE SA.
         let busy = match self.outstanding.as_ref().map(|o| &o.asked) {
+            // What asks nothing but an answer may be forgotten: the peer is heard.
             None | Some(Asked::Liveness) => false,
             Some(Asked::Ike(request)) => request.rival.is_some(),
             Some(_) => true,

@@ -31,6 +31,8 @@ impl Session {
             remote_id: self.remote_id.clone(),
             suite: self.sa.as_ref().map(|sa| sa.suite),
             path: self.path,
+            peer_addresses: self.peer_addresses.clone(),
+            mobike: self.mobike,
             nat_local: self.nat.local,
             nat_remote: self.nat.remote,
             since: self.since,

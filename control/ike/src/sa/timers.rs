@@ -23,6 +23,7 @@ impl Session {
             self.retired_due(),
             self.later.iter().map(|(at, _)| *at).min(),
             self.lifetimes(),
+            self.probe_due(),
         ]
         .into_iter()
         .flatten()
@@ -60,6 +61,7 @@ impl Session {
             self.push_task(cx, task);
         }
         self.check_lifetimes(cx);
+        self.probe(cx);
         if self.liveness_due().is_some_and(|due| due <= now) {
             self.check_liveness(cx);
         }

@@ -239,6 +239,7 @@ pub(crate) fn config() -> ConnectionConfig {
     let mut config =
         ConnectionConfig::new("ab", "a.test".parse().unwrap(), "b.test".parse().unwrap());
     config.remote_addrs = vec![culvert_ike::AddressMatch::Address(B.parse().unwrap())];
+    config.mobike = false;
     config.proposals = vec!["aes128gcm16-prfsha256-x25519".parse().unwrap()];
     let net = child(&["10.1.0.0/24"], &["10.2.0.0/24"], "aes128gcm16-esn-noesn");
     config.children = vec![Arc::new(net)];

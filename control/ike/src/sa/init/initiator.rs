@@ -97,7 +97,8 @@ impl Session {
         self.path = Path { transport: Transport::Tcp, local, remote, conn: None };
         let deadline = cx.now + connection.tcp_response_timeout;
         self.phase = Phase::Opening(Opening { child, deadline });
-        self.connect(cx);
+        let own = Some(local.ip()).filter(|local| !local.is_unspecified());
+        self.connect(cx, own, remote);
     }
 
     /// The TCP connection is open.
@@ -381,7 +382,10 @@ impl Session {
         sa.fragment = fragment_limit(message, &connection);
         self.sa = Some(sa);
         self.nat = nat::detect(message, path);
-        if self.nat.local || self.nat.remote || connection.encap {
+        // RFC 4555, 3.3: whoever may move later uses the port that NATs let pass from the start.
+        let mobile =
+            connection.mobike && message.notify(NotifyType::NAT_DETECTION_DESTINATION_IP).is_some();
+        if self.nat.local || self.nat.remote || connection.encap || mobile {
             self.path = nat::float(&self.path);
         }
         self.last_heard = cx.now;

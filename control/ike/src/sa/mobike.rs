@@ -1,0 +1,305 @@
+//! MOBIKE (RFC 4555) and moves between UDP and TCP (RFC 9329, 7.1).
+//!
+//! The initiator moves: over UDP it *tries* the new way with UPDATE_SA_ADDRESSES, and takes it when
+//! an answer comes on it; without one the same request, with the same Message ID, goes over TCP, and
+//! a second exchange with fresh NAT digests follows. The responder takes the way that a new authentic
+//! UPDATE_SA_ADDRESSES came on; over UDP it sends ESP there only once a cookie came back (return
+//! routability, RFC 4555, 3.7; a TCP connection has shown that).
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::exchange::{Asked, Task};
+use super::{Cx, Phase, Session};
+use crate::config::{ConnectionConfig, TransportChoice};
+use crate::event::{Event, Transmit};
+use crate::message::{ExchangeType, Message, NotifyType, Payload};
+use crate::nat::{self, Nat};
+use crate::path::{NAT_T_PORT, Path, Transport};
+use crate::time::Instant;
+
+/// Octets of a COOKIE2 (RFC 4555, 4.2.5: 8 to 64).
+const COOKIE2_LEN: usize = 16;
+/// Most further addresses of a peer that are kept.
+const ADDRESSES_MAX: usize = 16;
+/// Transmissions over UDP before a move falls back to TCP.
+const MOVE_TRIES: u32 = 3;
+
+/// Where an IKE SA is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathChoice {
+    /// UDP, tried first; TCP if there is no answer and [`TransportChoice::Auto`] is configured.
+    Udp {
+        /// This gateway's address; `None`: as now.
+        local: Option<IpAddr>,
+        /// The peer's address; `None`: as now.
+        remote: Option<IpAddr>,
+    },
+    /// A new TCP connection.
+    Tcp {
+        /// This gateway's address; `None`: the route's.
+        local: Option<IpAddr>,
+        /// The peer's address; `None`: as now.
+        remote: Option<IpAddr>,
+    },
+}
+
+/// The notifications by which both sides say in IKE_AUTH that they take part, and from where they can
+/// be reached besides.
+pub(super) fn announce(connection: &ConnectionConfig) -> Vec<Payload> {
+    if !connection.mobike {
+        return Vec::new();
+    }
+    let further = connection.additional_addrs.iter().take(ADDRESSES_MAX).map(|a| match a {
+        IpAddr::V4(a) => Payload::notify(NotifyType::ADDITIONAL_IP4_ADDRESS, a.octets()),
+        IpAddr::V6(a) => Payload::notify(NotifyType::ADDITIONAL_IP6_ADDRESS, a.octets()),
+    });
+    std::iter::once(Payload::notify(NotifyType::MOBIKE_SUPPORTED, [])).chain(further).collect()
+}
+
+/// The further addresses that a message lists; `None` where it says nothing about them.
+fn addresses(message: &Message) -> Option<Vec<IpAddr>> {
+    let listed: Vec<IpAddr> = message
+        .notifies()
+        .filter_map(|n| match n.kind {
+            NotifyType::ADDITIONAL_IP4_ADDRESS => {
+                <[u8; 4]>::try_from(&n.data[..]).map(IpAddr::from).ok()
+            }
+            NotifyType::ADDITIONAL_IP6_ADDRESS => {
+                <[u8; 16]>::try_from(&n.data[..]).map(IpAddr::from).ok()
+            }
+            _ => None,
+        })
+        .take(ADDRESSES_MAX)
+        .collect();
+    let none = message.notify(NotifyType::NO_ADDITIONAL_ADDRESSES).is_some();
+    (none || !listed.is_empty()).then_some(listed)
+}
+
+impl Session {
+    /// What the peer said about MOBIKE in IKE_AUTH.
+    pub(super) fn note_mobike(&mut self, message: &Message) {
+        let wanted = self.connection.as_ref().is_some_and(|c| c.mobike);
+        self.mobike = wanted && message.notify(NotifyType::MOBIKE_SUPPORTED).is_some();
+        self.peer_addresses = addresses(message).unwrap_or_default();
+    }
+
+    /// Whether this side may move the IKE SA (RFC 4555, 3.5: the initiator decides).
+    pub(crate) fn may_move(&self) -> bool {
+        self.mobike && self.initiator && matches!(self.phase, Phase::Established)
+    }
+
+    /// Moves the IKE SA and its CHILD SAs.
+    pub(crate) fn move_to(&mut self, cx: &mut Cx<'_>, to: PathChoice) {
+        match to {
+            PathChoice::Udp { local, remote } => {
+                let path = &self.path;
+                let local = local.unwrap_or(path.local.ip());
+                let remote = remote.unwrap_or(path.remote.ip());
+                let port = match path.transport {
+                    Transport::Udp if path.has_non_esp_marker() => path.remote.port(),
+                    _ => NAT_T_PORT,
+                };
+                let remote = SocketAddr::new(remote, port);
+                let path = Path::udp(SocketAddr::new(local, NAT_T_PORT), remote);
+                self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+                self.tasks.push_front(Task::Update(Some(path)));
+                // RFC 4555, 3.5: what waits for an answer goes the new way at once.
+                if let Some(outstanding) = &mut self.outstanding {
+                    (outstanding.via, outstanding.sent) = (Some(path), 0);
+                    self.transmit(cx);
+                }
+                self.pump(cx);
+            }
+            PathChoice::Tcp { local, remote } => {
+                let remote = remote.unwrap_or(self.path.remote.ip());
+                self.connect_to(cx, local, remote);
+            }
+        }
+    }
+
+    /// When UDP is tried again from TCP.
+    pub(super) fn probe_due(&self) -> Option<Instant> {
+        let config = self.connection.as_ref()?;
+        let on_tcp = self.path.conn.is_some() && config.transport == TransportChoice::Auto;
+        let idle = on_tcp && self.may_move() && self.outstanding.is_none();
+        config.udp_probe.filter(|_| idle).map(|wait| self.probed + wait)
+    }
+
+    /// Tries UDP again. ESP stays on TCP until the peer has answered over UDP.
+    pub(super) fn probe(&mut self, cx: &mut Cx<'_>) {
+        if self.probe_due().is_some_and(|due| due <= cx.now) {
+            self.probed = cx.now;
+            self.move_to(cx, PathChoice::Udp { local: None, remote: None });
+        }
+    }
+
+    /// Opens a TCP connection to move to.
+    fn connect_to(&mut self, cx: &mut Cx<'_>, local: Option<IpAddr>, remote: IpAddr) {
+        let Some(connection) = &self.connection else { return };
+        let port = connection.tcp_remote_port;
+        self.connect(cx, local, SocketAddr::new(remote, port));
+    }
+
+    /// Sends UPDATE_SA_ADDRESSES: `via` a way that is tried, or on the present path.
+    pub(super) fn send_update(&mut self, cx: &mut Cx<'_>, via: Option<Path>) {
+        let path = via.unwrap_or(self.path);
+        let Some((spi_i, spi_r)) = self.sa.as_ref().map(super::IkeSa::spis) else { return };
+        let encap = self.connection.as_ref().is_some_and(|c| c.encap);
+        let mut payloads = vec![Payload::notify(NotifyType::UPDATE_SA_ADDRESSES, [])];
+        payloads.extend(nat::notifies(spi_i, spi_r, &path, encap));
+        self.request_via(cx, ExchangeType::INFORMATIONAL, payloads, Asked::Update(path), via);
+    }
+
+    /// A request on a way that is tried has got no answer. Whether something else is done about it.
+    pub(super) fn give_up_trial(&mut self, cx: &mut Cx<'_>) -> bool {
+        let auto = self.connection.as_ref().is_some_and(|c| c.transport == TransportChoice::Auto);
+        let timeout = self.tcp_response_timeout();
+        let Some(outstanding) = &mut self.outstanding else { return false };
+        let Some(via) = outstanding.via.filter(|_| outstanding.sent >= MOVE_TRIES) else {
+            return false;
+        };
+        // RFC 9329, 7.1: the same request with the same Message ID, no new exchange.
+        if self.path.transport == Transport::Tcp && self.path.conn.is_some() {
+            (outstanding.via, outstanding.sent) = (None, 0);
+            self.transmit(cx);
+            return true;
+        }
+        if !auto {
+            return false;
+        }
+        (outstanding.via, outstanding.due) = (None, cx.now + timeout);
+        self.connect_to(cx, Some(via.local.ip()), via.remote.ip());
+        true
+    }
+
+    /// The peer answered UPDATE_SA_ADDRESSES, whose digests were those of `digested`; the answer came
+    /// on `path`.
+    pub(super) fn handle_update_response(
+        &mut self,
+        cx: &mut Cx<'_>,
+        digested: &Path,
+        path: &Path,
+        message: &Message,
+    ) {
+        if message.error().is_some() {
+            // UNACCEPTABLE_ADDRESSES or UNEXPECTED_NAT_DETECTED: everything stays as it was.
+            return;
+        }
+        let same = |a: &Path, b: &Path| {
+            (a.transport, a.local, a.remote, a.conn) == (b.transport, b.local, b.remote, b.conn)
+        };
+        if !same(digested, path) {
+            // RFC 9329, 7.1: it went another way than its digests say.
+            self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+            self.tasks.push_front(Task::Update(None));
+            return;
+        }
+        let old = self.path;
+        self.take_path(cx, path, nat::detect(message, path));
+        // RFC 9329, 7.1: the Originator closes the connection that it has left.
+        if let Some(conn) = old.conn.filter(|conn| Some(*conn) != path.conn) {
+            cx.transmits.push_back(Transmit::Close { conn });
+        }
+    }
+
+    /// From now on IKE and ESP go this way.
+    fn take_path(&mut self, cx: &mut Cx<'_>, path: &Path, nat: Nat) {
+        let moved = self.path != *path;
+        self.probed = cx.now;
+        self.nat = nat;
+        self.path = *path;
+        if moved {
+            cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
+        }
+        self.set_child_path(cx);
+    }
+
+    /// Tells the host where ESP goes now.
+    pub(super) fn set_child_path(&mut self, cx: &mut Cx<'_>) {
+        if !self.children.is_empty() {
+            let path = self.child_path();
+            cx.host.set_path(self.id, &path);
+        }
+    }
+
+    /// The MOBIKE notifications of an INFORMATIONAL request; gives those of the answer.
+    pub(super) fn answer_mobike(
+        &mut self,
+        cx: &mut Cx<'_>,
+        path: &Path,
+        message: &Message,
+    ) -> Vec<Payload> {
+        let mut answer = Vec::new();
+        // RFC 4555, 3.7: given back whether this side moves or not.
+        if let Some(cookie) = message.notify(NotifyType::COOKIE2) {
+            answer.push(Payload::notify(NotifyType::COOKIE2, cookie.data.clone()));
+        }
+        if !self.mobike {
+            return answer;
+        }
+        if let Some(addresses) = addresses(message) {
+            self.peer_addresses = addresses;
+        }
+        if message.notify(NotifyType::UPDATE_SA_ADDRESSES).is_none() || self.initiator {
+            return answer;
+        }
+        let found = nat::detect(message, path);
+        let udp = path.transport == Transport::Udp;
+        // RFC 4555, 3.9; over TCP it is ignored (RFC 9329, 7.1).
+        if udp && nat_forbidden(message, path) {
+            return vec![Payload::notify(NotifyType::UNEXPECTED_NAT_DETECTED, [])];
+        }
+        let (spi_i, spi_r) = (message.header.spi_i, message.header.spi_r);
+        let encap = self.connection.as_ref().is_some_and(|c| c.encap);
+        answer.extend(nat::notifies(spi_i, spi_r, path, encap));
+        let elsewhere = self.path.remote.ip() != path.remote.ip();
+        if udp && elsewhere {
+            // IKE answers there; ESP follows when the cookie has come back.
+            self.nat = found;
+            if self.path != *path {
+                self.path = *path;
+                cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
+            }
+            self.tasks.retain(|task| !matches!(task, Task::ReturnCheck));
+            self.tasks.push_front(Task::ReturnCheck);
+        } else {
+            self.take_path(cx, path, found);
+        }
+        answer
+    }
+
+    /// Asks for a cookie from the peer's new address.
+    pub(super) fn send_return_check(&mut self, cx: &mut Cx<'_>) {
+        let mut cookie = vec![0; COOKIE2_LEN];
+        cx.host.random(&mut cookie);
+        let payloads = vec![Payload::notify(NotifyType::COOKIE2, cookie.clone())];
+        let asked = Asked::ReturnCheck(cookie, self.path);
+        self.request(cx, ExchangeType::INFORMATIONAL, payloads, asked);
+    }
+
+    /// Whether the cookie came back; then ESP goes to the new address.
+    pub(super) fn handle_return_check(
+        &mut self,
+        cx: &mut Cx<'_>,
+        cookie: &[u8],
+        checked: &Path,
+        message: &Message,
+    ) {
+        let returned = message.notify(NotifyType::COOKIE2).is_some_and(|n| n.data == cookie);
+        if returned && self.path == *checked {
+            self.set_child_path(cx);
+        }
+    }
+}
+
+/// Whether NO_NATS_ALLOWED lists other addresses and ports than those of the packet (RFC 4555, 4.2.6).
+fn nat_forbidden(message: &Message, path: &Path) -> bool {
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    };
+    message.notify(NotifyType::NO_NATS_ALLOWED).is_some_and(|n| {
+        let ports = [path.remote.port().to_be_bytes(), path.local.port().to_be_bytes()].concat();
+        n.data != [octets(path.remote.ip()), octets(path.local.ip()), ports].concat()
+    })
+}

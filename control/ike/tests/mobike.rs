@@ -1,0 +1,258 @@
+//! MOBIKE (RFC 4555) and moves between UDP and TCP (RFC 9329, 7.1).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "the harness is test code too")]
+
+#[allow(dead_code, reason = "other tests use the rest of the harness")]
+mod pair;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use culvert_ike::{
+    ConnectionConfig, Event, InitiateError, PathChoice, Transport, TransportChoice,
+    message::{Message, NotifyType},
+};
+use pair::{Pair, Side, config, mirror};
+
+const INFORMATIONAL: u8 = 37;
+const ELSEWHERE: &str = "192.0.2.200";
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn mobile() -> ConnectionConfig {
+    let mut a = config();
+    a.mobike = true;
+    a
+}
+
+fn move_a(pair: &mut Pair, to: PathChoice) {
+    let ike = pair.a.sa().id;
+    pair.a.endpoint.move_to(pair.now, ike, to, &mut pair.a.host).unwrap();
+}
+
+const UDP: PathChoice = PathChoice::Udp { local: None, remote: None };
+const TCP: PathChoice = PathChoice::Tcp { local: None, remote: None };
+
+fn elsewhere() -> PathChoice {
+    PathChoice::Udp { local: Some(ELSEWHERE.parse().unwrap()), remote: None }
+}
+
+/// INFORMATIONAL requests: transport and Message ID.
+fn asked(side: &Side) -> Vec<(Transport, u32)> {
+    side.sent
+        .iter()
+        .filter(|(_, _, m)| m[18] == INFORMATIONAL && m[19] & 0x20 == 0)
+        .map(|(_, p, m)| (p.transport, u32::from_be_bytes(m[20..24].try_into().unwrap())))
+        .collect()
+}
+
+/// Both ends of ESP go the same way.
+fn assert_way(pair: &Pair, transport: Transport) {
+    pair.assert_child();
+    for side in [&pair.a, &pair.b] {
+        let path = side.host.paths.values().next().unwrap();
+        assert_eq!(path.transport, transport);
+        let sa = side.sa();
+        assert_eq!(
+            (path.local, path.remote, path.conn),
+            (sa.path.local, sa.path.remote, sa.path.conn)
+        );
+    }
+    assert_eq!(pair.a.sa().path.local, pair.b.sa().path.remote);
+}
+
+// RFC 4555, 3.1, 3.3 and 3.4.
+#[test]
+fn both_sides_offer_it_and_tell_their_further_addresses() {
+    let mut a = mobile();
+    a.additional_addrs = vec!["2001:db8::7".parse().unwrap(), "192.0.2.77".parse().unwrap()];
+    let mut b = mirror(&a);
+    b.additional_addrs.truncate(1);
+    let mut pair = Pair::new(a.clone(), b);
+    pair.initiate();
+    pair.run(seconds(1));
+    assert!(pair.a.sa().mobike && pair.b.sa().mobike);
+    assert_eq!(pair.a.sa().peer_addresses, a.additional_addrs[..1]);
+    assert_eq!(pair.b.sa().peer_addresses, a.additional_addrs);
+    assert_eq!(pair.a.sa().path.local.port(), 4500, "RFC 4555, 3.3");
+    assert_way_native(&pair);
+    let mut still = mirror(&a);
+    still.mobike = false;
+    let mut pair = Pair::new(a, still);
+    pair.initiate();
+    pair.run(seconds(1));
+    assert!(!pair.a.sa().mobike && !pair.b.sa().mobike);
+    let ike = pair.a.sa().id;
+    let refused = pair.a.endpoint.move_to(pair.now, ike, TCP, &mut pair.a.host);
+    assert_eq!(refused, Err(InitiateError::Immovable(ike)));
+}
+
+fn assert_way_native(pair: &Pair) {
+    assert_eq!(pair.a.child().path.transport, Transport::Native, "without a NAT");
+}
+
+// RFC 4555, 3.5 and 3.7.
+#[test]
+fn a_new_address_is_taken_and_checked_over_udp() {
+    let mut pair = Pair::up(mobile());
+    pair.traffic = true;
+    move_a(&mut pair, elsewhere());
+    pair.run(Duration::from_millis(15));
+    let old: IpAddr = pair::A.parse().unwrap();
+    assert_eq!(pair.b.sa().path.remote.ip().to_string(), ELSEWHERE, "IKE answers there");
+    let esp = pair.b.host.paths.values().next().unwrap();
+    assert_eq!(esp.remote.ip(), old, "ESP not before the address is proven");
+    pair.run(seconds(1));
+    assert_way(&pair, Transport::Native);
+    assert_eq!(pair.a.sa().path.local.ip().to_string(), ELSEWHERE);
+    assert_eq!((asked(&pair.a).len(), asked(&pair.b).len()), (1, 1), "COOKIE2 by B");
+    assert!(pair.a.events.iter().any(|e| matches!(e, Event::PathMoved { .. })));
+}
+
+// RFC 4555, 3.5: only the initiator moves.
+#[test]
+fn the_responder_does_not_move() {
+    let mut pair = Pair::up(mobile());
+    let ike = pair.b.sa().id;
+    let refused = pair.b.endpoint.move_to(pair.now, ike, UDP, &mut pair.b.host);
+    assert_eq!(refused, Err(InitiateError::Immovable(ike)));
+}
+
+// RFC 9329, 7.1: from UDP to TCP, and no return routability check there.
+#[test]
+fn udp_to_tcp_to_udp_on_one_ike_sa() {
+    let mut pair = Pair::up(mobile());
+    pair.traffic = true;
+    let spi = pair.a.sa().spi_i;
+    move_a(&mut pair, TCP);
+    pair.run(seconds(1));
+    assert_way(&pair, Transport::Tcp);
+    assert!(asked(&pair.b).is_empty(), "no COOKIE2 over TCP");
+    assert_eq!(asked(&pair.a), [(Transport::Tcp, 2)]);
+    assert!(!pair.b.sa().nat_remote, "digests of the TCP ports");
+    let conn = pair.a.sa().path.conn.unwrap();
+    move_a(&mut pair, UDP);
+    pair.run(seconds(1));
+    assert_way(&pair, Transport::Native);
+    assert_eq!(pair.a.closes, [conn], "the Originator closes what it has left");
+    assert_eq!(asked(&pair.a)[1..], [(Transport::Udp, 3)]);
+    assert_eq!(pair.a.sa().spi_i, spi);
+    move_a(&mut pair, TCP);
+    pair.run(seconds(1));
+    move_a(&mut pair, TCP);
+    pair.run(seconds(1));
+    assert_way(&pair, Transport::Tcp);
+    assert_eq!(pair.tcp.len(), 1);
+}
+
+// RFC 9329, 7.1: without an answer over UDP the same request with the same Message ID goes over TCP,
+// then a second exchange follows with fresh digests.
+#[test]
+fn a_move_without_an_answer_over_udp_ends_on_tcp() {
+    let mut pair = Pair::up(mobile());
+    pair.net.udp_blocked = true;
+    move_a(&mut pair, elsewhere());
+    pair.run(seconds(100));
+    let asked = asked(&pair.a);
+    let udp = (Transport::Udp, 2);
+    assert_eq!(asked, [udp, udp, udp, (Transport::Tcp, 2), (Transport::Tcp, 3)]);
+    assert_way(&pair, Transport::Tcp);
+    assert!(!pair.a.sa().nat_local && !pair.b.sa().nat_remote, "the second exchange");
+}
+
+#[test]
+fn probing_udp_from_tcp_leaves_it_on_tcp_while_udp_is_blocked() {
+    let mut pair = Pair::up(mobile());
+    pair.traffic = true;
+    move_a(&mut pair, TCP);
+    pair.run(seconds(1));
+    let conn = pair.a.sa().path.conn;
+    pair.net.udp_blocked = true;
+    move_a(&mut pair, UDP);
+    pair.run(seconds(60));
+    assert_way(&pair, Transport::Tcp);
+    assert_eq!(pair.a.sa().path.conn, conn, "the same connection");
+    assert!(pair.a.closes.is_empty());
+    pair.net.udp_blocked = false;
+    move_a(&mut pair, UDP);
+    pair.run(seconds(5));
+    assert_way(&pair, Transport::Native);
+}
+
+// RFC 9329, 7.1: fallback is not for ever.
+#[test]
+fn udp_is_tried_again_now_and_then() {
+    let mut a = mobile();
+    a.udp_probe = Some(seconds(300));
+    let mut pair = Pair::new(a.clone(), mirror(&a));
+    pair.net.udp_blocked = true;
+    pair.initiate();
+    pair.run(seconds(700));
+    assert_way(&pair, Transport::Tcp);
+    let udp = asked(&pair.a).iter().filter(|(transport, _)| *transport == Transport::Udp).count();
+    assert_eq!(udp, 6, "two probes of three transmissions");
+    pair.net.udp_blocked = false;
+    pair.run(seconds(300));
+    assert_way(&pair, Transport::Native);
+    assert!(pair.tcp.is_empty());
+}
+
+// RFC 4555, 3.5: what waits for an answer goes the new way too.
+#[test]
+fn a_request_under_way_goes_the_new_way() {
+    let mut pair = Pair::up(mobile());
+    pair.net.lose = [1, 0];
+    let id = pair.a.child().id;
+    pair.a.endpoint.rekey_child(pair.now, id, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_millis(100));
+    let request = pair.a.sent.last().unwrap().2.clone();
+    move_a(&mut pair, elsewhere());
+    pair.run(seconds(1));
+    let again = pair
+        .a
+        .sent
+        .iter()
+        .filter(|(_, p, m)| *m == request && p.local.ip().to_string() == ELSEWHERE);
+    assert_eq!(again.count(), 1);
+    assert_way(&pair, Transport::Native);
+    assert!(pair.a.child().replaces.is_some());
+}
+
+// After a lost TCP connection the peer is told by UPDATE_SA_ADDRESSES (RFC 9329, 6.1).
+#[test]
+fn a_new_connection_begins_with_an_update() {
+    let mut a = mobile();
+    a.transport = TransportChoice::Tcp;
+    let mut pair = Pair::up(a);
+    pair.cut();
+    pair.run(seconds(1));
+    assert_way(&pair, Transport::Tcp);
+    assert_eq!(asked(&pair.a).len(), 1);
+    assert_eq!(pair.b.sent.last().unwrap().2.len(), 28 + 4 + 8 + 2 * 28 + 1 + 16, "with digests");
+}
+
+// RFC 7296, 2.23 with MOBIKE: a NAT found on the new way encapsulates ESP there.
+#[test]
+fn behind_a_nat_at_the_new_place_esp_is_encapsulated() {
+    let mut pair = Pair::up(mobile());
+    pair.net.nat = true;
+    move_a(&mut pair, UDP);
+    pair.run(seconds(2));
+    assert!(pair.a.sa().nat_local && pair.b.sa().nat_remote);
+    for side in [&pair.a, &pair.b] {
+        assert_eq!(side.host.paths.values().next().unwrap().transport, Transport::Udp);
+    }
+    assert_eq!(pair.b.sa().path.remote.ip().to_string(), pair::NAT);
+}
+
+// RFC 4555, 3.4 and the codec: what is announced is on the wire.
+#[test]
+fn nothing_of_it_is_in_the_clear() {
+    let pair = Pair::up(mobile());
+    for (_, _, octets) in &pair.a.sent[1..] {
+        let message = Message::decode(octets).unwrap();
+        assert!(message.is_sealed() && message.notify(NotifyType::MOBIKE_SUPPORTED).is_none());
+    }
+}
