@@ -6,7 +6,7 @@ use culvert_shm::{Counter, SaDrop, Transport};
 use crate::fixture::{
     FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6,
 };
-use crate::packets::{esp, ip, ping, udp, with_hop_limit};
+use crate::packets::{esp, ip, ping, too_big, udp, with_hop_limit};
 use crate::peer::{Peer, Sa, Wanted, esp_frame, frames, path, path_between};
 
 /// What an inner packet looks like one hop further on.
@@ -241,4 +241,33 @@ fn the_gateways_own_inner_address_can_be_reached_through_the_tunnel() {
     let header = ip_format::parse(&inner).unwrap();
     assert_eq!((header.source, header.destination), (ip(INNER_V4), ip(FAR_V4)));
     assert_eq!(header.upper(&inner)[8..], *b"are you there");
+}
+
+// RFC 9293, 3.7.5, and RFC 5927, 7.2: a router's word about the outer path is taken for a segment
+// that is in flight, and for no other.
+#[test]
+fn a_narrow_outer_path_gets_smaller_segments() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    let sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Tcp, Some(conn))));
+    let outbound = ping(HOST_V4, FAR_V4, &[2; 1300]);
+    gateway.inner_packet(&outbound);
+    gateway.turn();
+    let lost = gateway.outer_packets().pop().unwrap();
+    assert!(lost.len() > 1300);
+
+    let mut elsewhere = lost.clone();
+    elsewhere[24..28].copy_from_slice(&[0; 4]);
+    gateway.outer_packet(&too_big(FAR_V4, &elsewhere, 600));
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::IcmpTooBig), 0, "nothing of that number is in flight");
+
+    gateway.outer_packet(&too_big(FAR_V4, &lost, 600));
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::IcmpTooBig), 1);
+    peer.exchange_narrow(&mut gateway, 600);
+    let sent = frames(&peer.read(id));
+    let [frame] = &sent[..] else { panic!("{} frames", sent.len()) };
+    assert_eq!(sa.open(frame).unwrap().1, one_hop_on(&outbound));
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use culvert_dataplane::net::checksum;
 use culvert_dataplane::net::encap::{Outer, overhead, write_native, write_udp};
+use culvert_dataplane::net::icmp;
 use culvert_dataplane::net::ip::{self, protocol};
 use culvert_dataplane::net::udp::Fill;
 
@@ -58,6 +59,16 @@ pub(crate) fn ping(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
     checksum::fill(pseudo, &mut packet[at..], 2, false);
     outer.write_ip(&mut packet, upper).unwrap();
     packet
+}
+
+/// What a router says about a packet that was larger than `mtu`.
+pub(crate) fn too_big(router: &str, packet: &[u8], mtu: u16) -> Vec<u8> {
+    let header = ip::parse(packet).unwrap();
+    let mut out = vec![0; 1280];
+    let problem = icmp::Problem::TooBig { mtu };
+    let len = icmp::write_error(problem, ip(router), &header, packet, &mut out).unwrap();
+    out.truncate(len);
+    out
 }
 
 /// A TCP SYN with a maximum segment size.

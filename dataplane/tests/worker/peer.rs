@@ -54,6 +54,11 @@ impl Peer {
 
     /// Carries packets both ways until nobody has anything to say.
     pub(crate) fn exchange(&mut self, gateway: &mut Gateway) {
+        self.exchange_narrow(gateway, usize::MAX);
+    }
+
+    /// The same, over a path that larger packets from the gateway do not pass.
+    pub(crate) fn exchange_narrow(&mut self, gateway: &mut Gateway, mtu: usize) {
         for _ in 0..200 {
             let now = Instant(gateway.now_ns / 1000);
             if self.stack.poll_timeout().is_some_and(|at| at <= now) {
@@ -66,7 +71,7 @@ impl Peer {
             }
             gateway.turn();
             let mut packets = gateway.outer_packets();
-            for packet in &mut packets {
+            for packet in packets.iter_mut().filter(|packet| packet.len() <= mtu) {
                 self.stack.handle_segment(now, packet, RxChecksum::Unknown, &mut |_, _| 0);
             }
             self.events.extend(std::iter::from_fn(|| self.stack.poll_event()));
