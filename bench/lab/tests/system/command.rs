@@ -1,10 +1,11 @@
 //! The `culvert` command against a running gateway, as people and programs use it.
 
 use anyhow::{Context, Result, ensure};
+use culvert_lab::command::wait_until;
 use culvert_lab::gateway::{CONNECTION, Gateway, Settings};
 use culvert_lab::topology::{Family, Lab, Owner};
 
-use crate::{exchange, with_gateways};
+use crate::{PING_TIMEOUT, exchange, with_gateways};
 
 /// Every line of `--json` output is JSON.
 fn json(gateway: &Gateway<'_>, line: &str) -> Result<Vec<serde_json::Value>> {
@@ -41,8 +42,7 @@ fn tables_show_what_stands() -> Result<()> {
         }
         let terminate = a.culvert(&format!("terminate --connection {CONNECTION}"))?;
         ensure!(terminate.status.success(), "{}{}", terminate.stdout, terminate.stderr);
-        ensure!(a.sas()?.is_empty(), "nothing stands any more");
-        Ok(())
+        wait_until("nothing stands any more", PING_TIMEOUT, || Ok(a.sas()?.is_empty()))
     })
 }
 
