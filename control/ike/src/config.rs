@@ -201,6 +201,9 @@ pub struct ConnectionConfig {
     pub fragmentation: bool,
     /// Longest IP datagram of a fragment, in octets, at least 256.
     pub fragment_size: u16,
+    /// How long after authentication it is done anew, by a new IKE SA beside the old one. As responder
+    /// this gateway tells it to the peer (RFC 4478). `None`: never.
+    pub reauth_time: Option<Duration>,
     /// When the IKE SA gets new keys, and when it ends without.
     pub lifetime: Lifetime,
     /// Remove other IKE SAs of this connection with the same two identities when a new one is
@@ -234,6 +237,7 @@ impl ConnectionConfig {
             additional_addrs: Vec::new(),
             fragmentation: true,
             fragment_size: 1280,
+            reauth_time: None,
             lifetime: Lifetime::IKE,
             unique: true,
         }

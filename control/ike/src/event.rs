@@ -83,6 +83,13 @@ pub enum Event {
         /// The IKE SA.
         ike: IkeSaId,
     },
+    /// A new IKE SA is being set up to take the place of another (RFC 7296, 2.8.3).
+    Reauthenticating {
+        /// The old one, which lives on until then.
+        ike: IkeSaId,
+        /// The new one.
+        successor: IkeSaId,
+    },
     /// An SA could not be rekeyed. It stays, and another attempt follows until its lifetime is over.
     RekeyFailed {
         /// The IKE SA.
@@ -188,6 +195,9 @@ pub enum DownReason {
     /// Its lifetime ended and no rekey had succeeded.
     #[error("its lifetime is over and no rekey succeeded; see the log for why")]
     Expired,
+    /// A newly authenticated IKE SA has taken its place.
+    #[error("reauthenticated")]
+    Reauthenticated,
     /// Replaced by a rekey.
     #[error("rekeyed")]
     Rekeyed,

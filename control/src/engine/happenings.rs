@@ -20,6 +20,9 @@ impl Engine {
                 self.ike_gone(ike, &connection, &reason.to_string());
             }
             Event::IkeRekeyed { ike } => tracing::info!(%ike, "IKE SA rekeyed"),
+            Event::Reauthenticating { ike, successor } => {
+                tracing::info!(%ike, %successor, "reauthenticating by a new IKE SA");
+            }
             // The SA stays, and the protocol tries again.
             Event::RekeyFailed { ike, child, reason } => {
                 let child = child.map(|child| child.0);

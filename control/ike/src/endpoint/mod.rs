@@ -16,7 +16,7 @@ use crate::event::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot, Transmit};
 use crate::host::Host;
 use crate::message::{ExchangeType, HEADER_LEN, Header, Message, NotifyType, Payload};
 use crate::path::{ChildPath, ConnToken, ConnectRequest, Path, Transport};
-use crate::sa::{Answer, Cx, PathChoice, Replaces, Session, reply_in_clear};
+use crate::sa::{Answer, Cx, PathChoice, Replaces, Session, Succession, reply_in_clear};
 use crate::time::Instant;
 use guard::{Demand, Guard, Verdict};
 pub use limits::EndpointConfig;
@@ -231,6 +231,26 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Authenticates anew: sets up an IKE SA with the same CHILD SAs beside this one, which is deleted
+    /// then (RFC 7296, 2.8.3). Begins with [`Event::Reauthenticating`]; for the old one ends with
+    /// [`Event::IkeDown`] and [`DownReason::Reauthenticated`].
+    ///
+    /// # Errors
+    /// When it does not exist or is not established.
+    pub fn reauthenticate(
+        &mut self,
+        now: Instant,
+        ike: IkeSaId,
+        host: &mut dyn Host,
+    ) -> Result<(), InitiateError> {
+        let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
+        if !session.is_established() {
+            return Err(InitiateError::NotEstablished(ike));
+        }
+        self.with(now, ike, host, |s, cx| s.reauthenticate(cx));
+        Ok(())
+    }
+
     /// Moves an established IKE SA with its CHILD SAs to other addresses or another transport (RFC
     /// 4555; RFC 9329, 7.1), when the gateway's addresses changed or to find out whether UDP works
     /// again. ESP goes the new way once the peer has agreed ([`Event::PathMoved`]); over UDP without
@@ -280,6 +300,8 @@ impl Endpoint {
         let session = self.table.get_mut(ike)?;
         let result = act(session, cx!(self, now, host));
         let replaces = session.take_replaces();
+        let succession = session.take_succession();
+        let predecessor = session.take_predecessor();
         self.table.sync(ike);
         // A connection may be used for another session after one was deleted (RFC 9329, 6.1).
         let used = |t: &Transmit| matches!(t, Transmit::Close { conn } if !self.table.by_conn(*conn).is_empty());
@@ -288,7 +310,35 @@ impl Endpoint {
         if let Some(replaces) = replaces {
             self.replace_others(now, ike, replaces, host);
         }
+        if let Some(succession) = succession {
+            self.begin_successor(now, succession, host);
+        }
+        if let Some(predecessor) = predecessor {
+            self.end_predecessor(now, predecessor, host);
+        }
         Some(result)
+    }
+
+    fn end_predecessor(&mut self, now: Instant, ike: IkeSaId, host: &mut dyn Host) {
+        self.with(now, ike, host, |s, cx| s.terminate(cx, DownReason::Reauthenticated));
+    }
+
+    /// Begins the IKE SA that is to take the place of another. What it cannot be begun for now is
+    /// tried again by the old one.
+    fn begin_successor(&mut self, now: Instant, mut succession: Succession, host: &mut dyn Host) {
+        let connection = self.table.get(succession.old).and_then(|s| s.connection.clone());
+        let Some(connection) = connection else { return };
+        let child = match succession.children.is_empty() {
+            true => None,
+            false => Some(succession.children.remove(0).name.clone()),
+        };
+        if let Ok(id) = self.initiate(now, &connection, child.as_deref(), host) {
+            let old = succession.old;
+            if let Some(session) = self.table.get_mut(id) {
+                session.succeed_to(succession);
+            }
+            self.events.push_back(Event::Reauthenticating { ike: old, successor: id });
+        }
     }
 
     /// The peer of this IKE SA was authenticated: its older ones go.

@@ -149,7 +149,9 @@ impl Session {
         self.remote_id = Some(remote);
         self.note_mobike(message);
         self.established(cx);
+        self.note_auth_lifetime(cx, message);
         self.first_child(cx, *state, message);
+        self.ask_inherited(cx);
     }
 
     fn check_responder(
@@ -223,7 +225,8 @@ impl Session {
         self.since = cx.now;
         self.restart_clock(cx);
         let connection = self.connection_name();
-        if self.connection.as_ref().is_some_and(|c| c.unique) {
+        // Its predecessor goes when all CHILD SAs have come over.
+        if self.succession.is_none() && self.connection.as_ref().is_some_and(|c| c.unique) {
             self.replaces = Some(Replaces::WithDelete);
         }
         cx.events.push_back(Event::IkeUp { ike: self.id, connection });
@@ -308,6 +311,7 @@ impl Session {
         if self.mobike {
             payloads.extend(announced);
         }
+        payloads.extend(self.auth_lifetime());
         self.established(cx);
         if message.notify(NotifyType::INITIAL_CONTACT).is_some() {
             self.replaces = Some(Replaces::Silently);

@@ -17,6 +17,7 @@ mod keyed;
 mod lifetime;
 mod link;
 mod mobike;
+mod reauth;
 mod rekey;
 mod retired;
 mod row;
@@ -41,6 +42,7 @@ use exchange::{Outstanding, Task};
 pub(crate) use keyed::{IkeSa, Wire};
 use lifetime::Clock;
 use link::Link;
+pub(crate) use reauth::Succession;
 use retired::Retired;
 
 pub(crate) use init::{Answer, reply_in_clear};
@@ -145,6 +147,11 @@ pub(crate) struct Session {
     tasks: VecDeque<Task>,
     /// What the peer refused for now, and when it is asked again.
     later: Vec<(Instant, Task)>,
+    /// When to authenticate again, and whether a new IKE SA for that is wanted now.
+    reauth_at: Option<Instant>,
+    wants_successor: bool,
+    /// What this one takes over from another.
+    succession: Option<Succession>,
     /// When the IKE SA is rekeyed and ends.
     clock: Clock,
     since: Instant,
@@ -185,6 +192,9 @@ impl Session {
             outstanding: None,
             tasks: VecDeque::new(),
             later: Vec::new(),
+            reauth_at: None,
+            wants_successor: false,
+            succession: None,
             clock: Clock::default(),
             since: now,
             last_heard: now,
@@ -221,6 +231,11 @@ impl Session {
     /// Whether the peer is authenticated and not gone.
     pub(crate) const fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Established | Phase::Deleting(_))
+    }
+
+    /// Makes this one the successor of another IKE SA of the same peer.
+    pub(crate) fn succeed_to(&mut self, succession: Succession) {
+        self.succession = Some(succession);
     }
 
     /// Whether exchanges may be begun.

@@ -24,6 +24,7 @@ impl Session {
             self.later.iter().map(|(at, _)| *at).min(),
             self.lifetimes(),
             self.probe_due(),
+            self.reauth_due(),
         ]
         .into_iter()
         .flatten()
@@ -62,6 +63,7 @@ impl Session {
         }
         self.check_lifetimes(cx);
         self.probe(cx);
+        self.check_reauth(cx);
         if self.liveness_due().is_some_and(|due| due <= now) {
             self.check_liveness(cx);
         }

@@ -385,7 +385,7 @@ impl Pair {
         }
         self.order += 1;
         let conn = ConnToken(self.order);
-        let local = SocketAddr::new(A.parse().unwrap(), 5_000 + self.order as u16);
+        let local = SocketAddr::new(A.parse().unwrap(), 5_000 + (self.order % 50_000) as u16);
         self.tcp.insert(conn, (local, remote));
         self.put(at, from_a, What::Opened(request, conn, local, remote));
     }

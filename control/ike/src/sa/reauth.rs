@@ -1,0 +1,95 @@
+//! Reauthentication (RFC 7296, 2.8.3; RFC 4478): a new IKE SA is set up beside the old one, with the
+//! same CHILD SAs, and the old one is deleted only then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::child::ChildWish;
+use super::exchange::Task;
+use super::{Cx, Phase, Session};
+use crate::config::ChildConfig;
+use crate::event::IkeSaId;
+use crate::message::{Message, NotifyType, Payload};
+use crate::time::Instant;
+
+/// The part of a peer's AUTH_LIFETIME that is left for reauthentication: a tenth.
+const MARGIN: u32 = 10;
+/// Wait after a reauthentication that failed.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// What a new IKE SA is to take over.
+pub(crate) struct Succession {
+    /// The IKE SA that it takes the place of.
+    pub(crate) old: IkeSaId,
+    /// The CHILD SAs that are still to be asked for.
+    pub(crate) children: Vec<Arc<ChildConfig>>,
+}
+
+impl Session {
+    /// AUTH_LIFETIME for the initiator, which alone can authenticate again (RFC 4478, 3).
+    pub(super) fn auth_lifetime(&self) -> Option<Payload> {
+        let time = self.connection.as_ref()?.reauth_time?;
+        let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
+        Some(Payload::notify(NotifyType::AUTH_LIFETIME, seconds.to_be_bytes()))
+    }
+
+    /// When to authenticate again: by configuration, or before the time that the responder allows.
+    pub(super) fn note_auth_lifetime(&mut self, cx: &Cx<'_>, message: &Message) {
+        let own = self.connection.as_ref().and_then(|c| c.reauth_time);
+        let allowed = message.notify(NotifyType::AUTH_LIFETIME);
+        let allowed = allowed.and_then(|n| <[u8; 4]>::try_from(&n.data[..]).ok());
+        let allowed = allowed.map(|octets| Duration::from_secs(u32::from_be_bytes(octets).into()));
+        let allowed = allowed.map(|time| time.saturating_sub(time / MARGIN));
+        let time = own.into_iter().chain(allowed).min().filter(|_| self.initiator);
+        self.reauth_at = time.map(|time| cx.now + time);
+    }
+
+    /// When reauthentication is due.
+    pub(super) fn reauth_due(&self) -> Option<Instant> {
+        self.reauth_at.filter(|_| matches!(self.phase, Phase::Established))
+    }
+
+    pub(super) fn check_reauth(&mut self, cx: &Cx<'_>) {
+        if self.reauth_due().is_some_and(|due| due <= cx.now) {
+            self.reauthenticate(cx);
+        }
+    }
+
+    /// Has the endpoint begin a new IKE SA.
+    pub(crate) fn reauthenticate(&mut self, cx: &Cx<'_>) {
+        // Should it fail, this is tried again.
+        self.reauth_at = Some(cx.now + RETRY);
+        self.wants_successor = true;
+    }
+
+    /// What a successor has to take over, if one is wanted now.
+    pub(crate) fn take_succession(&mut self) -> Option<Succession> {
+        if !std::mem::take(&mut self.wants_successor) {
+            return None;
+        }
+        let mut children: Vec<Arc<ChildConfig>> = Vec::new();
+        for child in self.children.iter().filter(|c| c.leaving.is_none()) {
+            if children.iter().all(|known| known.name != child.config.name) {
+                children.push(child.config.clone());
+            }
+        }
+        Some(Succession { old: self.id, children })
+    }
+
+    /// Asks for what the first exchange did not bring.
+    pub(super) fn ask_inherited(&mut self, cx: &mut Cx<'_>) {
+        let Some(succession) = &mut self.succession else { return };
+        for config in std::mem::take(&mut succession.children) {
+            self.push_task(cx, Task::Child(ChildWish::new(config)));
+        }
+    }
+
+    /// The IKE SA that this one has taken over from: once all exchanges are done.
+    pub(crate) fn take_predecessor(&mut self) -> Option<IkeSaId> {
+        let done = matches!(self.phase, Phase::Established)
+            && self.outstanding.is_none()
+            && self.tasks.is_empty()
+            && self.succession.as_ref().is_some_and(|s| s.children.is_empty());
+        if done { self.succession.take().map(|s| s.old) } else { None }
+    }
+}

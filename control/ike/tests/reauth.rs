@@ -1,0 +1,109 @@
+//! Reauthentication make-before-break (RFC 7296, 2.8.3; RFC 4478).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "the harness is test code too")]
+
+#[allow(dead_code, reason = "other tests use the rest of the harness")]
+mod pair;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use culvert_ike::{ConnectionConfig, DownReason, Event, TransportChoice};
+use pair::{Pair, Side, child, config, mirror};
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn two_children() -> ConnectionConfig {
+    let mut a = config();
+    a.unique = false;
+    let mut more = child(&["10.1.9.0/24"], &["10.2.9.0/24"], "aes128gcm16");
+    more.name = "more".into();
+    a.children.push(Arc::new(more));
+    a
+}
+
+fn with_both(a: ConnectionConfig, b: ConnectionConfig) -> Pair {
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(1));
+    let ike = pair.a.sa().id;
+    pair.a.endpoint.initiate_child(pair.now, ike, "more", &mut pair.a.host).unwrap();
+    pair.run(seconds(1));
+    assert_eq!(pair.a.host.installed.len(), 2);
+    pair
+}
+
+fn assert_taken_over(pair: &Pair, old: culvert_ike::IkeSaId) {
+    let sa = pair.a.sa();
+    assert_ne!(sa.id, old);
+    let mut names: Vec<_> = sa.children.iter().map(|c| c.name.clone()).collect();
+    names.sort();
+    assert_eq!(names, ["more", "net"]);
+    assert_eq!(pair.b.sa().children.len(), 2);
+    let reason = |side: &Side| {
+        side.events.iter().find_map(|e| match e {
+            Event::IkeDown { reason, .. } => Some(*reason),
+            _ => None,
+        })
+    };
+    assert_eq!(reason(&pair.a), Some(DownReason::Reauthenticated));
+    assert_eq!(reason(&pair.b), Some(DownReason::DeletedByPeer));
+}
+
+#[test]
+fn all_child_sas_stand_on_the_new_ike_sa_before_the_old_one_goes() {
+    for transport in [TransportChoice::Udp, TransportChoice::Tcp] {
+        let mut a = two_children();
+        a.transport = transport;
+        let mut pair = with_both(a.clone(), mirror(&a));
+        let old = pair.a.sa().id;
+        pair.a.endpoint.reauthenticate(pair.now, old, &mut pair.a.host).unwrap();
+        let mut most = 0;
+        for _ in 0..2000 {
+            pair.run(Duration::from_millis(5));
+            assert!(pair.a.host.installed.len() >= 2 && pair.b.host.installed.len() >= 2);
+            most = most.max(pair.a.host.installed.len());
+        }
+        assert_eq!(most, 4, "make before break");
+        assert_taken_over(&pair, old);
+    }
+}
+
+// RFC 4478: the responder says how long, the initiator authenticates again in time.
+#[test]
+fn the_initiator_heeds_the_lifetime_that_the_responder_allows() {
+    let a = two_children();
+    let mut b = mirror(&a);
+    b.reauth_time = Some(seconds(1000));
+    let mut pair = with_both(a, b);
+    let old = pair.a.sa().id;
+    pair.run(seconds(890));
+    assert_eq!(pair.a.sa().id, old);
+    pair.run(seconds(15));
+    assert_taken_over(&pair, old);
+    let next = pair.a.sa().id;
+    pair.run(seconds(1000));
+    assert_ne!(pair.a.sa().id, next, "again and again");
+}
+
+#[test]
+fn a_reauthentication_that_fails_leaves_the_old_ike_sa_and_is_tried_again() {
+    let mut a = two_children();
+    a.reauth_time = Some(seconds(500));
+    a.transport = TransportChoice::Udp;
+    a.retransmission.tries = 2;
+    let mut b = mirror(&a);
+    b.reauth_time = None;
+    let mut pair = with_both(a, b);
+    let old = pair.a.sa().id;
+    pair.run(seconds(490));
+    pair.net.udp_blocked = true;
+    pair.run(seconds(60));
+    assert!(pair.a.events.iter().any(|e| matches!(e, Event::InitiationFailed { .. })));
+    assert!(pair.a.endpoint.sas().any(|sa| sa.id == old && sa.children.len() == 2));
+    pair.net.udp_blocked = false;
+    pair.run(seconds(100));
+    assert_taken_over(&pair, old);
+}
