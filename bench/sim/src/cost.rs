@@ -219,7 +219,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 
 /// The same work every time: SipHash of 64 KiB. In thousands of cycles.
 fn calibrate() -> f64 {
-    let octets = [7; 1 << 16];
+    let octets = vec![7; 1 << 16];
     let start = tsc();
     let mut hasher = SipHasher13::new();
     hasher.write(std::hint::black_box(&octets));

@@ -6,6 +6,9 @@
 //! into the link, out of it at its time, into the other host, whose caller gives the octets to the
 //! oracle.
 //!
+//! [`forged`] lets arbitrary octets drive two engines with a stranger's segments between, under the
+//! same oracle.
+//!
 //! [`bulk`] measures goodput and fairness over the same links in virtual time, [`linux`] over the
 //! same links in real time with Linux's TCP at one end or both and DPDK ports between, and [`cost`]
 //! counts cycles and octets for each connection.
@@ -14,6 +17,7 @@
 pub mod bulk;
 pub mod caller;
 pub mod cost;
+pub mod forged;
 pub mod host;
 pub mod link;
 pub mod linux;

@@ -107,7 +107,11 @@ impl Segment {
     #[must_use]
     pub fn packet(&self) -> Vec<u8> {
         let header = 20 + self.options.len();
-        assert!(header % 4 == 0 && header <= 60, "options of {} octets", self.options.len());
+        assert!(
+            header.is_multiple_of(4) && header <= 60,
+            "options of {} octets",
+            self.options.len()
+        );
         let tcp_len = header + self.payload.len();
         let ip_len = if self.source.is_ipv4() { 20 } else { 40 };
         let mut packet = vec![0; ip_len + tcp_len];
@@ -212,10 +216,11 @@ pub fn translate(packet: &mut [u8], outbound: bool, to: SocketAddr) {
 /// Damages a packet in a way that its checksums or lengths always show: one bit, one octet or the
 /// end. (A sum of 16-bit words misses some damage to two of them, which no TCP can notice.)
 pub fn corrupt(packet: &mut Vec<u8>, random: &mut Random) {
-    let mut at = random.within(0..=packet.len() as u64 - 1) as usize;
+    let Some(last) = packet.len().checked_sub(1) else { return };
+    let mut at = random.within(0..=last as u64) as usize;
     // The payload length of IPv6 stands in no sum but as itself, so data cut off could outweigh it.
     if packet[0] >> 4 == 6 && (at == 4 || at == 5) {
-        at = 40;
+        at = last;
     }
     match random.within(0..=2) {
         0 => packet[at] ^= 1 << random.within(0..=7),

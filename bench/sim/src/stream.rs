@@ -75,6 +75,13 @@ impl Ledger {
         self.streams.entry(stream).or_default().finished = true;
     }
 
+    /// Whether a reader has read everything that was written to a stream so far.
+    #[must_use]
+    pub fn is_drained(&self, stream: Stream, reader: &Reader) -> bool {
+        let written = self.streams.get(&stream).map_or((0, 0), |had| (had.plain, had.urgent));
+        (reader.plain, reader.urgent.len() as u32) == written
+    }
+
     /// Whether a reader has read everything that its peer will ever write.
     #[must_use]
     pub fn is_read(&self, reader: &Reader) -> bool {
@@ -154,7 +161,8 @@ impl Reader {
             let wrong = frame.iter().zip(&right).position(|(is, should)| is != should);
             ensure!(
                 wrong.is_none(),
-                "{kind:?} frame {number} of {len} octets is damaged from {wrong:?} on"
+                "{kind:?} frame {number} of {len} octets is damaged from {wrong:?} on: {:x?}",
+                wrong.map(|at| frame.iter().skip(at).take(16).collect::<Vec<_>>())
             );
             ledger.octets_checked += len as u64;
             start += len;

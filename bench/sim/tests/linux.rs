@@ -35,6 +35,8 @@ fn octets_arrive_both_ways_and_conntrack_has_no_objection() -> Result<()> {
         for linux in &controls {
             for engine in [CongestionControl::Cubic, CongestionControl::Bbr] {
                 lab.exchange(links, (engine, linux), OCTETS, LIMIT)?;
+                let lost: u64 = lab.shim.stats().iter().map(|link| link.lost).sum();
+                ensure!((lost > 0) == (links[0].loss > 0), "the shim lost {lost} packets");
             }
         }
     }

@@ -21,8 +21,9 @@ const SEGMENT_SIZES: [u16; 16] = [
 ];
 const SIZE_BITS: u32 = 4;
 const SIZE_MASK: u32 = (1 << SIZE_BITS) - 1;
-/// The part of a cookie that depends on the ends alone.
-const ENDS_MASK: u32 = 0xfffc_0000;
+/// The part of a cookie that depends on the ends alone: few bits, because all others keep octets
+/// from the middle of a stream from being taken for its beginning.
+const ENDS_MASK: u32 = 0xfc00_0000;
 /// The timestamp's low bits: window scale (15: none) and SACK.
 const OPTION_BITS: u32 = 5;
 const OPTION_MASK: u32 = (1 << OPTION_BITS) - 1;
@@ -96,7 +97,7 @@ impl Cookies {
         self.mac(tuple, peer_isn, size as u32, now.micros() / 1_000_000 / PERIOD_SECS)
     }
 
-    /// Half of the cookie depends on the ends alone, half on the SYN too: so an acknowledgment that
+    /// Some bits depend on the ends alone, most on the SYN too: so an acknowledgment that
     /// overtook the first octets can be told from one that is nobody's.
     fn mac(&self, tuple: &FourTuple, peer_isn: u32, size: u32, period: u64) -> u32 {
         let ends = self.hash(Purpose::Cookie, tuple, (size, period));
@@ -225,6 +226,21 @@ mod tests {
         assert!(secret.recall(&tuple(1), 99 + 1448, cookie, None, NOW).is_none());
         assert!(secret.is_of(&tuple(1), cookie, NOW));
         assert!(!secret.is_of(&tuple(2), cookie, NOW));
+    }
+
+    /// An evicted peer that goes on sending acknowledges the old cookie with every segment.
+    #[test]
+    fn the_middle_of_a_stream_is_not_its_beginning() {
+        let secret = Cookies::new(&[7; 32]);
+        let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
+        let taken = (1..200_000u32)
+            .filter(|n| {
+                secret
+                    .recall(&tuple(1), n.wrapping_mul(1448).wrapping_add(99), cookie, None, NOW)
+                    .is_some()
+            })
+            .count();
+        assert_eq!(taken, 0, "of 200,000 segments");
     }
 
     #[test]

@@ -5,8 +5,9 @@ use crate::time::Instant;
 
 /// How far ahead of its rate a connection may send: covers a worker's batch and a timer tick.
 const BURST_NS: u64 = 1_000_000;
-/// What was not sent in time is made up for by this many segments at most.
-const BURST_SEGMENTS: u64 = 2;
+/// How much lateness is made up for: a worker that sleeps wakes up late each time, and would lose
+/// that share of the rate. No more, or what an idle connection did not send would come at once.
+const LATE_NS: u64 = 1_000_000;
 
 /// The release time of one connection's next segment, in nanoseconds: at 10 Gbit/s a segment
 /// takes about one microsecond, and rounding to that would let a third more through.
@@ -28,9 +29,8 @@ impl Pacer {
     }
 
     /// `octets` leave at `now`, paced at `rate` octets a second.
-    pub(crate) fn sent(&mut self, now: Instant, octets: u64, rate: u64, mss: u64) {
-        let burst = Self::time_ns(BURST_SEGMENTS * mss, rate).min(BURST_NS);
-        let earliest = (now.micros() * 1000).saturating_sub(burst);
+    pub(crate) fn sent(&mut self, now: Instant, octets: u64, rate: u64) {
+        let earliest = (now.micros() * 1000).saturating_sub(LATE_NS);
         self.next_ns = self.next_ns.max(earliest) + Self::time_ns(octets, rate);
     }
 
@@ -53,12 +53,29 @@ mod tests {
             match pacer.blocked_until(now) {
                 Some(at) => now = at,
                 None => {
-                    pacer.sent(now, 1_400, rate, 1_400);
+                    pacer.sent(now, 1_400, rate);
                     sent += 1_400;
                 }
             }
         }
         sent
+    }
+
+    #[test]
+    fn a_worker_that_wakes_up_late_keeps_the_rate() {
+        let (mut pacer, rate) = (Pacer::new(), 12_500_000);
+        let start = Instant::from_micros(1_000_000);
+        let (mut now, mut sent) = (start, 0);
+        while now.since(start) < Duration::from_secs(1) {
+            match pacer.blocked_until(now) {
+                Some(at) => now = at + Duration::from_micros(700),
+                None => {
+                    pacer.sent(now, 1_400, rate);
+                    sent += 1_400;
+                }
+            }
+        }
+        assert!(sent > rate * 99 / 100, "{sent} of {rate}");
     }
 
     #[test]

@@ -276,7 +276,7 @@ impl Sender {
             prr.sent(len(range));
         }
         if let Some(rate) = self.controller.pacing_rate(self.rtt.smoothed()) {
-            self.pacer.sent(now, len(range), rate, u64::from(self.mss));
+            self.pacer.sent(now, len(range), rate);
         }
     }
 

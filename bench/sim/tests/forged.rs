@@ -1,0 +1,16 @@
+//! Arbitrary octets drive two engines, with a stranger's segments between them: the streams arrive
+//! whole, the connection goes on, and in the end nothing is left.
+
+use culvert_sim::forged::run;
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_stranger_changes_nothing(input in prop::collection::vec(any::<u8>(), 0..2400)) {
+        if let Err(error) = run(&input) {
+            return Err(TestCaseError::fail(format!("{error:#}")));
+        }
+    }
+}
