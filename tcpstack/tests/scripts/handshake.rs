@@ -76,8 +76,8 @@ fn rfc9293_3_10_7_2_listen_resets_what_is_no_syn() {
         "listen
          < S 0(0) mss 1000
          > S. 0(0) ack 1 mss 1460
-         < . 1(0) ack 1000001 => no-connection
-         > R 1000001(0)
+         < . 1(0) ack 2000003 => no-connection
+         > R 2000003(0)
          < R 1(0) => no-connection
          < R. 1(0) ack 1 => no-connection
          event none",
