@@ -60,6 +60,8 @@ pub struct Settings {
     pub proposals: Vec<String>,
     /// ESP proposals.
     pub esp_proposals: Vec<String>,
+    /// Life time of CHILD SAs in seconds; they are rekeyed before.
+    pub life_time_s: u32,
     /// Our traffic selectors.
     pub local_ts: Vec<String>,
     /// The peer's traffic selectors.
@@ -88,6 +90,7 @@ impl Settings {
             secret: "lab secret".to_owned(),
             proposals: vec!["aes128gcm16-prfsha256-x25519".to_owned()],
             esp_proposals: vec!["aes128gcm16-esn".to_owned(), "aes128gcm16".to_owned()],
+            life_time_s: 86_400,
             local_ts: networks(side),
             remote_ts: networks(peer),
         };
@@ -148,6 +151,7 @@ remote = {{ auth = \"psk\", id = \"{remote_id}\" }}
 local_ts = {local_ts:?}
 remote_ts = {remote_ts:?}
 esp_proposals = {esp_proposals:?}
+life_time_s = {life_time_s}
 
 [secrets.ike-lab]
 id = [\"{remote_id}\"]
@@ -168,6 +172,7 @@ secret = \"{secret}\"
             local_ts = self.local_ts,
             remote_ts = self.remote_ts,
             esp_proposals = self.esp_proposals,
+            life_time_s = self.life_time_s,
             secret = self.secret,
         )
     }

@@ -246,6 +246,8 @@ impl Checker<'_> {
         let dpd = section.dpd_delay_s.as_ref();
         let dpd = self.number("dpd_delay_s", dpd, 0..=86_400, 0);
         ike.dpd_delay = (dpd > 0).then(|| Duration::from_secs(dpd));
+        // What has moved to TCP stays there: UDP is tried again by the next IKE SA.
+        ike.udp_probe = None;
         ike.unique = section.unique != Some(UniqueSection::Never);
         let children = self.children(place, &mut ike);
         Some(Connection { ike: Arc::new(ike), children })

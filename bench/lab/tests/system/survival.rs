@@ -15,6 +15,10 @@ use crate::{PING_TIMEOUT, exchange, with_gateways};
 
 /// How long a tunnel may take to come back by itself.
 const RECOVERY: Duration = Duration::from_secs(60);
+/// Pings of one round, five a second.
+const ROUND_PINGS: u32 = 50;
+/// Rounds that take longer than the least life time of an SA.
+const REKEY_ROUNDS: u32 = 7;
 
 fn ping_b(lab: &Lab, timeout: Duration) -> Result<()> {
     traffic::ping_until_answered(&lab.a.inside, SIDE_B.host.v4.into(), timeout)
@@ -36,6 +40,31 @@ fn killing_control_does_not_stop_traffic() -> Result<()> {
         let status = a.status()?;
         ensure!(status.child_sas_orphaned == 1, "the old SA is listed as orphaned: {status:#?}");
         Ok(())
+    })
+}
+
+/// CHILD SAs are rekeyed before they end, make before break: pings that run all the while are
+/// answered, and in the end under other SPIs.
+#[test]
+fn a_child_sa_is_rekeyed_under_traffic() -> Result<()> {
+    let (mut a, b) = Settings::between("tcp", Family::V4);
+    a.life_time_s = 60;
+    with_gateways((a, b), |lab, a, b| {
+        a.initiate()?;
+        ping_b(lab, PING_TIMEOUT)?;
+        let (_, before) = a.only_sa()?;
+        let mut answered = 0;
+        for _ in 0..REKEY_ROUNDS {
+            answered += traffic::ping(&lab.a.inside, SIDE_B.host.v4.into(), ROUND_PINGS, 56)?;
+        }
+        let sent = REKEY_ROUNDS * ROUND_PINGS;
+        ensure!(answered + 2 >= sent, "{answered} of {sent} pings were answered");
+        wait_until("the old SA is gone at both ends", PING_TIMEOUT, || {
+            Ok(a.only_sa().is_ok() && b.only_sa().is_ok())
+        })?;
+        let (_, after) = a.only_sa()?;
+        ensure!(after.spi_in != before.spi_in, "the SA was not rekeyed: {after:#?}");
+        exchange(lab, Family::V4)
     })
 }
 
