@@ -113,7 +113,10 @@ fn proof_on_the_wire(lab: &Lab) -> Result<()> {
     traffic::ping(&lab.a.inside, SIDE_B.host.v4.into(), PINGS, 56)?;
     let packets = capture.stop()?;
     let tcp = packets.iter().filter(|packet| packet.is_tcp()).count();
-    println!("    On the wire meanwhile: {} IP packets, {tcp} of them TCP.", packets.len());
+    println!(
+        "    On the wire during {PINGS} pings: {} IP packets, {tcp} of them TCP.",
+        packets.len()
+    );
     ensure!(tcp > 0, "the ping did not pass the firewall");
     ensure!(!packets.iter().any(Packet::is_udp), "UDP on the wire");
     Ok(())
