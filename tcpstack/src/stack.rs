@@ -259,6 +259,18 @@ impl Stack {
             .map_or(0, |entry| entry.connection.send_capacity(settings))
     }
 
+    /// As [`Stack::send_capacity`]; when it is less than `len`, an [`Event::Writable`] follows as soon
+    /// as there is as much.
+    pub fn room_or_event(&mut self, id: ConnId, len: usize) -> usize {
+        let room = self.send_capacity(id);
+        if room < len
+            && let Ok(entry) = writable(&mut self.slots, id)
+        {
+            entry.wanted = len;
+        }
+        room
+    }
+
     /// Lends `len` octets of the send buffer to `write`, which says how many of them it has
     /// written, from the first on; so many are sent, as one frame, and this gives their number.
     /// All or nothing: if there is no room for `len` octets, `write` is not called, so that a frame

@@ -233,6 +233,18 @@ fn writable_follows_a_refusal() {
     panic!("never writable");
 }
 
+/// Asking how much room there is takes no memory, so that an idle connection stays small.
+#[test]
+fn asking_for_room_takes_no_memory() {
+    let mut net = Net::perfect();
+    let [a, _] = net.open();
+    let room = net.stacks[A].send_capacity(a);
+    assert_eq!(net.stacks[A].room_or_event(a, room), room);
+    assert_eq!(net.stacks[A].room_or_event(a, room + 1), room);
+    assert_eq!(net.stacks[A].stats().buffer_bytes, 0);
+    assert_eq!(net.events(A), [], "and no event comes before there is as much");
+}
+
 /// A peer that stops reading stops the sender; when it reads again, the rest follows, even if the
 /// window update is lost (RFC 9293, 3.8.6.1: zero window probes).
 #[test]

@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::sa::add;
 use crate::slot::{Slot, SlotState};
 use crate::types::ConnRef;
 use crate::words::{Record, SOCKET_WORDS, WordReader, WordWriter};
@@ -137,20 +136,6 @@ impl<'a> ConnWriter<'a> {
     /// Shows the connection no more.
     pub fn close(&self) {
         self.slot.erase();
-    }
-
-    /// Counts a segment from the peer with `octets` of the stream.
-    #[inline]
-    pub fn count_in(&self, octets: u64) {
-        add(&self.slot.segments_in, 1);
-        add(&self.slot.octets_in, octets);
-    }
-
-    /// Counts a segment to the peer with `octets` of the stream.
-    #[inline]
-    pub fn count_out(&self, octets: u64) {
-        add(&self.slot.segments_out, 1);
-        add(&self.slot.octets_out, octets);
     }
 
     /// Shows what the connection has carried, as its owner counts it elsewhere; the time of the

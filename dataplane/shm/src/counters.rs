@@ -147,8 +147,6 @@ counters! {
     NeighbourFailed = "neighbour_failed",
     /// Packets dropped because too many wait for their next hop.
     NeighbourQueueFull = "neighbour_queue_full",
-    /// Neighbours not learnt because the table is full.
-    NeighbourTableFull = "neighbour_table_full",
     /// Claims of other stations to have one of our addresses.
     NeighbourClaimsOurs = "neighbour_claims_ours",
 

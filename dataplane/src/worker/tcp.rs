@@ -272,9 +272,7 @@ impl Tcp {
     ///
     /// [`Event::Writable`]: tcpstack::Event::Writable
     pub(crate) fn room_or_event(&mut self, id: ConnId) -> usize {
-        // Asking for that much and writing nothing changes nothing.
-        let _ = self.stack.send_with(id, ROOM_WANTED, |_| 0);
-        self.room(id)
+        self.stack.room_or_event(id, ROOM_WANTED).saturating_sub(framing::PREFIX.len())
     }
 
     /// Shows what some connections have carried; in turn, all of them.

@@ -190,9 +190,7 @@ impl Endpoint {
         child: ChildId,
         host: &mut dyn Host,
     ) -> Result<(), UnknownSa> {
-        let ike = self.table.sessions().find(|s| s.has_child(child)).map(|s| s.id);
-        ike.and_then(|ike| self.with(now, ike, host, |s, cx| s.terminate_child(cx, child)))
-            .ok_or(UnknownSa::Child(child))
+        self.with_child(now, child, host, Session::terminate_child)
     }
 
     /// Replaces one pair of CHILD SAs by a new one with fresh keys, which goes by the same name (RFC
@@ -207,9 +205,7 @@ impl Endpoint {
         child: ChildId,
         host: &mut dyn Host,
     ) -> Result<(), UnknownSa> {
-        let ike = self.table.sessions().find(|s| s.has_child(child)).map(|s| s.id);
-        ike.and_then(|ike| self.with(now, ike, host, |s, cx| s.rekey_child(cx, child)))
-            .ok_or(UnknownSa::Child(child))
+        self.with_child(now, child, host, Session::rekey_child)
     }
 
     /// Gives an IKE SA new keys and SPIs (RFC 7296, 1.3.2 and 2.18); its CHILD SAs go over to it. Ends
@@ -286,6 +282,19 @@ impl Endpoint {
         host: &mut dyn Host,
     ) {
         self.with(now, ike, host, |s, cx| s.child_used(cx, child, octets, packets));
+    }
+
+    /// Lets the session that has `child` act on it.
+    fn with_child(
+        &mut self,
+        now: Instant,
+        child: ChildId,
+        host: &mut dyn Host,
+        act: impl FnOnce(&mut Session, &mut Cx<'_>, ChildId),
+    ) -> Result<(), UnknownSa> {
+        let ike = self.table.sessions().find(|s| s.has_child(child)).map(|s| s.id);
+        ike.and_then(|ike| self.with(now, ike, host, |session, cx| act(session, cx, child)))
+            .ok_or(UnknownSa::Child(child))
     }
 
     /// Lets one session act, then brings the table up to date.
