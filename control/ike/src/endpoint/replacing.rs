@@ -1,0 +1,52 @@
+//! IKE SAs that take the place of others: after a reauthentication, and of a peer that begins anew.
+
+use super::Endpoint;
+use crate::event::{DownReason, Event, IkeSaId};
+use crate::host::Host;
+use crate::sa::{Replaces, Succession};
+use crate::time::Instant;
+
+impl Endpoint {
+    pub(super) fn end_predecessor(&mut self, now: Instant, ike: IkeSaId, host: &mut dyn Host) {
+        self.with(now, ike, host, |s, cx| s.terminate(cx, DownReason::Reauthenticated));
+    }
+
+    /// Begins the IKE SA that is to take the place of another. What it cannot be begun for now is
+    /// tried again by the old one.
+    pub(super) fn begin_successor(
+        &mut self,
+        now: Instant,
+        mut succession: Succession,
+        host: &mut dyn Host,
+    ) {
+        let connection = self.table.get(succession.old).and_then(|s| s.connection.clone());
+        let Some(connection) = connection else { return };
+        let child = match succession.children.is_empty() {
+            true => None,
+            false => Some(succession.children.remove(0).name.clone()),
+        };
+        if let Ok(id) = self.initiate(now, &connection, child.as_deref(), host) {
+            let old = succession.old;
+            if let Some(session) = self.table.get_mut(id) {
+                session.succeed_to(succession);
+            }
+            self.events.push_back(Event::Reauthenticating { ike: old, successor: id });
+        }
+    }
+
+    /// The peer of this IKE SA was authenticated: its older ones go.
+    pub(super) fn replace_others(
+        &mut self,
+        now: Instant,
+        ike: IkeSaId,
+        how: Replaces,
+        host: &mut dyn Host,
+    ) {
+        for other in self.table.same_peer(ike) {
+            self.with(now, other, host, |session, cx| match how {
+                Replaces::Silently => session.close(cx, DownReason::Replaced),
+                Replaces::WithDelete => session.terminate(cx, DownReason::Replaced),
+            });
+        }
+    }
+}
