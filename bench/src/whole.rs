@@ -32,6 +32,7 @@ use culvert_shm::{
     Bell, ConnRef, ControlView, DataplaneView, Down, Layout, Name, Path, PeerConfig, Policy,
     Prefix, Region, SaConfig, Selector, SelectorList, SlotRef, Transport, Up, monotonic_ns,
 };
+use culvert_tcpstack::{Instant, TcpSecret};
 use serde::Deserialize;
 
 use crate::measure::{Case, SIZES};
@@ -140,7 +141,7 @@ impl Side {
             dataplane,
             provider,
             seed: [side as u8; 32],
-            tcp_secret: [side as u8; 32],
+            tcp_secret: TcpSecret::new([side as u8; 32], Instant::ZERO),
         })?;
         Ok(Self { worker, control, to_inner, from_inner })
     }

@@ -240,6 +240,8 @@ pub struct Stats {
     pub cookies_accepted: u64,
     /// Acknowledgments of no connection that carried no valid cookie.
     pub cookies_failed: u64,
+    /// Acknowledgments of a cookie that had opened a connection before: it opens no second one.
+    pub cookies_replayed: u64,
     /// Connections without proof that made room for newer ones.
     pub unproven_evicted: u64,
     /// Octets of buffers in use now.

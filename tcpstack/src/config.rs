@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use thiserror::Error;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::engine::congestion::CongestionControl;
 use crate::engine::segment::Marking;
+use crate::time::Instant;
 
 /// The least MTU that lets a peer use IPv6 (RFC 8200, 5). Outer IPv4 paths below it carry so little
 /// of a tunnelled packet that they are refused too.
@@ -18,8 +20,35 @@ pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 /// The least buffer of one direction: one frame of RFC 9329 of the greatest length fits in it.
 pub const BUFFER_BYTES_MIN: usize = 1 << 16;
 
+/// The secret of one gateway's TCP, common to all its workers. What follows from it changes with
+/// time, so it comes with the time from which it counts. A [`Stack`](crate::Stack) forgets it once
+/// it has derived its first keys.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct TcpSecret {
+    octets: [u8; 32],
+    #[zeroize(skip)]
+    since: Instant,
+}
+
+impl TcpSecret {
+    /// `octets` from a good random source; `since`, in the stacks' time, not after their first
+    /// packet, best when the gateway starts.
+    #[must_use]
+    pub fn new(octets: [u8; 32], since: Instant) -> Self {
+        Self { octets, since }
+    }
+
+    pub(crate) fn octets(&self) -> &[u8; 32] {
+        &self.octets
+    }
+
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+}
+
 /// Limits and sizes of one stack, that is of one worker.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct StackConfig {
     /// Connections of all states together, those that linger after a close included. The table of
     /// connections is sized by it once.
@@ -33,12 +62,12 @@ pub struct StackConfig {
     pub unproven_max: u32,
     /// Memory of all send and receive buffers together, in octets.
     pub buffers_bytes: usize,
-    /// The secret behind initial sequence numbers and SYN cookies: 32 random octets, the same for
-    /// all workers of a gateway, because a handshake may end on another worker than it began.
-    pub secret: [u8; 32],
+    /// The secret behind initial sequence numbers and SYN cookies, the same for all workers of a
+    /// gateway, because a handshake may end on another worker than it began.
+    pub secret: TcpSecret,
     /// The congestion control of every connection.
     pub congestion_control: CongestionControl,
-    /// DSCP and IPv6 flow label of every packet.
+    /// DSCP and, where the caller gives it, IPv6 flow label of every packet.
     pub marking: Marking,
     /// Silence after which the peer is asked whether it is there (RFC 9293, 3.8.4); `None` for
     /// never. It says nothing of the IKE peer (RFC 9329, 6.7).
@@ -73,7 +102,7 @@ impl Default for StackConfig {
             prefix_connections_max: 4_096,
             unproven_max: 1_024,
             buffers_bytes: 512 << 20,
-            secret: [0; 32],
+            secret: TcpSecret::new([0; 32], Instant::ZERO),
             congestion_control: CongestionControl::default(),
             marking: Marking::default(),
             keepalive: None,

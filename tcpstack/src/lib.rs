@@ -73,7 +73,7 @@ pub use api::{
 };
 pub use config::{
     BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, ConfigError, EphemeralPorts, MTU_MIN, RxChecksum,
-    StackConfig, TxChecksum,
+    StackConfig, TcpSecret, TxChecksum,
 };
 pub use engine::congestion::{CongestionControl, UnknownCongestionControl};
 pub use engine::segment::Marking;

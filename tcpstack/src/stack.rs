@@ -24,6 +24,8 @@ mod transmit;
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
+use zeroize::Zeroize;
+
 use self::prefixes::Prefixes;
 use self::replies::Replies;
 use self::slots::{Entry, Queue, Slots};
@@ -32,6 +34,7 @@ use crate::config::{ConfigError, StackConfig};
 use crate::engine::Shared;
 use crate::engine::connection::Connection;
 use crate::engine::cookie::Cookies;
+use crate::engine::segment::{Marking, Marks};
 use crate::secret::Secret;
 use crate::table::{FourTuple, Table};
 use crate::time::Instant;
@@ -74,12 +77,14 @@ impl Stack {
     ///
     /// # Errors
     /// The configuration cannot work.
-    pub fn new(config: StackConfig, seed: [u8; 32]) -> Result<Self, ConfigError> {
+    pub fn new(mut config: StackConfig, seed: [u8; 32]) -> Result<Self, ConfigError> {
         config.check()?;
         let limit = config.connections_max;
         let mut secret = Secret::new(seed);
+        let cookies = Cookies::new(&config.secret, limit);
+        config.secret.zeroize();
         Ok(Self {
-            cookies: Cookies::new(&config.secret),
+            cookies,
             context: Shared::new(&config),
             listening: Box::new([0; 1 << 10]),
             slots: Slots::new(limit),
@@ -135,7 +140,7 @@ impl Stack {
         let isn = self.cookies.isn(&tuple, now);
         let offset = self.cookies.timestamp_offset(&tuple);
         let mut connection = Connection::open(tuple, isn, offset, self.context.settings(), now);
-        connection.set_marking(self.config.marking);
+        connection.set_marks(self.marks(&tuple));
         let id = self.slots.add(Entry::new(connection)).ok_or(ConnectError::ConnectionsMax)?;
         self.adopt(id, &tuple);
         self.due.push(id.index);
@@ -147,6 +152,13 @@ impl Stack {
         self.table.insert(&self.secret, tuple, id.index);
         self.prefixes.add(tuple.remote.ip());
         self.wheel.grow(self.slots.used());
+    }
+
+    /// The marks of every packet between these ends.
+    fn marks(&self, tuple: &FourTuple) -> Marks {
+        let derived = || self.cookies.flow_label(tuple.local.ip(), tuple.remote.ip());
+        let Marking { dscp, flow_label } = self.config.marking;
+        Marks { dscp, flow_label: flow_label.unwrap_or_else(derived) }
     }
 
     /// A 4-tuple that is not in use, from a local port that begins anywhere in the range, so that

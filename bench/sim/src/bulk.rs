@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use culvert_tcpstack::{
-    CongestionControl, ConnId, Event, Instant, RxChecksum, Stack, StackConfig, TxChecksum,
+    CongestionControl, ConnId, Event, Instant, RxChecksum, Stack, StackConfig, TcpSecret,
+    TxChecksum,
 };
 
 use crate::host::Outbox;
@@ -119,7 +120,7 @@ fn config(control: CongestionControl, random: &mut Random) -> StackConfig {
         tx_buffer_bytes: BUFFER_BYTES,
         buffers_bytes: 16 * BUFFER_BYTES,
         tx_checksum: TxChecksum::Device,
-        secret: random.octets(),
+        secret: TcpSecret::new(random.octets(), Instant::ZERO),
         ..StackConfig::default()
     }
 }

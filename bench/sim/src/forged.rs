@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_tcpstack::{CloseReason, ConnId, Event, Instant, StackConfig};
+use culvert_tcpstack::{CloseReason, ConnId, Event, Instant, StackConfig, TcpSecret};
 
 use crate::host::{EngineHost, Host, Outbox};
 use crate::packet::{self, Segment, flags};
@@ -61,7 +61,7 @@ impl Run {
             rx_buffer_bytes: 1 << 16,
             tx_buffer_bytes: 1 << 16,
             buffers_bytes: 1 << 20,
-            secret: [5; 32],
+            secret: TcpSecret::new([5; 32], Instant::ZERO),
             ..StackConfig::default()
         };
         let mut host =

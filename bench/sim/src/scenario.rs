@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_tcpstack::{CloseReason, CongestionControl, EphemeralPorts, Instant, StackConfig};
+use culvert_tcpstack::{
+    CloseReason, CongestionControl, EphemeralPorts, Instant, StackConfig, TcpSecret,
+};
 
 use crate::caller::{Callers, End, Habits};
 use crate::host::{EngineHost, Host};
@@ -193,7 +195,7 @@ impl Scenario {
             connections_max: 64,
             unproven_max: self.unproven_max,
             buffers_bytes: self.buffers_bytes,
-            secret: random.octets(),
+            secret: TcpSecret::new(random.octets(), Instant::ZERO),
             congestion_control: self.controls[end],
             keepalive: Some(KEEPALIVE),
             rx_buffer_bytes: self.buffer_bytes[end],

@@ -9,6 +9,8 @@ use culvert_dataplane_config::{Dataplane, Poll};
 use culvert_dpdk::{Eal, LcoreHandle, Pool, tsc};
 use culvert_esp::Provider;
 use culvert_shm::{DataplaneView, monotonic_ns};
+use culvert_tcpstack::TcpSecret;
+use zeroize::Zeroize;
 
 use super::hardening;
 use super::ports::WorkerPorts;
@@ -17,7 +19,7 @@ use crate::worker::handoff::{HANDOFF_RING_ITEMS, Mesh};
 use crate::worker::idle::Idle;
 use crate::worker::link::QueuePair;
 use crate::worker::rooms::Rooms;
-use crate::worker::{Worker, WorkerParts};
+use crate::worker::{Worker, WorkerParts, stack_time};
 
 /// A worker that has not turned for so long is stuck.
 const STUCK: Nanos = 2 * SECOND;
@@ -56,8 +58,10 @@ impl Workers {
         let stop = Arc::new(AtomicBool::new(false));
         let mut workers = Self { handles: Vec::new(), pulses: Vec::new(), stop };
         let views = view.into_workers();
-        let mut tcp_secret = [0; 32];
-        getrandom::fill(&mut tcp_secret).context("the kernel gives no random numbers")?;
+        let mut octets = [0; 32];
+        getrandom::fill(&mut octets).context("the kernel gives no random numbers")?;
+        let tcp_secret = TcpSecret::new(octets, stack_time(monotonic_ns()));
+        octets.zeroize();
         for (((view, (outer, inner)), mesh), lcore) in
             views.into_iter().zip(queues).zip(meshes).zip(eal.workers())
         {
@@ -75,7 +79,7 @@ impl Workers {
                 dataplane,
                 provider,
                 seed,
-                tcp_secret,
+                tcp_secret: tcp_secret.clone(),
             };
             let pulse = Arc::new(Pulse::default());
             pulse.turned_ns.store(monotonic_ns(), Ordering::Relaxed);

@@ -47,7 +47,7 @@ use culvert_esp::Provider;
 use culvert_shm::{CloseReason, Counter, WorkerView};
 use culvert_tcpstack::{
     self as tcpstack, ConfigError, CongestionControl, ConnId, EphemeralPorts, Event, Stack,
-    StackConfig, TxChecksum,
+    StackConfig, TcpSecret, TxChecksum,
 };
 
 use self::core::Core;
@@ -101,7 +101,7 @@ pub struct WorkerParts<L> {
     pub seed: [u8; 32],
     /// From a good random source, the same for all workers of this process: TCP sequence numbers
     /// and SYN cookies.
-    pub tcp_secret: [u8; 32],
+    pub tcp_secret: TcpSecret,
 }
 
 /// A worker cannot be made of its parts.
@@ -132,7 +132,7 @@ pub struct Worker<L> {
 }
 
 /// The TCP stack's time.
-fn stack_time(now_ns: Nanos) -> tcpstack::Instant {
+pub(crate) fn stack_time(now_ns: Nanos) -> tcpstack::Instant {
     tcpstack::Instant(now_ns / 1000)
 }
 
@@ -325,7 +325,7 @@ fn stack(
     view: &WorkerView,
     connections: u32,
     device_checksum: bool,
-    (seed, secret): ([u8; 32], [u8; 32]),
+    (seed, secret): ([u8; 32], TcpSecret),
 ) -> Result<Stack, ConfigError> {
     let settings = StackConfig {
         connections_max: connections,

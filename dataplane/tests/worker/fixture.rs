@@ -16,6 +16,7 @@ use culvert_dataplane_config::{Aead, Congestion, Dataplane, Poll, Side};
 use culvert_dpdk::{Burst, Eal, Memory, Offloads, Pool, PoolConfig};
 use culvert_esp::Provider;
 use culvert_shm::{Bell, ConnRef, ControlView, Counter, DataplaneView, Layout, Path, Region, Up};
+use culvert_tcpstack::{Instant, TcpSecret};
 
 pub(crate) const OUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 pub(crate) const INNER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -191,7 +192,7 @@ impl Gateway {
                 dataplane: Arc::clone(&config),
                 provider: Provider::Ring,
                 seed: [7; 32],
-                tcp_secret: [9; 32],
+                tcp_secret: TcpSecret::new([9; 32], Instant::ZERO),
             };
             self.workers.push(Worker::new(parts).unwrap());
             self.outer.push(outer);

@@ -5,15 +5,24 @@
 //! (RFC 4987, 3.6; RFC 9329, 10). The cookie carries the segment size. Window scale and SACK
 //! travel in the low bits of the timestamp, which the peer echoes; a peer without timestamps does
 //! without them. All workers share the secret, because the acknowledgment may reach another one.
+//!
+//! The key of cookies changes with each period ([`keys`]), and a cookie opens one connection
+//! ([`spent`]). The keys of sequence numbers and timestamps stay: both must grow from one
+//! connection of a pair of ends to the next.
+
+mod keys;
+mod spent;
 
 use super::connection::MSS_MIN;
 use super::segment::{FourTuple, Options, timestamp};
+use crate::config::TcpSecret;
 use crate::time::Instant;
+use keys::{Key, Keys};
 use siphasher::sip::SipHasher13;
+use spent::Spent;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 
-/// A cookie is accepted in the period in which it was made and in the next.
-const PERIOD_SECS: u64 = 32;
 /// Segment sizes that a cookie can carry, in its low four bits. The peer's is rounded down to one of
 /// them; the first is the least segment ever made.
 const SEGMENT_SIZES: [u16; 16] = [
@@ -28,12 +37,15 @@ const ENDS_MASK: u32 = 0xfc00_0000;
 const OPTION_BITS: u32 = 5;
 const OPTION_MASK: u32 = (1 << OPTION_BITS) - 1;
 const NO_SCALE: u32 = 15;
+const FLOW_LABEL_MASK: u32 = 0xf_ffff;
 
-/// The secret behind initial sequence numbers, cookies and timestamp offsets. All workers of one
-/// gateway must be given the same octets.
-#[derive(Clone)]
+/// What the workers of one gateway make of their common secret.
 pub(crate) struct Cookies {
-    keys: [(u64, u64); 3],
+    isn: Key,
+    timestamp: Key,
+    label: Key,
+    keys: Keys,
+    spent: Spent,
 }
 
 /// What a valid cookie tells of the SYN.
@@ -45,19 +57,12 @@ pub(crate) struct Recalled {
     pub(crate) timestamps: bool,
 }
 
-/// Separates the uses of one secret.
-#[derive(Clone, Copy)]
-enum Purpose {
-    Isn = 0,
-    Cookie = 1,
-    Timestamp = 2,
-}
-
 impl Cookies {
-    /// Derives the keys of each purpose from 32 random octets.
-    pub(crate) fn new(seed: &[u8; 32]) -> Self {
+    /// Derives the keys of each purpose for a stack of so many connections.
+    pub(crate) fn new(secret: &TcpSecret, connections_max: u32) -> Self {
         let word = |at: usize| {
-            seed[at..at + 8].iter().fold(0u64, |word, octet| word << 8 | u64::from(*octet))
+            let octets = &secret.octets()[at..at + 8];
+            octets.iter().fold(0u64, |word, octet| word << 8 | u64::from(*octet))
         };
         let derive = |purpose: u64| {
             let half = |side: u64| {
@@ -67,51 +72,76 @@ impl Cookies {
             };
             (half(0), half(1))
         };
-        Self { keys: [derive(0), derive(1), derive(2)] }
+        Self {
+            isn: derive(0),
+            timestamp: derive(2),
+            label: derive(3),
+            keys: Keys::new(derive(1), secret.since()),
+            spent: Spent::new(connections_max),
+        }
     }
 
-    fn hash(&self, purpose: Purpose, tuple: &FourTuple, extra: impl Hash) -> u64 {
-        let (k0, k1) = self.keys[purpose as usize];
-        let mut hasher = SipHasher13::new_with_keys(k0, k1);
-        (tuple, extra).hash(&mut hasher);
-        hasher.finish()
+    /// Lets time pass.
+    fn turn(&mut self, now: Instant) {
+        if self.keys.turn(now) {
+            self.spent.turn();
+        }
     }
 
     /// An initial sequence number (RFC 6528, 3): a clock of 4 microseconds plus a keyed hash.
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn isn(&self, tuple: &FourTuple, now: Instant) -> u32 {
         let clock = (now.micros() / 4) as u32;
-        clock.wrapping_add(self.hash(Purpose::Isn, tuple, ()) as u32)
+        clock.wrapping_add(hash(self.isn, tuple) as u32)
     }
 
     /// The offset of a pair's timestamp clock (RFC 7323, 5.4 and 7.1).
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn timestamp_offset(&self, tuple: &FourTuple) -> u32 {
-        self.hash(Purpose::Timestamp, tuple, ()) as u32
+        hash(self.timestamp, tuple) as u32
+    }
+
+    /// The flow label of all connections between two hosts: it stays when a new connection takes
+    /// the place of a broken one, so that routers that spread flows by it choose the same way
+    /// (RFC 9329, 6.1; RFC 6437, 3). The gateway's other workers choose the same one.
+    #[allow(clippy::cast_possible_truncation)] // 20 bits.
+    pub(crate) fn flow_label(&self, local: IpAddr, remote: IpAddr) -> u32 {
+        if local.is_ipv4() {
+            return 0; // No field for it.
+        }
+        // RFC 6437, 3: zero means that there is none.
+        (hash(self.label, (local, remote)) as u32 & FLOW_LABEL_MASK).max(1)
     }
 
     /// The sequence number with which a SYN is answered.
-    pub(crate) fn cookie(&self, tuple: &FourTuple, peer_isn: u32, mss: u16, now: Instant) -> u32 {
+    pub(crate) fn cookie(
+        &mut self,
+        tuple: &FourTuple,
+        peer_isn: u32,
+        mss: u16,
+        now: Instant,
+    ) -> u32 {
+        self.turn(now);
         let size = SEGMENT_SIZES.iter().rposition(|held| *held <= mss).unwrap_or(0);
         #[allow(clippy::cast_possible_truncation)] // Sixteen sizes.
-        self.mac(tuple, peer_isn, size as u32, now.micros() / 1_000_000 / PERIOD_SECS)
-    }
-
-    /// Some bits depend on the ends alone, most on the SYN too: so an acknowledgment that
-    /// overtook the first octets can be told from one that is nobody's.
-    fn mac(&self, tuple: &FourTuple, peer_isn: u32, size: u32, period: u64) -> u32 {
-        let ends = self.hash(Purpose::Cookie, tuple, (size, period));
-        let syn = self.hash(Purpose::Cookie, tuple, (peer_isn, size, period));
-        (ends as u32) & ENDS_MASK | (syn as u32) & !ENDS_MASK & !SIZE_MASK | size
+        mac(self.keys.current(), tuple, peer_isn, size as u32)
     }
 
     /// Whether `cookie` may have been given to these ends, whatever their SYN was.
-    pub(crate) fn is_of(&self, tuple: &FourTuple, cookie: u32, now: Instant) -> bool {
-        let period = now.micros() / 1_000_000 / PERIOD_SECS;
-        [Some(period), period.checked_sub(1)].into_iter().flatten().any(|period| {
-            let ours = self.mac(tuple, 0, cookie & SIZE_MASK, period);
-            (ours ^ cookie) & ENDS_MASK == 0
-        })
+    pub(crate) fn is_of(&mut self, tuple: &FourTuple, cookie: u32, now: Instant) -> bool {
+        self.turn(now);
+        let size = cookie & SIZE_MASK;
+        self.keys.accepted().any(|key| (mac(key, tuple, 0, size) ^ cookie) & ENDS_MASK == 0)
+    }
+
+    /// Remembers that a cookie has opened a connection: it opens no other.
+    pub(crate) fn spend(&mut self, tuple: &FourTuple, cookie: u32) {
+        self.spent.add(hash(self.isn, (tuple, cookie)));
+    }
+
+    /// Whether a cookie has opened a connection before.
+    pub(crate) fn is_spent(&self, tuple: &FourTuple, cookie: u32) -> bool {
+        self.spent.contains(hash(self.isn, (tuple, cookie)))
     }
 
     /// The value of the timestamp that accompanies a cookie, with the SYN's options in its low
@@ -129,17 +159,16 @@ impl Cookies {
 
     /// Checks the acknowledgment of a cookie, and recalls what the SYN offered.
     pub(crate) fn recall(
-        &self,
+        &mut self,
         tuple: &FourTuple,
         peer_isn: u32,
         cookie: u32,
         timestamps: Option<(u32, u32)>,
         now: Instant,
     ) -> Option<Recalled> {
-        let period = now.micros() / 1_000_000 / PERIOD_SECS;
+        self.turn(now);
         let size = cookie & SIZE_MASK;
-        let ours = |period| self.mac(tuple, peer_isn, size, period) == cookie;
-        if ![Some(period), period.checked_sub(1)].into_iter().flatten().any(ours) {
+        if !self.keys.accepted().any(|key| mac(key, tuple, peer_isn, size) == cookie) {
             return None;
         }
         let mss = *SEGMENT_SIZES.get(size as usize)?;
@@ -163,10 +192,26 @@ impl Cookies {
     }
 }
 
+fn hash((k0, k1): Key, of: impl Hash) -> u64 {
+    let mut hasher = SipHasher13::new_with_keys(k0, k1);
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Some bits depend on the ends alone, most on the SYN too: so an acknowledgment that overtook the
+/// first octets can be told from one that is nobody's.
+#[allow(clippy::cast_possible_truncation)] // A part of each hash.
+fn mac(key: Key, tuple: &FourTuple, peer_isn: u32, size: u32) -> u32 {
+    let ends = hash(key, (tuple, size));
+    let syn = hash(key, (tuple, peer_isn, size));
+    (ends as u32) & ENDS_MASK | (syn as u32) & !ENDS_MASK & !SIZE_MASK | size
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::time::Duration;
+    use keys::PERIOD;
 
     fn tuple(port: u16) -> FourTuple {
         FourTuple {
@@ -187,9 +232,13 @@ mod tests {
 
     const NOW: Instant = Instant::from_micros(1_000_000_000);
 
+    fn cookies(octet: u8) -> Cookies {
+        Cookies::new(&TcpSecret::new([octet; 32], NOW), 16)
+    }
+
     #[test]
     fn rfc4987_a_cookie_recalls_the_syn_without_state() {
-        let secret = Cookies::new(&[7; 32]);
+        let mut secret = cookies(7);
         let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
         let echo = secret.cookie_timestamp(&tuple(1), &syn(), NOW);
         let recalled = secret.recall(&tuple(1), 99, cookie, Some((6, echo)), NOW).unwrap();
@@ -202,26 +251,26 @@ mod tests {
 
     #[test]
     fn another_worker_accepts_it_another_gateway_does_not() {
-        let cookie = Cookies::new(&[7; 32]).cookie(&tuple(1), 99, 1460, NOW);
-        assert!(Cookies::new(&[7; 32]).recall(&tuple(1), 99, cookie, None, NOW).is_some());
-        assert!(Cookies::new(&[8; 32]).recall(&tuple(1), 99, cookie, None, NOW).is_none());
+        let cookie = cookies(7).cookie(&tuple(1), 99, 1460, NOW);
+        assert!(cookies(7).recall(&tuple(1), 99, cookie, None, NOW).is_some());
+        assert!(cookies(8).recall(&tuple(1), 99, cookie, None, NOW).is_none());
     }
 
     #[test]
     fn a_cookie_serves_one_handshake_only() {
-        let secret = Cookies::new(&[7; 32]);
+        let mut secret = cookies(7);
         let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
         assert!(secret.recall(&tuple(2), 99, cookie, None, NOW).is_none(), "another port");
         assert!(secret.recall(&tuple(1), 98, cookie, None, NOW).is_none(), "another SYN");
-        let soon = NOW + Duration::from_secs(PERIOD_SECS);
+        let soon = NOW + PERIOD;
         assert!(secret.recall(&tuple(1), 99, cookie, None, soon).is_some());
-        let late = NOW + Duration::from_secs(2 * PERIOD_SECS);
+        let late = NOW + PERIOD * 2;
         assert!(secret.recall(&tuple(1), 99, cookie, None, late).is_none(), "it ages");
     }
 
     #[test]
     fn octets_that_overtook_the_first_ones_are_not_a_strangers() {
-        let secret = Cookies::new(&[7; 32]);
+        let mut secret = cookies(7);
         let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
         assert!(secret.recall(&tuple(1), 99 + 1448, cookie, None, NOW).is_none());
         assert!(secret.is_of(&tuple(1), cookie, NOW));
@@ -231,7 +280,7 @@ mod tests {
     /// An evicted peer that goes on sending acknowledges the old cookie with every segment.
     #[test]
     fn the_middle_of_a_stream_is_not_its_beginning() {
-        let secret = Cookies::new(&[7; 32]);
+        let mut secret = cookies(7);
         let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
         let taken = (1..200_000u32)
             .filter(|n| {
@@ -245,7 +294,7 @@ mod tests {
 
     #[test]
     fn guessing_is_hopeless() {
-        let secret = Cookies::new(&[7; 32]);
+        let mut secret = cookies(7);
         let guessed = (0..1_000_000u32)
             .filter(|i| {
                 secret.recall(&tuple(1), 99, i.wrapping_mul(0x9e37_79b9), None, NOW).is_some()
@@ -256,7 +305,7 @@ mod tests {
 
     #[test]
     fn rfc6528_isns_of_one_pair_grow_and_of_two_pairs_differ() {
-        let secret = Cookies::new(&[7; 32]);
+        let secret = cookies(7);
         let later = NOW + Duration::from_millis(1);
         assert_eq!(secret.isn(&tuple(1), later).wrapping_sub(secret.isn(&tuple(1), NOW)), 250);
         assert_ne!(secret.isn(&tuple(1), NOW), secret.isn(&tuple(2), NOW));
@@ -264,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_cookies_timestamp_is_never_ahead_of_the_clock() {
-        let secret = Cookies::new(&[7; 32]);
+        let secret = cookies(7);
         for ms in 0..200 {
             let now = NOW + Duration::from_millis(ms);
             let clock = timestamp(now, secret.timestamp_offset(&tuple(1)));

@@ -197,14 +197,22 @@ fn read_options(mut octets: &[u8]) -> Options {
     options
 }
 
-/// What the IP header of a connection's packets carries beyond addresses.
+/// What the IP headers of a stack's packets carry beyond addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marking {
     /// Differentiated services code point, the same for every packet of the connection
     /// (RFC 9329, 9.3). The ECN bits are always Not-ECT (RFC 9329, 9.5).
     pub dscp: u8,
-    /// IPv6 flow label, which must outlive the connection (RFC 9329, 6.1).
-    pub flow_label: u32,
+    /// IPv6 flow label; `None`: one for each pair of hosts that only this gateway's secret tells.
+    /// Either way it outlives the connection (RFC 9329, 6.1).
+    pub flow_label: Option<u32>,
+}
+
+/// The marks of one connection's packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    pub(crate) dscp: u8,
+    pub(crate) flow_label: u32,
 }
 
 /// A segment to be sent, without its payload.
@@ -288,7 +296,7 @@ pub(crate) fn packet_len(tuple: &FourTuple, segment: &Outgoing, payload_len: usi
 pub(crate) fn write(
     out: &mut [u8],
     tuple: &FourTuple,
-    marking: Marking,
+    marks: Marks,
     checksum: TxChecksum,
     segment: &Outgoing,
     fill: impl FnOnce(&mut [u8]),
@@ -296,7 +304,7 @@ pub(crate) fn write(
     let ip_len = ip_header_len(tuple.local.ip());
     let header = TCP_HEADER + segment.options.wire_len();
     let tcp_len = out.len() - ip_len;
-    write_ip(out, tuple, marking, checksum, tcp_len);
+    write_ip(out, tuple, marks, checksum, tcp_len);
     let octets = &mut out[ip_len..];
     octets[..header].fill(0);
     segment.options.write(&mut octets[TCP_HEADER..header]);
@@ -322,7 +330,7 @@ pub(crate) fn write(
 fn write_ip(
     packet: &mut [u8],
     tuple: &FourTuple,
-    marking: Marking,
+    marks: Marks,
     checksum: TxChecksum,
     tcp_len: usize,
 ) {
@@ -331,7 +339,7 @@ fn write_ip(
             let mut ip = Ipv4Packet::new_unchecked(packet);
             ip.set_version(4);
             ip.set_header_len(IPV4_HEADER as u8);
-            ip.set_dscp(marking.dscp);
+            ip.set_dscp(marks.dscp);
             ip.set_ecn(0);
             ip.set_total_len((IPV4_HEADER + tcp_len) as u16);
             ip.set_ident(0); // Atomic datagrams need none (RFC 6864, 4.1).
@@ -350,8 +358,8 @@ fn write_ip(
         (IpAddr::V6(local), IpAddr::V6(remote)) => {
             let mut ip = Ipv6Packet::new_unchecked(packet);
             ip.set_version(6);
-            ip.set_traffic_class(marking.dscp << 2);
-            ip.set_flow_label(marking.flow_label & 0xf_ffff);
+            ip.set_traffic_class(marks.dscp << 2);
+            ip.set_flow_label(marks.flow_label & 0xf_ffff);
             ip.set_payload_len(tcp_len as u16);
             ip.set_next_header(IpProtocol::Tcp);
             ip.set_hop_limit(HOP_LIMIT);

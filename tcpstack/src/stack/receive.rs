@@ -126,18 +126,18 @@ impl Stack {
         if listening && opens(segment) {
             return self.answer_syn(tuple, segment);
         }
-        if listening && !segment.flags.syn {
+        let cookie = segment.ack.map(|ack| ack.wrapping_sub(1)).filter(|_| listening);
+        if cookie.is_some_and(|cookie| self.cookies.is_spent(tuple, cookie)) {
+            self.stats.cookies_replayed += 1;
+        } else if listening && !segment.flags.syn {
             if let Some(connection) = self.recall(tuple, segment) {
                 return self.accept(connection, arrived, payload, deliver);
             }
-            if segment
-                .ack
-                .is_some_and(|ack| self.cookies.is_of(tuple, ack.wrapping_sub(1), self.now))
-            {
+            if cookie.is_some_and(|cookie| self.cookies.is_of(tuple, cookie, self.now)) {
                 return Err(DropReason::HandshakeUnfinished);
             }
         }
-        self.stats.cookies_failed += u64::from(listening && segment.ack.is_some());
+        self.stats.cookies_failed += u64::from(cookie.is_some());
         self.refuse(tuple, segment);
         Err(if opens(segment) { DropReason::PortClosed } else { DropReason::NoConnection })
     }
@@ -170,7 +170,8 @@ impl Stack {
         };
         self.stats.cookies_sent += 1;
         let checksum = self.config.tx_checksum;
-        self.replies.push(tuple, self.config.marking, &answer, checksum);
+        let marks = self.marks(tuple);
+        self.replies.push(tuple, marks, &answer, checksum);
         Ok(())
     }
 
@@ -196,7 +197,7 @@ impl Stack {
         let (settings, now) = (self.context.settings(), self.now);
         let mut connection =
             Connection::accept(*tuple, cookie, peer_isn, recalled, offset, settings, now);
-        connection.set_marking(self.config.marking);
+        connection.set_marks(self.marks(tuple));
         Some(connection)
     }
 
@@ -212,6 +213,9 @@ impl Stack {
         self.make_room();
         let id = self.slots.add(Entry::new(connection)).ok_or(DropReason::ConnectionsMax)?;
         self.adopt(id, &arrived.tuple);
+        if let Some(ack) = arrived.segment.ack {
+            self.cookies.spend(&arrived.tuple, ack.wrapping_sub(1));
+        }
         self.unproven.push_back(id);
         self.unproven_count += 1;
         self.receive(id.index, arrived, payload, deliver)
@@ -305,7 +309,8 @@ impl Stack {
             window: 0,
             options: Options::default(),
         };
-        self.replies.push(tuple, self.config.marking, &answer, self.config.tx_checksum);
+        let marks = self.marks(tuple);
+        self.replies.push(tuple, marks, &answer, self.config.tx_checksum);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::api::Transmit;
 use crate::config::TxChecksum;
-use crate::engine::segment::{Marking, Outgoing, REPLY_BYTES_MAX, packet_len, write};
+use crate::engine::segment::{Marks, Outgoing, REPLY_BYTES_MAX, packet_len, write};
 use crate::table::FourTuple;
 
 /// Answers that may wait: some for each packet of a burst.
@@ -37,13 +37,13 @@ impl Replies {
     pub(super) fn push(
         &mut self,
         tuple: &FourTuple,
-        marking: Marking,
+        marks: Marks,
         answer: &Outgoing,
         checksum: TxChecksum,
     ) {
         let mut octets = [0; REPLY_BYTES_MAX];
         let bytes = packet_len(tuple, answer, 0);
-        write(&mut octets[..bytes], tuple, marking, checksum, answer, |_| {});
+        write(&mut octets[..bytes], tuple, marks, checksum, answer, |_| {});
         if self.waiting.len() == REPLIES_MAX {
             self.waiting.pop_front();
             self.lost += 1;

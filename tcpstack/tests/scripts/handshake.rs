@@ -68,6 +68,28 @@ fn rfc4987_3_6_a_cookie_ages() {
     );
 }
 
+/// RFC 4987, 3.6: an acknowledgment that has opened a connection opens no second one, as long as
+/// its cookie lives: whoever has seen it could else fill the places of connections with it.
+#[test]
+fn rfc4987_3_6_a_cookie_is_spent_once() {
+    for later in ["+0", "+20", "+40"] {
+        play(&format!(
+            "listen
+             < S 0(0) mss 1000
+             > S. 0(0) ack 1 mss 1460
+             < . 1(0) ack 1 => accepted
+             event opened
+             < R 1(0) => accepted
+             event closed peer-reset
+             {later} < . 1(0) ack 1 => no-connection
+             > R 1(0)
+             < P. 1(100) ack 1 => no-connection
+             > R 1(0)
+             event none"
+        ));
+    }
+}
+
 /// RFC 9293, 3.10.7.2: an acknowledgment in LISTEN that is of no cookie is answered by RST, a RST
 /// is ignored.
 #[test]

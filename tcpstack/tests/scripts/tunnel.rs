@@ -1,10 +1,11 @@
 //! What the tunnel asks of the stack beyond the RFCs of TCP: IKE overtakes, unsent octets are known
 //! with their age, marks are constant, memory is given back.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use culvert_tcpstack::{ConnError, Instant, Marking, Stack, StackConfig, Transmit};
+use culvert_tcpstack::{ConnError, Instant, Marking, Stack, StackConfig, TcpSecret, Transmit};
 
 use crate::play::{Play, config, play};
 
@@ -165,7 +166,7 @@ fn rfc9329_9_1_head_of_line_delay() {
 /// RFC 9329, 9.3 and 6.1: one DSCP and one flow label for every packet, RST and cookie included.
 #[test]
 fn rfc9329_9_3_marks_are_constant() {
-    let marking = Marking { dscp: 46, flow_label: 0x4_5678 };
+    let marking = Marking { dscp: 46, flow_label: Some(0x4_5678) };
     let config = StackConfig { marking, ..config() };
     let mut stacks =
         [Stack::new(config.clone(), [1; 32]).unwrap(), Stack::new(config, [2; 32]).unwrap()];
@@ -191,6 +192,49 @@ fn rfc9329_9_3_marks_are_constant() {
         }
     }
     assert!(seen >= 6, "SYN, cookie, ACK, three segments, ACK, RST: {seen}");
+}
+
+/// Opens a connection from `from` to `to`; the flow labels of all its packets.
+fn flow_labels(stacks: &mut [Stack; 2], from: &str, to: &str) -> [BTreeSet<u32>; 2] {
+    let now = Instant(1_000_000);
+    let remote = SocketAddr::new(to.parse().unwrap(), 4500);
+    let id = stacks[0].connect(now, from.parse().unwrap(), remote).unwrap();
+    let mut labels = [BTreeSet::new(), BTreeSet::new()];
+    for turn in 0..6 {
+        if turn == 4 {
+            stacks[0].abort(id);
+        }
+        let mut out = Packets::default();
+        stacks[turn % 2].poll_transmit(now, &mut out);
+        for mut packet in out.0 {
+            let first = u32::from_be_bytes(packet[..4].try_into().unwrap());
+            labels[turn % 2].insert(first & 0xf_ffff);
+            let checksum = culvert_tcpstack::RxChecksum::Unknown;
+            stacks[1 - turn % 2].handle_segment(now, &mut packet, checksum, &mut |_, o| o.len());
+        }
+    }
+    labels
+}
+
+/// RFC 9329, 6.1: the flow label stays when a new connection takes the place of an old one, in both
+/// directions and whatever its port. RFC 6437, 3: it differs from host to host, and nobody else
+/// can tell it.
+#[test]
+fn rfc9329_6_1_the_flow_label_outlives_the_connection() {
+    let stack = |secret| {
+        let secret = TcpSecret::new([secret; 32], Instant::ZERO);
+        let mut stack = Stack::new(StackConfig { secret, ..config() }, [1; 32]).unwrap();
+        stack.listen(4500);
+        stack
+    };
+    let mut stacks = [stack(3), stack(4)];
+    let first = flow_labels(&mut stacks, "2001:db8::1", "2001:db8::2");
+    assert!(first.iter().all(|labels| labels.len() == 1 && !labels.contains(&0)), "{first:?}");
+    assert_eq!(flow_labels(&mut stacks, "2001:db8::1", "2001:db8::2"), first);
+    let other = flow_labels(&mut stacks, "2001:db8::1", "2001:db8::3");
+    assert!(other[0] != first[0] && other[1] != first[1]);
+    let mut others = [stack(5), stack(4)];
+    assert_ne!(flow_labels(&mut others, "2001:db8::1", "2001:db8::2")[0], first[0]);
 }
 
 /// RFC 9293, 3.7.4 (no Nagle): a frame never waits for another.

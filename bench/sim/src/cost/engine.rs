@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use culvert_tcpstack::{
-    ConnId, EphemeralPorts, Event, Instant, RxChecksum, Stack, StackConfig, TxChecksum,
+    ConnId, EphemeralPorts, Event, Instant, RxChecksum, Stack, StackConfig, TcpSecret, TxChecksum,
 };
 
 use super::{BATCH, PAYLOAD, PER_ADDRESS, PORT, Packets, Pair};
@@ -27,7 +27,7 @@ pub(super) fn config(connections: usize) -> StackConfig {
         buffers_bytes: 4 << 30,
         tx_checksum: TxChecksum::Device,
         ephemeral_ports: EphemeralPorts { first: 10_000, last: 65_535, stride: 1, offset: 0 },
-        secret: [9; 32],
+        secret: TcpSecret::new([9; 32], Instant::ZERO),
         ..StackConfig::default()
     }
 }

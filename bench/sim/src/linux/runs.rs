@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use culvert_tcpstack::{CongestionControl, Instant, Stack, StackConfig};
+use culvert_tcpstack::{CongestionControl, Instant, Stack, StackConfig, TcpSecret};
 
 use super::engine::{Engine, Task};
 use super::peer::{Flow, listen, receive, send};
@@ -231,7 +231,7 @@ fn stack(control: CongestionControl) -> Result<Stack> {
         rx_buffer_bytes: BUFFER_BYTES,
         tx_buffer_bytes: BUFFER_BYTES,
         buffers_bytes: 4 * BUFFER_BYTES,
-        secret: random.octets(),
+        secret: TcpSecret::new(random.octets(), Instant::ZERO),
         ..StackConfig::default()
     };
     Ok(Stack::new(config, random.octets())?)

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use culvert_sim::host::Outbox;
 use culvert_sim::packet::{Segment, flags};
-use culvert_tcpstack::{ConnId, Event, Instant, RxChecksum, SegmentOutcome, Stack, StackConfig};
+use culvert_tcpstack::{
+    ConnId, Event, Instant, RxChecksum, SegmentOutcome, Stack, StackConfig, TcpSecret,
+};
 
 /// MSS 1460, SACK permitted, timestamps, window scale 0.
 const OFFER: [u8; 20] = [2, 4, 5, 180, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 0];
@@ -36,7 +38,7 @@ pub(crate) fn config() -> StackConfig {
         rx_buffer_bytes: 1 << 20,
         tx_buffer_bytes: 1 << 18,
         buffers_bytes: 16 << 20,
-        secret: [3; 32],
+        secret: TcpSecret::new([3; 32], Instant::ZERO),
         ..StackConfig::default()
     }
 }

@@ -19,7 +19,7 @@ pub(crate) use output::Progress;
 use super::buffer::{ChunkPool, Full};
 use super::congestion::CongestionControl;
 use super::cookie::Recalled;
-use super::segment::{FourTuple, Marking, Segment, TIMESTAMP_OPTION, ip_header_len};
+use super::segment::{FourTuple, Marks, Segment, TIMESTAMP_OPTION, ip_header_len};
 use crate::api::CloseReason;
 use crate::config::{MTU_MIN, TxChecksum};
 use crate::time::{Duration, Instant};
@@ -80,7 +80,7 @@ pub(crate) struct Connection {
     pub(crate) state: State,
     pub(crate) originator: bool,
     pub(crate) opened_at: Instant,
-    marking: Marking,
+    marks: Marks,
     timestamp_offset: u32,
     timestamps: bool,
     sack: bool,
@@ -157,7 +157,7 @@ impl Connection {
             state,
             originator,
             opened_at: now,
-            marking: Marking::default(),
+            marks: Marks::default(),
             timestamp_offset,
             timestamps: false,
             sack: false,
@@ -197,8 +197,8 @@ impl Connection {
     }
 
     /// Sets the DSCP and flow label of its packets.
-    pub(crate) fn set_marking(&mut self, marking: Marking) {
-        self.marking = marking;
+    pub(crate) fn set_marks(&mut self, marks: Marks) {
+        self.marks = marks;
     }
 
     /// Whether data may be written.

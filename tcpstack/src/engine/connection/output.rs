@@ -187,7 +187,7 @@ impl Connection {
         let checksum = context.settings.tx_checksum;
         self.segments_out += 1;
         sink.packet(packet_len(&self.tuple, segment, len), |out| {
-            write(out, &self.tuple, self.marking, checksum, segment, |payload| {
+            write(out, &self.tuple, self.marks, checksum, segment, |payload| {
                 self.tx.buffer.read(data.start, payload);
             });
         });
