@@ -1,9 +1,11 @@
 //! The gateway under test: the real `culvert-control` and `culvert-dataplane` in a namespace, with a
 //! configuration of the lab's making, asked over the real control socket.
 
+mod settings;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,169 +16,14 @@ use culvert_api::{
 
 use crate::command::{self, Output, wait_until};
 use crate::process::{Process, Program};
-use crate::topology::{Addresses, Family, Lab, Owner, SIDE_A, SIDE_B, Side};
+use crate::topology::{Family, Lab, Owner, Side};
+
+pub use settings::{CHILD, CONNECTION, Settings};
 
 /// How long both processes may take until they have found each other. EAL alone takes 0.4 s.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an initiation may take: fallback from UDP waits for several retransmissions.
 const INITIATE_SECONDS: u32 = 60;
-/// The one connection that the lab configures, and its child.
-pub const CONNECTION: &str = "lab";
-/// The child of [`CONNECTION`].
-pub const CHILD: &str = "net";
-
-/// What a gateway of the lab is configured with. [`Settings::between`] gives a pair that fits.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Its addresses.
-    pub side: Addresses,
-    /// Worker cores.
-    pub lcores: Vec<u32>,
-    /// Whether packet memory is in hugepages.
-    pub hugepages: bool,
-    /// The DPDK device of the outer side, over the interface `outer0`.
-    pub outer_device: String,
-    /// The DPDK device of the inner side, over the interface `inner0`.
-    pub inner_device: String,
-    /// The same port for both sides.
-    pub one_armed: bool,
-    /// MTU of the outer side, in octets.
-    pub mtu: u16,
-    /// Further TCP ports to listen on.
-    pub tcp_ports: Vec<u16>,
-    /// The peer's address; `None` answers anybody.
-    pub remote: Option<IpAddr>,
-    /// `udp`, `tcp` or `auto`.
-    pub transport: String,
-    /// The peer's TCP port.
-    pub tcp_remote_port: u16,
-    /// Our identity.
-    pub local_id: String,
-    /// The peer's identity.
-    pub remote_id: String,
-    /// The pre-shared key.
-    pub secret: String,
-    /// IKE proposals.
-    pub proposals: Vec<String>,
-    /// ESP proposals.
-    pub esp_proposals: Vec<String>,
-    /// Life time of CHILD SAs in seconds; they are rekeyed before.
-    pub life_time_s: u32,
-    /// Our traffic selectors.
-    pub local_ts: Vec<String>,
-    /// The peer's traffic selectors.
-    pub remote_ts: Vec<String>,
-}
-
-impl Settings {
-    /// Gateway a, which initiates over `transport` and `outer`, and gateway b, which answers.
-    /// Selectors cover both families inside.
-    pub fn between(transport: &str, outer: Family) -> (Self, Self) {
-        let networks = |side: Addresses| vec![side.network(Family::V4), side.network(Family::V6)];
-        let one = |side: Addresses, peer: Addresses, ids: (&str, &str), lcore| Self {
-            side,
-            lcores: vec![lcore],
-            hugepages: false,
-            outer_device: "net_af_packet0,iface=outer0".to_owned(),
-            inner_device: "net_af_packet1,iface=inner0".to_owned(),
-            one_armed: false,
-            mtu: 1500,
-            tcp_ports: vec![4500],
-            remote: None,
-            transport: transport.to_owned(),
-            tcp_remote_port: 4500,
-            local_id: ids.0.to_owned(),
-            remote_id: ids.1.to_owned(),
-            secret: "lab secret".to_owned(),
-            proposals: vec!["aes128gcm16-prfsha256-x25519".to_owned()],
-            esp_proposals: vec!["aes128gcm16-esn".to_owned(), "aes128gcm16".to_owned()],
-            life_time_s: 86_400,
-            local_ts: networks(side),
-            remote_ts: networks(peer),
-        };
-        let mut a = one(SIDE_A, SIDE_B, ("a.test", "b.test"), 0);
-        a.remote = Some(SIDE_B.outer.of(outer));
-        (a, one(SIDE_B, SIDE_A, ("b.test", "a.test"), 1))
-    }
-
-    fn to_toml(&self, runtime_dir: &Path) -> String {
-        let Self { lcores, hugepages, mtu, tcp_ports, side, .. } = self;
-        let Addresses { inner, outer, router, .. } = side;
-        let inner_device = if self.one_armed {
-            String::new()
-        } else {
-            format!("device = {:?}", self.inner_device)
-        };
-        let remote = self.remote.map_or("%any".to_owned(), |remote| remote.to_string());
-        let local = match self.remote {
-            Some(IpAddr::V4(_)) => outer.v4.to_string(),
-            Some(IpAddr::V6(_)) => outer.v6.to_string(),
-            None => "%any".to_owned(),
-        };
-        format!(
-            "[dataplane]
-lcores = {lcores:?}
-hugepages = {hugepages}
-memory_mib = 256
-poll = \"adaptive\"
-tcp_ports = {tcp_ports:?}
-tcp_connections = 1024
-sas = 1024
-
-[dataplane.outer]
-device = {outer_device:?}
-addresses = [\"{}/24\", \"{}/64\"]
-gateways = [\"{}\", \"{}\"]
-mtu = {mtu}
-
-[dataplane.inner]
-{inner_device}
-addresses = [\"{}/24\", \"{}/64\"]
-
-[control]
-runtime_dir = {runtime_dir:?}
-
-[connections.{CONNECTION}]
-local_addrs = [\"{local}\"]
-remote_addrs = [\"{remote}\"]
-transport = \"{transport}\"
-tcp_remote_port = {port}
-# An eighth of the default: the lab's wires are short, and a test should not wait.
-retransmit_timeout_ms = 500
-proposals = {proposals:?}
-local = {{ auth = \"psk\", id = \"{local_id}\" }}
-remote = {{ auth = \"psk\", id = \"{remote_id}\" }}
-
-[connections.{CONNECTION}.children.{CHILD}]
-local_ts = {local_ts:?}
-remote_ts = {remote_ts:?}
-esp_proposals = {esp_proposals:?}
-life_time_s = {life_time_s}
-
-[secrets.ike-lab]
-id = [\"{remote_id}\"]
-secret = \"{secret}\"
-",
-            outer.v4,
-            outer.v6,
-            router.v4,
-            router.v6,
-            inner.v4,
-            inner.v6,
-            outer_device = self.outer_device,
-            transport = self.transport,
-            port = self.tcp_remote_port,
-            proposals = self.proposals,
-            local_id = self.local_id,
-            remote_id = self.remote_id,
-            local_ts = self.local_ts,
-            remote_ts = self.remote_ts,
-            esp_proposals = self.esp_proposals,
-            life_time_s = self.life_time_s,
-            secret = self.secret,
-        )
-    }
-}
 
 /// A gateway: both processes and the way to ask them.
 #[derive(Debug)]
@@ -353,17 +200,30 @@ impl<'lab> Gateway<'lab> {
 
     /// `culvert initiate lab`: returns when the SAs stand or it was given up.
     pub fn initiate(&self) -> Result<Vec<Row>> {
+        self.initiate_child(CHILD)
+    }
+
+    /// `culvert initiate lab --child <child>`.
+    pub fn initiate_child(&self, child: &str) -> Result<Vec<Row>> {
         self.rows(Command::Initiate {
             connection: CONNECTION.to_owned(),
-            child: None,
+            child: Some(child.to_owned()),
             wait_s: INITIATE_SECONDS,
         })
-        .with_context(|| format!("{} initiates", self.name))
+        .with_context(|| format!("{} initiates {child}", self.name))
     }
 
     /// `culvert terminate --connection lab`.
     pub fn terminate(&self) -> Result<Vec<Outcome>> {
-        let target = Target::Connection(CONNECTION.to_owned());
+        self.terminate_target(Target::Connection(CONNECTION.to_owned()))
+    }
+
+    /// `culvert terminate --child <spi>`.
+    pub fn terminate_child(&self, spi_in: &str) -> Result<Vec<Outcome>> {
+        self.terminate_target(Target::Child(spi_in.to_owned()))
+    }
+
+    fn terminate_target(&self, target: Target) -> Result<Vec<Outcome>> {
         let rows = self.rows(Command::Terminate { target })?;
         Ok(rows
             .into_iter()

@@ -3,10 +3,10 @@
 //! It builds two sites and a firewall between them out of network namespaces ([`topology`]), lets
 //! the firewall drop, rewrite and cut ([`firewall`]), starts the real programs or strongSwan in the
 //! gateways' places ([`gateway`], [`strongswan`], with [`relay`] to make a TCP peer of it), sends
-//! traffic whose every octet is compared ([`traffic`]) and reads what passed on the wire
-//! ([`capture`]). Nothing touches the machine's own interfaces, and everything goes when a [`topology::Lab`] is
-//! dropped, when the process is interrupted, or at the latest when the next lab starts
-//! ([`cleanup`]).
+//! traffic whose every octet is compared ([`traffic`]) or whose every packet is accounted for
+//! ([`flow`]), and reads what passed on the wire ([`capture`]). Nothing touches the machine's own
+//! interfaces, and everything goes when a [`topology::Lab`] is dropped, when the process is
+//! interrupted, or at the latest when the next lab starts ([`cleanup`]).
 //!
 //! It needs root, and the packages that `scripts/setup` installs.
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod cleanup;
 pub mod command;
 pub mod demo;
 pub mod firewall;
+pub mod flow;
 pub mod gateway;
 pub mod namespace;
 pub mod process;
@@ -23,3 +24,4 @@ pub mod relay;
 pub mod strongswan;
 pub mod topology;
 pub mod traffic;
+mod turn;

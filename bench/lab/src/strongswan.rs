@@ -1,9 +1,9 @@
 //! strongSwan as a foreign peer: charon with its userspace ESP (kernel-libipsec) in a gateway's
 //! namespace, driven over vici by `swanctl`.
 
-use std::fmt::Write as _;
+mod conf;
+
 use std::fs;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,50 +14,32 @@ use crate::namespace::Namespace;
 use crate::process::{Process, Program};
 use crate::topology::WorkDir;
 
+pub use conf::{Child, Connection};
+
 const CHARON: &str = "/usr/lib/ipsec/charon";
 const SWANCTL: &str = "/usr/sbin/swanctl";
-/// kernel-libipsec has to come before kernel-netlink: the first that offers ESP is taken.
-const PLUGINS: &str = "random nonce openssl aes sha1 sha2 hmac kdf gcm curve25519 \
-                       kernel-libipsec kernel-netlink socket-default vici";
+/// vici's socket in charon's directory.
+const SOCKET: &str = "charon.vici";
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long `swanctl --initiate` may take; charon itself gives up later.
 const INITIATE_SECONDS: u32 = 20;
 
-/// One connection with one CHILD SA, in swanctl's terms.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Our address; `None` for any.
-    pub local: Option<IpAddr>,
-    /// The peer's address; `None` for any, as a responder does.
-    pub remote: Option<IpAddr>,
-    /// The peer's UDP port, where it is not 500: then ours is 4500, and each IKE message carries the
-    /// non-ESP marker from the first one on, as a stream needs it.
-    pub remote_port: Option<u16>,
-    /// Our identity.
-    pub local_id: String,
-    /// The peer's identity.
-    pub remote_id: String,
-    /// The pre-shared key.
-    pub secret: String,
-    /// The IKE proposal.
-    pub proposal: String,
-    /// The ESP proposal.
-    pub esp_proposal: String,
-    /// Our traffic selectors.
-    pub local_ts: Vec<String>,
-    /// The peer's traffic selectors.
-    pub remote_ts: Vec<String>,
-    /// Whether to ask for ESP in UDP even without a NAT; kernel-libipsec knows nothing else.
-    pub encap: bool,
-}
-
-/// A running charon with one connection `lab` and its child `net` loaded.
+/// A running charon with one connection `lab` loaded.
 #[derive(Debug)]
 pub struct Strongswan {
-    process: Process,
-    namespace: String,
+    name: String,
+    /// `None` while it is killed.
+    process: Option<Process>,
     directory: PathBuf,
-    socket: String,
+}
+
+/// SAs that stand, as strongSwan counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// IKE SAs that are established.
+    pub ike: usize,
+    /// CHILD SAs that are installed.
+    pub children: usize,
 }
 
 impl Strongswan {
@@ -72,61 +54,74 @@ impl Strongswan {
         for program in [CHARON, SWANCTL] {
             copy(program, &directory)?;
         }
-        let socket = format!("unix://{}", directory.join("charon.vici").display());
-        let conf = directory.join("strongswan.conf");
-        fs::write(&conf, strongswan_conf(&socket))?;
-        fs::write(directory.join("swanctl.conf"), swanctl_conf(connection))?;
-        let program = Program {
-            name,
-            path: &directory.join("charon"),
-            arguments: Vec::new(),
-            environment: vec![
-                ("STRONGSWAN_CONF".into(), conf.display().to_string()),
-                ("SWANCTL_DIR".into(), directory.display().to_string()),
-            ],
-            private_run: true,
-        };
-        let process = Process::spawn(namespace, &program, &directory)?;
-        let mut peer = Self { process, namespace: namespace.name().into(), directory, socket };
-        peer.wait_ready()?;
-        peer.swanctl("--load-all")?;
+        let mut peer = Self { name: name.to_owned(), process: None, directory };
+        let strongswan = conf::strongswan_conf(&peer.uri(), connection);
+        fs::write(peer.directory.join("strongswan.conf"), strongswan)?;
+        fs::write(peer.directory.join("swanctl.conf"), conf::swanctl_conf(connection))?;
+        peer.start_again(namespace)?;
         Ok(peer)
     }
 
-    fn wait_ready(&mut self) -> Result<()> {
-        self.process.wait_for_log("spawning", START_TIMEOUT)?;
-        let socket = self.directory.join("charon.vici");
-        command::wait_until("charon opens its socket", START_TIMEOUT, || Ok(socket.exists()))
-            .with_context(|| self.process.log_tail())
+    /// Starts charon with the same configuration after [`Strongswan::kill`].
+    pub fn start_again(&mut self, namespace: &Namespace) -> Result<()> {
+        let socket = self.directory.join(SOCKET);
+        if socket.exists() {
+            fs::remove_file(&socket)?;
+        }
+        let program = Program {
+            name: &self.name,
+            path: &self.directory.join("charon"),
+            arguments: Vec::new(),
+            environment: self.environment().into(),
+            private_run: true,
+        };
+        let mut process = Process::spawn(namespace, &program, &self.directory)?;
+        let opened = command::wait_until("charon opens its socket", START_TIMEOUT, || {
+            process.check_alive().map(|()| socket.exists())
+        });
+        opened.with_context(|| process.log_tail())?;
+        self.process = Some(process);
+        self.swanctl("--load-all").map(drop)
+    }
+
+    /// `kill -9`: no DELETE goes out.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().context("charon does not run")?.kill()
+    }
+
+    fn environment(&self) -> [(String, String); 2] {
+        let path = |path: &Path| path.display().to_string();
+        [
+            ("STRONGSWAN_CONF".into(), path(&self.directory.join("strongswan.conf"))),
+            ("SWANCTL_DIR".into(), path(&self.directory)),
+        ]
+    }
+
+    fn uri(&self) -> String {
+        format!("unix://{}", self.directory.join(SOCKET).display())
     }
 
     /// Runs a `swanctl` command line against this instance and expects success.
     pub fn swanctl(&self, line: &str) -> Result<String> {
         let output = self.try_swanctl(line)?;
         if !output.status.success() {
-            bail!(
-                "swanctl {line}: {}\n{}{}\n{}",
-                output.status,
-                output.stdout,
-                output.stderr,
-                self.process.log_tail()
-            );
+            let Output { status, stdout, stderr } = output;
+            bail!("swanctl {line}: {status}\n{stdout}{stderr}\n{}", self.log_tail());
         }
         Ok(output.stdout)
     }
 
     fn try_swanctl(&self, line: &str) -> Result<Output> {
-        let mut command = std::process::Command::new("ip");
-        command.args(["netns", "exec", &self.namespace]).arg(self.directory.join("swanctl"));
-        command.args(line.split_whitespace()).args(["--uri", &self.socket]);
-        command.env("SWANCTL_DIR", &self.directory);
-        command.env("STRONGSWAN_CONF", self.directory.join("strongswan.conf"));
+        // vici is a Unix socket: it is reached from any network namespace.
+        let mut command = std::process::Command::new(self.directory.join("swanctl"));
+        command.args(line.split_whitespace()).args(["--uri", &self.uri()]);
+        command.envs(self.environment());
         command::output(command, "", command::TIMEOUT)
     }
 
-    /// Initiates the child `net`, and with it the IKE SA. Returns when it stands.
-    pub fn initiate(&self) -> Result<()> {
-        self.swanctl(&format!("--initiate --child net --timeout {INITIATE_SECONDS}")).map(drop)
+    /// Initiates a child, and with it the IKE SA where there is none. Returns when it stands.
+    pub fn initiate(&self, child: &str) -> Result<()> {
+        self.swanctl(&format!("--initiate --child {child} --timeout {INITIATE_SECONDS}")).map(drop)
     }
 
     /// Deletes the IKE SA, with DELETE sent to the peer.
@@ -134,14 +129,45 @@ impl Strongswan {
         self.swanctl("--terminate --ike lab --timeout 10").map(drop)
     }
 
+    /// Deletes a child and leaves the rest.
+    pub fn terminate_child(&self, child: &str) -> Result<()> {
+        self.swanctl(&format!("--terminate --child {child} --timeout 10")).map(drop)
+    }
+
+    /// Begins to rekey a child's SA.
+    pub fn rekey_child(&self, child: &str) -> Result<()> {
+        self.swanctl(&format!("--rekey --child {child}")).map(drop)
+    }
+
+    /// Begins to rekey the IKE SA.
+    pub fn rekey_ike(&self) -> Result<()> {
+        self.swanctl("--rekey --ike lab").map(drop)
+    }
+
+    /// Begins to reauthenticate.
+    pub fn reauthenticate(&self) -> Result<()> {
+        self.swanctl("--rekey --ike lab --reauth").map(drop)
+    }
+
     /// `swanctl --list-sas`.
     pub fn list_sas(&self) -> Result<String> {
         self.swanctl("--list-sas")
     }
 
+    /// How many SAs stand.
+    pub fn standing(&self) -> Result<Standing> {
+        let list = self.list_sas()?;
+        let count = |state: &str| list.lines().filter(|line| line.contains(state)).count();
+        Ok(Standing { ike: count(", ESTABLISHED,"), children: count(", INSTALLED,") })
+    }
+
     /// charon's log so far.
     pub fn log(&self) -> String {
-        self.process.log()
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        self.process.as_ref().map(Process::log_tail).unwrap_or_default()
     }
 }
 
@@ -153,78 +179,4 @@ fn copy(program: &str, directory: &Path) -> Result<()> {
     fs::copy(program, directory.join(name))
         .with_context(|| format!("{}: run scripts/setup", program.display()))?;
     Ok(())
-}
-
-fn strongswan_conf(socket: &str) -> String {
-    format!(
-        "charon {{
-    load = {PLUGINS}
-    retransmit_timeout = 1.0
-    retransmit_tries = 4
-    plugins {{
-        vici {{
-            socket = {socket}
-        }}
-    }}
-    filelog {{
-        stderr {{
-            default = 1
-            ike = 2
-            flush_line = yes
-        }}
-    }}
-}}
-swanctl {{
-    load = random nonce openssl pem pkcs1 x509
-}}
-"
-    )
-}
-
-fn swanctl_conf(connection: &Connection) -> String {
-    let Connection { local_id, remote_id, secret, proposal, esp_proposal, .. } = connection;
-    let mut endpoints = String::new();
-    if let Some(local) = connection.local {
-        let _ = writeln!(endpoints, "        local_addrs = {local}");
-    }
-    if let Some(remote) = connection.remote {
-        let _ = writeln!(endpoints, "        remote_addrs = {remote}");
-    }
-    if let Some(port) = connection.remote_port {
-        let _ = writeln!(endpoints, "        local_port = 4500\n        remote_port = {port}");
-    }
-    let encap = if connection.encap { "yes" } else { "no" };
-    let local_ts = connection.local_ts.join(",");
-    let remote_ts = connection.remote_ts.join(",");
-    format!(
-        "connections {{
-    lab {{
-        version = 2
-{endpoints}        proposals = {proposal}
-        mobike = no
-        encap = {encap}
-        local {{
-            auth = psk
-            id = {local_id}
-        }}
-        remote {{
-            auth = psk
-            id = {remote_id}
-        }}
-        children {{
-            net {{
-                local_ts = {local_ts}
-                remote_ts = {remote_ts}
-                esp_proposals = {esp_proposal}
-            }}
-        }}
-    }}
-}}
-secrets {{
-    ike-lab {{
-        secret = \"{secret}\"
-    }}
-}}
-"
-    )
 }

@@ -10,21 +10,18 @@
 //! A gateway's addresses are the kernel's own when strongSwan stands there ([`Owner::Kernel`]), and
 //! unknown to the kernel when a DPDK port drives the interfaces ([`Owner::Dpdk`]).
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use crate::cleanup::{self, Thing};
 use crate::firewall::{Firewall, Policy};
 use crate::namespace::{Namespace, connect};
+use crate::turn::Turn;
 
-/// How long a lab waits for another on the same machine to end. Only one runs at a time: they share
-/// the cores, and a busy neighbour would make every bound meaningless.
-const TURN: Duration = Duration::from_secs(900);
 /// Lines of each log that a report shows.
 const REPORT_LINES: usize = 40;
 
@@ -147,14 +144,14 @@ pub struct Lab {
     pub firewall: Firewall,
     /// Configurations and logs.
     pub directory: WorkDir,
-    _turn: File,
+    _turn: Turn,
 }
 
 impl Lab {
     /// Builds the network with an open firewall. Waits for its turn if another lab is running.
     pub fn build(a: Owner, b: Owner) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let turn = take_turn()?;
+        let turn = Turn::take()?;
         cleanup::install();
         cleanup::reap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -259,25 +256,6 @@ fn bridge(letter: char, inside: &Namespace, router: &Namespace) -> Result<String
 fn network_v4(address: Ipv4Addr) -> Ipv4Addr {
     let [a, b, c, _] = address.octets();
     Ipv4Addr::new(a, b, c, 0)
-}
-
-/// Waits until no other lab runs on this machine, whichever process it belongs to.
-fn take_turn() -> Result<File> {
-    let path = std::env::temp_dir().join("culvert-lab.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
-    let deadline = Instant::now() + TURN;
-    while file.try_lock().is_err() {
-        if Instant::now() >= deadline {
-            bail!("another lab has held {} for {TURN:?}", path.display());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Ok(file)
 }
 
 /// A directory for configurations and logs, removed when dropped. With `CULVERT_LAB_KEEP_LOGS` in

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Result, ensure};
 use culvert_lab::firewall::Policy;
 use culvert_lab::relay::Relay;
-use culvert_lab::strongswan::{Connection, Strongswan};
+use culvert_lab::strongswan::{Child, Connection, Strongswan};
 use culvert_lab::topology::{Family, Lab, Owner, SIDE_A, SIDE_B};
 use culvert_lab::traffic;
 
@@ -21,10 +21,16 @@ fn connection(a: bool) -> Connection {
         remote_id: ids.1.into(),
         secret: "lab secret".into(),
         proposal: "aes128gcm16-prfsha256-x25519".into(),
-        esp_proposal: "aes128gcm16".into(),
-        local_ts: vec![local.network(Family::V4)],
-        remote_ts: vec![remote.network(Family::V4)],
         encap: true,
+        options: Vec::new(),
+        children: vec![Child {
+            name: "net".into(),
+            esp_proposal: "aes128gcm16".into(),
+            local_ts: vec![local.network(Family::V4)],
+            remote_ts: vec![remote.network(Family::V4)],
+            options: Vec::new(),
+        }],
+        charon: Vec::new(),
     }
 }
 
@@ -42,7 +48,7 @@ fn strongswan_to_strongswan_over_udp() -> Result<()> {
         let a = Connection { remote: Some(SIDE_B.outer.v4.into()), ..connection(true) };
         let _b = Strongswan::start(&lab.b.gateway, &lab.directory, "charon-b", &connection(false))?;
         let a = Strongswan::start(&lab.a.gateway, &lab.directory, "charon-a", &a)?;
-        a.initiate()?;
+        a.initiate("net")?;
         exchange(lab)
     })
 }
@@ -61,7 +67,7 @@ fn strongswan_to_strongswan_through_two_relays_where_udp_is_dropped() -> Result<
         };
         let _b = Strongswan::start(&lab.b.gateway, &lab.directory, "charon-b", &connection(false))?;
         let a = Strongswan::start(&lab.a.gateway, &lab.directory, "charon-a", &a)?;
-        a.initiate()?;
+        a.initiate("net")?;
         exchange(lab)?;
         ensure!(b_relay.carried().connections == 1, "one connection carries everything");
         ensure!(a_relay.carried().to_tcp > 1000, "the transfer went through the relay");
