@@ -88,7 +88,8 @@ pub struct Forwarding {
 
 impl Forwarding {
     /// Begins with a region's view, once: finds what an earlier control process left.
-    pub fn attach(&mut self, view: ControlView) {
+    pub fn attach(&mut self, mut view: ControlView) {
+        view.release_unclaimed();
         let mut orphans = find_orphans(&view);
         for index in 0..view.region().layout().policy_slots {
             let Some((slot, _, policy)) = view.policy(index) else { continue };

@@ -5,7 +5,7 @@
 //! lead an access out of it.
 
 use std::mem::size_of;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::conn::ConnSlot;
 use crate::counters::COUNTERS_MAX;
@@ -13,6 +13,7 @@ use crate::peer::PeerSlot;
 use crate::policy::PolicySlot;
 use crate::ring::Positions;
 use crate::sa::SaSlot;
+use crate::saved::{self, SavedBlock, SavedSlot};
 
 /// Workers at most.
 pub const WORKERS_MAX: u16 = 128;
@@ -101,6 +102,11 @@ impl Layout {
         Ok(())
     }
 
+    /// Slots and blocks of the store of snapshots, which follow from the number of peers.
+    pub(crate) fn saved(&self) -> (u32, u32) {
+        (self.peer_slots, self.peer_slots * saved::BLOCKS_PER_SLOT)
+    }
+
     /// Octets of a region of these sizes, which must be valid.
     pub fn region_bytes(&self) -> u64 {
         Offsets::of(self).total
@@ -157,6 +163,8 @@ pub(crate) struct ControlLine {
     pub(crate) heartbeat_ns: AtomicU64,
     /// Raised whenever control wants the bell to ring once.
     pub(crate) armed: AtomicU64,
+    /// The last name that control gave to an SA or a request; none is used twice.
+    pub(crate) last_name: AtomicU64,
 }
 
 /// The dataplane's line of the header.
@@ -181,6 +189,28 @@ pub(crate) struct WorkerBlock {
     pub(crate) counters: [AtomicU64; COUNTERS_MAX],
     pub(crate) up: Positions,
     pub(crate) down: Positions,
+    /// The record of the ring to control that control is acting on.
+    pub(crate) acting: Acting,
+}
+
+/// Control's note of a record that it is acting on: the ring position shifted up, below it how many
+/// control processes have begun to.
+#[repr(C, align(64))]
+pub(crate) struct Acting(AtomicU64);
+
+/// Bits below the position.
+const TRIES_BITS: u32 = 2;
+
+impl Acting {
+    /// Begins to act on the record at `position`; the how many-th process this is to do so.
+    pub(crate) fn begin(&self, position: u64) -> u64 {
+        let before = self.0.load(Ordering::Relaxed);
+        let same = before >> TRIES_BITS == position << TRIES_BITS >> TRIES_BITS;
+        let tries = if same { (before & ((1 << TRIES_BITS) - 1)) + 1 } else { 1 };
+        let tries = tries.min((1 << TRIES_BITS) - 1);
+        self.0.store(position << TRIES_BITS | tries, Ordering::Release);
+        tries
+    }
 }
 
 /// Octets from the region's start.
@@ -189,6 +219,8 @@ pub(crate) struct Offsets {
     pub(crate) sas: u64,
     pub(crate) policies: u64,
     pub(crate) peers: u64,
+    pub(crate) saved_slots: u64,
+    pub(crate) saved_blocks: u64,
     pub(crate) workers: u64,
     /// From one worker's sections to the next one's.
     pub(crate) worker_stride: u64,
@@ -208,23 +240,40 @@ impl Offsets {
         let sas = size_of::<Header>() as u64;
         let policies = sas + table(layout.sa_slots, size_of::<SaSlot>());
         let peers = policies + table(layout.policy_slots, size_of::<PolicySlot>());
-        let workers = peers + table(layout.peer_slots, size_of::<PeerSlot>());
+        let saved_slots = peers + table(layout.peer_slots, size_of::<PeerSlot>());
+        let (slots, blocks) = layout.saved();
+        let saved_blocks = saved_slots + table(slots, size_of::<SavedSlot>());
+        let workers = saved_blocks + table(blocks, size_of::<SavedBlock>());
         let conns = size_of::<WorkerBlock>() as u64;
         let up = conns + table(layout.conn_slots, size_of::<ConnSlot>());
         let down = up + u64::from(layout.ring_bytes);
         let worker_stride = down + u64::from(layout.ring_bytes);
         let total = workers + u64::from(layout.workers) * worker_stride;
-        Offsets { sas, policies, peers, workers, worker_stride, conns, up, down, total }
+        Offsets {
+            sas,
+            policies,
+            peers,
+            saved_slots,
+            saved_blocks,
+            workers,
+            worker_stride,
+            conns,
+            up,
+            down,
+            total,
+        }
     }
 }
 
 // The ABI: a change here is a change of ABI_VERSION.
 const _: () = {
     assert!(size_of::<Header>() == 256);
-    assert!(size_of::<WorkerBlock>() == 64 + 8 * COUNTERS_MAX + 4 * 64);
+    assert!(size_of::<WorkerBlock>() == 64 + 8 * COUNTERS_MAX + 5 * 64);
     assert!(size_of::<PolicySlot>() == 128);
     assert!(size_of::<PeerSlot>() == 448);
     assert!(size_of::<ConnSlot>() == 128);
+    assert!(size_of::<SavedSlot>() == 8);
+    assert!(size_of::<SavedBlock>() == 512);
     assert!(size_of::<SaSlot>() == 2240);
     assert!(size_of::<SaSlot>().is_multiple_of(CACHE_LINE as usize));
     assert!(RING_BYTES_MIN as usize >= 2 * (crate::ring::PAYLOAD_OCTETS_MAX + 256));

@@ -5,7 +5,8 @@
 //! process survives hands it to the one that starts again. Both map all of it.
 //!
 //! ```text
-//! Header | SA slots | policy slots | peer slots | for each worker: block, connections, rings
+//! Header | SA slots | policy slots | peer slots | snapshots of IKE SAs
+//!        | for each worker: block, connections, rings
 //! ```
 //!
 //! # How an SA passes through
@@ -16,6 +17,12 @@
 //! then on touches only its own half of the slot: sequence number, replay window, counts. To end
 //! it, [`ControlView::retire_sa`] marks it, and [`ControlView::collect`] overwrites the keys once
 //! every worker has passed a batch boundary after the mark.
+//!
+//! # How a control process follows another
+//! Before control sends anything it saves the IKE SAs that changed ([`ControlView::save`]), and only
+//! after sending it lets go of the record that asked for it ([`ControlView::receive`]). Its successor
+//! reads the snapshots ([`ControlView::saved`]), claims the slots that they name, ends the rest, and
+//! acts on the record again, which the exchange's Message ID shows to be a repetition.
 //!
 //! # What holds it together
 //! - **One writer for each octet.** [`ControlView`] writes control's halves, a [`WorkerView`] writes
@@ -41,6 +48,7 @@ mod region;
 pub mod rendezvous;
 pub mod ring;
 pub mod sa;
+pub mod saved;
 pub mod slot;
 mod time;
 pub mod types;
@@ -61,10 +69,11 @@ pub use sa::{
     Algorithm, KeyMaterial, Mode, SaConfig, SaCounts, SaDrop, SaWriter, SequenceCounter,
     SequenceExhausted,
 };
+pub use saved::{SaveError, Saved};
 pub use slot::{SlotRef, SlotState};
 pub use time::monotonic_ns;
 pub use types::{ConnRef, Name, Path, Prefix, Selector, SelectorList, Transport};
 
 /// Version of what lies in the memory. Raise it with every change of layout or meaning; two
 /// processes of different versions refuse each other in the rendezvous.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -14,6 +14,9 @@ use crate::words::{Record, WordReader, WordWriter};
 /// damaged. The record, or all that waited in a damaged ring, was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
+    /// Two control processes died while they acted on this record: it is passed over.
+    #[error("control died twice while acting on it; it is passed over")]
+    Deadly,
     /// The ring's positions contradict each other; it was emptied.
     #[error("the ring's positions contradict each other, it was emptied")]
     Ring,

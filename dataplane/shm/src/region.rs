@@ -20,6 +20,7 @@ use crate::peer::PeerSlot;
 use crate::policy::PolicySlot;
 use crate::ring::Ring;
 use crate::sa::SaSlot;
+use crate::saved::{SavedBlock, SavedSlot};
 
 /// Why there is no region.
 #[derive(Debug, thiserror::Error)]
@@ -249,6 +250,14 @@ impl Region {
 
     pub(crate) fn peers(&self) -> &[PeerSlot] {
         self.slice(self.offsets.peers, self.layout.peer_slots)
+    }
+
+    pub(crate) fn saved_slots(&self) -> &[SavedSlot] {
+        self.slice(self.offsets.saved_slots, self.layout.saved().0)
+    }
+
+    pub(crate) fn saved_blocks(&self) -> &[SavedBlock] {
+        self.slice(self.offsets.saved_blocks, self.layout.saved().1)
     }
 
     /// The block of a worker that exists; the views hold only such.

@@ -118,6 +118,19 @@ impl<'a> Ring<'a> {
         &self,
         scratch: &'s mut Scratch,
     ) -> Option<Result<RawRecord<'s>, RingCorrupt>> {
+        let record = self.peek(scratch)?;
+        if let Ok((_, end)) = &record {
+            self.release(*end);
+        }
+        Some(record.map(|(record, _)| record))
+    }
+
+    /// The oldest record, and the position behind it up to which [`Ring::release`] lets go. A ring
+    /// that makes no sense is emptied. Consumer only.
+    pub(crate) fn peek<'s>(
+        &self,
+        scratch: &'s mut Scratch,
+    ) -> Option<Result<(RawRecord<'s>, u64), RingCorrupt>> {
         let tail = self.positions.tail.0.load(Ordering::Relaxed);
         let head = self.head();
         let available = head.wrapping_sub(tail);
@@ -142,12 +155,17 @@ impl<'a> Ring<'a> {
         for chunk in scratch.payload[..octets.next_multiple_of(8)].chunks_exact_mut(8) {
             chunk.copy_from_slice(&self.take(&mut position).to_ne_bytes());
         }
-        self.positions.tail.0.store(position, Ordering::Release);
-        Some(Ok(RawRecord {
+        let record = RawRecord {
             kind: header as u8,
             fields: &scratch.fields[..count],
             payload: &scratch.payload[..octets],
-        }))
+        };
+        Some(Ok((record, position)))
+    }
+
+    /// Lets go of all records before this position. Consumer only.
+    pub(crate) fn release(&self, position: u64) {
+        self.positions.tail.0.store(position, Ordering::Release);
     }
 
     /// Throws away all that is published. Consumer only.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_shm::rendezvous::{Bundle, Link, Listener, connect};
-use culvert_shm::{Bell, ControlView, DataplaneView, Down, Load, Region, SlotRef, Up};
+use culvert_shm::{Bell, ControlView, DataplaneView, Down, Load, Region, Saved, SlotRef, Up};
 use support::{LAYOUT, is_whole, path, peer, sa};
 
 /// Names the rendezvous socket to a child.
@@ -112,9 +112,26 @@ fn child_installs_sas() {
     // control.
     let (_link, bundle) = connect(Path::new(&socket), None, &LAYOUT).unwrap();
     let mut control = ControlView::new(bundle.region).unwrap();
-    println!("ready");
+    control.release_unclaimed();
+    let mut saved: Vec<u32> = Vec::new();
+    for (slot, snapshot) in control.saved() {
+        match snapshot {
+            Saved::Octets(octets) if octets.iter().all(|octet| octets.len() as u8 == *octet) => {}
+            _ => println!("a torn snapshot in slot {slot}"),
+        }
+        saved.push(slot);
+    }
+    if let Ok(slot) = control.take_saved_slot() {
+        control.save(slot, &[]).unwrap();
+        saved.push(slot);
+    }
+    println!("ready with {} snapshots", saved.len());
     let mut installed: Vec<SlotRef> = Vec::new();
     for random in (0u32..).map(|n| n.wrapping_mul(0x9e37_79b9)) {
+        // Of any length, and each octet says which.
+        let octets = vec![random as u8; usize::from(random as u8) + 256 * (random as usize % 3)];
+        let slot = saved[random as usize / 7 % saved.len()];
+        control.save(slot, &octets).unwrap();
         if let Ok((slot, spi)) = control.reserve_sa(random) {
             let _ = control.install_sa(slot, &sa(spi, (random % 2) as u16));
             installed.push(slot);
@@ -167,7 +184,10 @@ fn a_control_process_killed_in_the_middle_leaves_a_region_that_can_be_read() {
         while !line.contains("ready") {
             line.clear();
             assert!(output.read_line(&mut line).unwrap() > 0, "the child has ended");
+            assert!(!line.contains("torn"), "{line}");
         }
+        let kept = format!("ready with {} snapshots", (round + 1).min(8));
+        assert!(line.contains(&kept), "{kept} were expected: {line}");
         let until = Instant::now() + Duration::from_millis(5 + round * 3);
         let mut whole = 0;
         while Instant::now() < until || whole == 0 {
@@ -179,6 +199,7 @@ fn a_control_process_killed_in_the_middle_leaves_a_region_that_can_be_read() {
     // A successor settles what was left: every slot comes free, none is stuck half written.
     let copy = bundle.region.fd().try_clone_to_owned().unwrap();
     let mut control = ControlView::new(Arc::new(Region::adopt(copy).unwrap())).unwrap();
+    control.release_unclaimed();
     for index in 0..LAYOUT.sa_slots {
         if let Some((slot, ..)) = control.sa(index) {
             control.retire_sa(slot);

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use culvert_shm::{
-    AttachError, Bell, ControlView, Counter, DataplaneView, Down, InstallError, Load, Region,
-    SaDrop, SequenceCounter, SlotRef, SlotState, Up, WorkerView,
+    AttachError, Bell, ControlView, Counter, DataplaneView, Down, InstallError, Load, Malformed,
+    Region, SaDrop, SequenceCounter, SlotRef, SlotState, Up, WorkerView,
 };
 use support::{LAYOUT, is_whole, path, peer, sa};
 
@@ -196,6 +196,7 @@ fn a_restarted_control_finds_orphans_and_clears_what_was_half_done() {
     control.retire_sa(retiring);
 
     let mut successor = ControlView::new(mapped_again(control.region())).unwrap();
+    successor.release_unclaimed();
     assert!(matches!(successor.sa(live.index), Some((slot, SlotState::Orphan, _)) if slot == live));
     assert!(matches!(workers[0].load_sa(live.index), Load::Live(..)), "its traffic goes on");
     assert!(successor.peer(known.index).is_some());
@@ -335,4 +336,75 @@ fn each_view_is_given_out_once() {
     assert!(ControlView::new(Arc::clone(&region)).is_none());
     let _dataplane = DataplaneView::attach(Arc::clone(&region), Arc::clone(&bell)).unwrap();
     assert!(matches!(DataplaneView::attach(region, bell), Err(AttachError::Busy)));
+}
+
+/// What a control process was acting on when it died comes to its successor again, and what it had
+/// done with does not.
+#[test]
+fn a_record_is_let_go_of_when_the_next_one_is_asked_for() {
+    let (mut control, mut workers, _bell) = gateway();
+    for index in 1..=3 {
+        workers[0].send(&Up::PathMoved { peer: SlotRef { index, generation: 1 } }).unwrap();
+    }
+    let moved = |index| Some((0, Ok(Up::PathMoved { peer: SlotRef { index, generation: 1 } })));
+    assert_eq!(control.receive(), moved(1));
+    assert_eq!(control.receive(), moved(2));
+    let region = mapped_again(control.region());
+    drop(control);
+    let mut control = ControlView::new(region).unwrap();
+    assert_eq!(control.receive(), moved(2), "the one before has nobody to act on it twice");
+    assert_eq!(control.receive(), moved(3));
+    assert_eq!(control.receive(), None);
+}
+
+/// A record that kills whoever acts on it must not do so for ever.
+#[test]
+fn a_record_that_killed_two_control_processes_is_passed_over() {
+    let (mut control, mut workers, _bell) = gateway();
+    for index in 1..=2 {
+        workers[1].send(&Up::PathMoved { peer: SlotRef { index, generation: 1 } }).unwrap();
+    }
+    for _ in 0..2 {
+        assert!(matches!(control.receive(), Some((1, Ok(_)))));
+        let region = mapped_again(control.region());
+        drop(control);
+        control = ControlView::new(region).unwrap();
+    }
+    assert_eq!(control.receive(), Some((1, Err(Malformed::Deadly))));
+    let next = Up::PathMoved { peer: SlotRef { index: 2, generation: 1 } };
+    assert_eq!(control.receive(), Some((1, Ok(next))));
+}
+
+#[test]
+fn a_successor_reads_snapshots_and_claims_what_they_name() {
+    let (mut control, workers, _bell) = gateway();
+    let (slot, spi) = install(&mut control, 0x5555_0000, 0);
+    let peer = control.install_peer(&peer(0)).unwrap();
+    let (reserved, awaited) = control.reserve_sa(0x6666_0000).unwrap();
+    let (_, forgotten) = control.reserve_sa(0x7777_0000).unwrap();
+    let saved = control.take_saved_slot().unwrap();
+    control.save(saved, b"an IKE SA").unwrap();
+    control.note_last_name(77);
+    let region = mapped_again(control.region());
+    drop(control);
+
+    let mut control = ControlView::new(region).unwrap();
+    let snapshots: Vec<u32> = control.saved().map(|(slot, _)| slot).collect();
+    assert_eq!((snapshots, control.last_name()), (vec![saved], 77));
+    assert_ne!(control.take_saved_slot(), Ok(saved));
+    control.claim_sa(slot);
+    control.claim_peer(peer);
+    assert_eq!(control.sa(slot.index).unwrap().1, SlotState::Live);
+    assert_eq!(control.peer(peer.index).unwrap().1, SlotState::Live);
+    assert_eq!(control.claim_reserved(awaited), Some(reserved));
+    assert_eq!(control.claim_reserved(awaited), None, "once");
+    assert_eq!(control.claim_reserved(spi), None, "it is installed");
+    control.release_unclaimed();
+    // It can be filled as if nothing had happened; the other is free again.
+    control.install_sa(reserved, &sa(awaited, 0)).unwrap();
+    assert!(matches!(workers[0].load_sa(reserved.index), Load::Live(..)));
+    let free = (0..LAYOUT.sa_slots).filter_map(|_| control.reserve_sa(0x1000_0000).ok());
+    let indices: Vec<u32> = free.map(|(slot, _)| slot.index).collect();
+    assert_eq!(indices.len() as u32, LAYOUT.sa_slots - 2);
+    assert!(indices.contains(&(forgotten & (LAYOUT.sa_slots - 1))));
 }

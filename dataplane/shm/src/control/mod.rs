@@ -1,16 +1,20 @@
 //! Control's view: everything that the control process writes.
 
+mod rings;
+mod succession;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::conn::{ConnInfo, ConnState, ConnStats};
-use crate::message::{Down, Malformed, Up, decode_up};
+use crate::message::Down;
 use crate::peer::{PeerConfig, PeerState};
 use crate::policy::Policy;
 use crate::region::Region;
 use crate::ring::{RingFull, Scratch};
 use crate::sa::{SPI_MIN, SaConfig, SaCounts};
+use crate::saved::Store;
 use crate::slot::{Slot, SlotRef, SlotState, next_generation};
 use crate::types::ConnRef;
 
@@ -75,21 +79,28 @@ pub struct ControlView {
     free_policies: Vec<u32>,
     free_peers: Vec<u32>,
     retired: Vec<Retired>,
+    store: Store,
+    /// SA slots that a predecessor had reserved; nobody has claimed them yet.
+    left_reserved: Vec<u32>,
     next_worker: u16,
+    /// The worker whose record was received last, and the position behind it.
+    received: Option<(u16, u64)>,
 }
 
 impl ControlView {
     /// Control's view of a region, new or adopted; `None` when this process already has it.
     ///
     /// Free slots are found by looking at all. What a dead predecessor left is settled: slots that
-    /// it had only reserved or half written are erased, live ones become orphans (their traffic
-    /// goes on), retiring ones go on retiring.
+    /// it had half written are erased, live ones become orphans (their traffic goes on), retiring ones
+    /// go on retiring. What an IKE SA that is restored still needs is to be claimed; then
+    /// [`ControlView::release_unclaimed`] gives the SA slots free that were only reserved.
     pub fn new(region: Arc<Region>) -> Option<ControlView> {
         if !region.take_control() {
             return None;
         }
         let line = &region.header().control;
         line.epoch.fetch_add(1, Ordering::AcqRel);
+        let store = Store::open(&region);
         let mut view = ControlView {
             region,
             scratch: Scratch::new(),
@@ -97,7 +108,10 @@ impl ControlView {
             free_policies: Vec::new(),
             free_peers: Vec::new(),
             retired: Vec::new(),
+            store,
+            left_reserved: Vec::new(),
             next_worker: 0,
+            received: None,
         };
         view.settle();
         Some(view)
@@ -111,6 +125,7 @@ impl ControlView {
             retired.push(Retired { table, slot, told: vec![None; workers].into() });
         };
         let sas = region.sas().iter().map(|slot| &slot.config);
+        self.left_reserved = succession::reserved(sas.clone());
         self.free_sas = settle_table(sas, |slot| retire(Table::Sa, slot));
         let policies = region.policies().iter().map(|slot| &slot.config);
         self.free_policies = settle_table(policies, |slot| retire(Table::Policy, slot));
@@ -192,14 +207,6 @@ impl ControlView {
     /// What an SA has done; `None` before its owner has taken it up.
     pub fn sa_counts(&self, sa: SlotRef) -> Option<SaCounts> {
         self.region.sas().get(sa.index as usize)?.moving.counts(sa.generation)
-    }
-
-    /// Takes an orphan into use again, for a control process that knows it.
-    pub fn claim_sa(&mut self, sa: SlotRef) {
-        let Some(slot) = self.region.sas().get(sa.index as usize) else { return };
-        if slot.config.state() == (sa.generation, Some(SlotState::Orphan)) {
-            slot.config.set_state(sa.generation, SlotState::Live);
-        }
     }
 
     // Peers.
@@ -389,41 +396,6 @@ impl ControlView {
         free.push(slot.index);
     }
 
-    // Rings.
-
-    /// Sends a record to a worker.
-    ///
-    /// # Errors
-    /// [`RingFull`] when the worker's ring has no room, or there is no such worker.
-    pub fn send(&mut self, worker: u16, message: &Down<'_>) -> Result<(), RingFull> {
-        message.push(self.region.down(worker).ok_or(RingFull)?)
-    }
-
-    /// The next record of any worker, with the worker; they take turns.
-    pub fn receive(&mut self) -> Option<(u16, Result<Up<'_>, Malformed>)> {
-        let workers = self.region.layout().workers;
-        let waiting =
-            (0..workers).map(|step| (self.next_worker + step) % workers).find(|worker| {
-                self.region.up(*worker).is_some_and(|ring| ring.head() != ring.tail())
-            })?;
-        self.next_worker = (waiting + 1) % workers;
-        let record = self.region.up(waiting)?.pop(&mut self.scratch)?;
-        Some((waiting, decode_up(record)))
-    }
-
-    /// Wants the bell to ring at the next record. Then look at the rings once more
-    /// ([`ControlView::receive`]), and wait for the bell only if they are empty.
-    pub fn arm_bell(&mut self) {
-        let armed = &self.region.header().control.armed;
-        armed.store(armed.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Notes that control is alive.
-    pub fn heartbeat(&mut self, now_ns: u64) {
-        self.region.header().control.heartbeat_ns.store(now_ns, Ordering::Relaxed);
-    }
-
     // What the dataplane shows.
 
     /// The dataplane's life; another number means that it was restarted.
@@ -468,7 +440,9 @@ fn settle_table<'a, const N: usize>(
                 slot.set_state(generation, SlotState::Orphan);
             }
             Some(SlotState::Retiring) => retire(SlotRef { index, generation }),
-            Some(SlotState::Reserved | SlotState::Installing) | None => {
+            // Whoever comes back for it claims it.
+            Some(SlotState::Reserved) => {}
+            Some(SlotState::Installing) | None => {
                 slot.erase(generation);
                 free.push(index);
             }
