@@ -91,6 +91,19 @@ pub fn algorithm(encryption: ike::Encryption) -> shm::sa::Algorithm {
     }
 }
 
+/// The mode of an SA.
+#[must_use]
+pub fn mode(mode: &ike::Mode) -> shm::Mode {
+    match *mode {
+        ike::Mode::Tunnel => shm::Mode::Tunnel,
+        ike::Mode::Transport(ends) => {
+            let ike::TransportEnds { local, remote, local_at_peer, remote_at_peer } = ends;
+            let ends = shm::TransportEnds { local, remote, local_at_peer, remote_at_peer };
+            shm::Mode::Transport(ends)
+        }
+    }
+}
+
 /// A transport as tables show it.
 #[must_use]
 pub fn transport(transport: ike::Transport) -> api::Transport {

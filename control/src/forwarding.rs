@@ -13,8 +13,7 @@ use std::net::SocketAddr;
 
 use culvert_ike::{ChildId, ChildPath, ChildSa, IkeSaId, InstallError, Instant};
 use culvert_shm::{
-    ControlView, Down, KeyMaterial, Mode, Name, Path, PeerConfig, Policy, SaConfig, SlotRef,
-    SlotState,
+    ControlView, Down, KeyMaterial, Name, Path, PeerConfig, Policy, SaConfig, SlotRef, SlotState,
 };
 
 use crate::policies::{self, Match};
@@ -364,13 +363,12 @@ fn config(
     replay_window: u32,
     deadline_ns: u64,
 ) -> Option<SaConfig> {
-    let culvert_ike::Mode::Tunnel = sa.mode;
     Some(SaConfig {
         peer,
         owner,
         algorithm: convert::algorithm(sa.suite.encryption),
         esn: sa.suite.esn,
-        mode: Mode::Tunnel,
+        mode: convert::mode(&sa.mode),
         replay_window,
         spi_in: sa.spi_in,
         spi_out: sa.spi_out,

@@ -256,11 +256,25 @@ impl ConnectionConfig {
     }
 }
 
+/// What the ESP packets of a CHILD SA hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ChildMode {
+    /// Whole IP packets of the networks behind both gateways.
+    #[default]
+    Tunnel,
+    /// What packets between the two ends of the IKE SA carry (RFC 4301, 4.1). Of
+    /// [`ChildConfig::local_ts`] and [`ChildConfig::remote_ts`] that part counts which is at these
+    /// two addresses.
+    Transport,
+}
+
 /// One kind of CHILD SA. swanctl's `connections.<name>.children.<name>`.
 #[derive(Clone, Debug)]
 pub struct ChildConfig {
     /// Name in tables and events.
     pub name: String,
+    /// What its packets hold.
+    pub mode: ChildMode,
     /// What lies behind this gateway. Never empty.
     pub local_ts: Vec<TrafficSelector>,
     /// What lies behind the peer. Never empty.
@@ -277,7 +291,7 @@ pub struct ChildConfig {
 }
 
 impl ChildConfig {
-    /// A child with every default: its own proposals, rekeyed every hour.
+    /// A child with every default: a tunnel, its own proposals, rekeyed every hour.
     pub fn new(
         name: &str,
         local_ts: Vec<TrafficSelector>,
@@ -285,6 +299,7 @@ impl ChildConfig {
     ) -> Self {
         Self {
             name: name.to_owned(),
+            mode: ChildMode::Tunnel,
             local_ts,
             remote_ts,
             proposals: vec![EspProposal::default()],

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::ChildMode;
 use crate::host::InstallError;
 use crate::id::Identity;
 use crate::message::NotifyType;
@@ -308,6 +309,16 @@ pub enum ChildFailure {
         "none of the peer's ESP proposals is configured here; compare `esp_proposals` on both sides"
     )]
     NoProposalChosen,
+    /// The peer makes a tunnel where transport mode was asked for.
+    #[error(
+        "the peer grants tunnel mode only; set `mode` to `transport` for this child there, too"
+    )]
+    TunnelOnly,
+    /// Transport mode protects packets between the two ends of the IKE SA only.
+    #[error(
+        "in transport mode `local_ts` and `remote_ts` must hold this gateway's own address and the peer's"
+    )]
+    Elsewhere,
     /// The peer answered with something that was not asked for.
     #[error("the peer broke the protocol: {0}")]
     PeerMisbehaved(&'static str),
@@ -416,6 +427,8 @@ pub struct ChildSnapshot {
     pub spi_out: u32,
     /// Algorithm and extended sequence numbers.
     pub suite: EspSuite,
+    /// Tunnel or transport mode.
+    pub mode: ChildMode,
     /// How ESP is carried.
     pub transport: Transport,
     /// Selectors of this gateway's side.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use crate::config::{ConnectionConfig, TransportChoice};
+use crate::config::{ChildMode, ConnectionConfig, TransportChoice};
 use crate::event::{ChildId, IkeSaId};
 use crate::id::Identity;
 use crate::path::ChildPath;
@@ -48,8 +48,34 @@ impl KeyMaterial {
 /// Encapsulation mode of a CHILD SA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Tunnel mode.
+    /// Tunnel mode: whole IP packets.
     Tunnel,
+    /// Transport mode: what packets between these two addresses carry.
+    Transport(TransportEnds),
+}
+
+/// The addresses of a CHILD SA in transport mode. Where no NAT is in between, both views are one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TransportEnds {
+    /// Address of this end in the packets that this gateway takes and gives.
+    pub local: IpAddr,
+    /// Address of the peer in them.
+    pub remote: IpAddr,
+    /// This end as the peer sees it: the destination that the checksums of packets from the peer
+    /// are computed with (RFC 3948, 3.1.2).
+    pub local_at_peer: IpAddr,
+    /// The peer's own address as it sees it: their source.
+    pub remote_at_peer: IpAddr,
+}
+
+impl Mode {
+    /// The mode without its addresses, as in the configuration.
+    pub const fn choice(&self) -> ChildMode {
+        match self {
+            Self::Tunnel => ChildMode::Tunnel,
+            Self::Transport(_) => ChildMode::Transport,
+        }
+    }
 }
 
 /// A pair of CHILD SAs, one for each direction, as the host installs it.

@@ -48,14 +48,15 @@ extern crate self as culvert_ike;
 mod pair;
 
 pub use config::{
-    AddressMatch, ChildConfig, ConnectionConfig, Lifetime, Retransmission, TransportChoice, Volume,
+    AddressMatch, ChildConfig, ChildMode, ConnectionConfig, Lifetime, Retransmission,
+    TransportChoice, Volume,
 };
 pub use endpoint::{DropReason, Endpoint, EndpointConfig, InitiateError, Received, UnknownSa};
 pub use event::{
     ChildFailure, ChildId, ChildSnapshot, DownReason, Event, IkeSaId, IkeSnapshot, IkeState,
     InitiationError, Transmit,
 };
-pub use host::{ChildSa, Host, InstallError, KeyMaterial, Mode, Secret};
+pub use host::{ChildSa, Host, InstallError, KeyMaterial, Mode, Secret, TransportEnds};
 pub use id::{Identity, IdentityPattern};
 pub use path::{ChildPath, ConnToken, ConnectRequest, IKE_PORT, NAT_T_PORT, Path, Transport};
 pub use proposal::{Encryption, EspProposal, EspSuite, IkeProposal, IkeSuite, KeyExchange, Prf};

@@ -11,28 +11,24 @@ use std::time::Duration;
 
 use culvert_dataplane_config::{Dataplane, Problems, RUNTIME_DIR_DEFAULT, Source};
 use culvert_ike::{
-    AddressMatch, ChildConfig, ConnectionConfig, EspProposal, Identity, IdentityPattern,
-    IkeProposal, Lifetime, Retransmission, TrafficSelector, TransportChoice,
+    AddressMatch, ConnectionConfig, Identity, IdentityPattern, IkeProposal, Retransmission,
+    TransportChoice,
 };
-use culvert_shm::{Name, SelectorList};
+use culvert_shm::Name;
 use serde_spanned::Spanned;
 
 use super::secret::{self, Secrets};
 use super::section::{
-    ChildSection, ConnectionSection, ControlSection, FileSection, SecretSection, StartSection,
-    TransportSection, UniqueSection,
+    ConnectionSection, ControlSection, FileSection, SecretSection, TransportSection, UniqueSection,
 };
-use super::{CHILDREN_MAX, CONNECTIONS_MAX, Child, Config, Connection};
-use crate::policies;
+use super::{CONNECTIONS_MAX, Config, Connection};
 
 /// Permissions of the control socket: its owner and group may use it.
 const SOCKET_MODE_DEFAULT: u32 = 0o660;
 /// Most addresses, proposals and owners in one list.
-const LIST_MAX: usize = 32;
-/// Lifetime of an SA when the file does not say: a day.
-const LIFE_TIME_DEFAULT_S: u64 = 86_400;
-/// Bounds of a lifetime: a minute to thirty days.
-const LIFE_TIME_S: RangeInclusive<u64> = 60..=30 * 86_400;
+pub(super) const LIST_MAX: usize = 32;
+/// How long a connection that fell back stays on TCP before UDP is tried again.
+const UDP_PROBE_DEFAULT_S: u64 = 600;
 
 /// Checks the whole file.
 pub(super) fn file(
@@ -66,7 +62,7 @@ pub(super) fn file(
     })
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     source: &'a Source,
     problems: &'a mut Problems,
     dataplane: Option<&'a Dataplane>,
@@ -74,7 +70,7 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn problem(&mut self, span: &Range<usize>, reason: impl Into<String>) {
+    pub(super) fn problem(&mut self, span: &Range<usize>, reason: impl Into<String>) {
         self.problems.add(self.source, span, reason);
     }
 
@@ -84,7 +80,12 @@ impl Checker<'_> {
     }
 
     /// Parses each entry of a list of 1 to `max`.
-    fn list<T>(&mut self, key: &str, values: &Spanned<Vec<Spanned<String>>>, max: usize) -> Vec<T>
+    pub(super) fn list<T>(
+        &mut self,
+        key: &str,
+        values: &Spanned<Vec<Spanned<String>>>,
+        max: usize,
+    ) -> Vec<T>
     where
         T: FromStr,
         T::Err: Display,
@@ -99,7 +100,7 @@ impl Checker<'_> {
         entries.iter().filter_map(parse).collect()
     }
 
-    fn number(
+    pub(super) fn number(
         &mut self,
         key: &str,
         value: Option<&Spanned<u64>>,
@@ -121,7 +122,7 @@ impl Checker<'_> {
     }
 
     /// Names stand in tables and in the shared memory, which holds [`Name::MAX`] octets of each.
-    fn name(&mut self, kind: &str, name: &str, span: &Range<usize>) {
+    pub(super) fn name(&mut self, kind: &str, name: &str, span: &Range<usize>) {
         if name.is_empty() || name.len() > Name::MAX || name.chars().any(char::is_control) {
             let reason = format!("the name of a {kind} has 1 to {} octets", Name::MAX);
             self.problem(span, reason);
@@ -246,8 +247,9 @@ impl Checker<'_> {
         let dpd = section.dpd_delay_s.as_ref();
         let dpd = self.number("dpd_delay_s", dpd, 0..=86_400, 0);
         ike.dpd_delay = (dpd > 0).then(|| Duration::from_secs(dpd));
-        // What has moved to TCP stays there: UDP is tried again by the next IKE SA.
-        ike.udp_probe = None;
+        let probe = section.udp_probe_s.as_ref();
+        let probe = self.number("udp_probe_s", probe, 0..=86_400, UDP_PROBE_DEFAULT_S);
+        ike.udp_probe = (probe > 0).then(|| Duration::from_secs(probe));
         ike.unique = section.unique != Some(UniqueSection::Never);
         let children = self.children(place, &mut ike);
         Some(Connection { ike: Arc::new(ike), children })
@@ -314,69 +316,6 @@ impl Checker<'_> {
         let tries = self.number("retransmit_tries", tries, 1..=20, retransmission.tries.into());
         retransmission.tries = u32::try_from(tries).unwrap_or(retransmission.tries);
         retransmission
-    }
-
-    fn children(
-        &mut self,
-        place: &Spanned<ConnectionSection>,
-        ike: &mut ConnectionConfig,
-    ) -> Vec<Child> {
-        let sections = &place.get_ref().children;
-        if sections.is_empty() || sections.len() > CHILDREN_MAX {
-            let reason = format!(
-                "a connection needs 1 to {CHILDREN_MAX} children: add a section \
-                 [connections.{}.children.<name>] with local_ts and remote_ts",
-                ike.name
-            );
-            self.problem(&place.span(), reason);
-        }
-        let mut children = Vec::new();
-        for (name, section) in sections {
-            self.name("child", name, &section.span());
-            let Some((config, child)) = self.child(name, section.get_ref()) else { continue };
-            if let Some(start) = section.get_ref().start_action.as_ref().filter(|_| child.start) {
-                self.startable(start, ike);
-            }
-            ike.children.push(Arc::new(config));
-            children.push(child);
-        }
-        children
-    }
-
-    /// Who is to be called must have an address.
-    fn startable(&mut self, start: &Spanned<StartSection>, ike: &ConnectionConfig) {
-        if ike.remote_addrs.iter().all(|address| address.address().is_none()) {
-            let reason = "start_action = \"start\" needs the peer's address in remote_addrs";
-            self.problem(&start.span(), reason);
-        }
-    }
-
-    fn child(&mut self, name: &str, section: &ChildSection) -> Option<(ChildConfig, Child)> {
-        let max = SelectorList::MAX;
-        let local_ts = self.list::<TrafficSelector>("local_ts", &section.local_ts, max);
-        let remote_ts = self.list::<TrafficSelector>("remote_ts", &section.remote_ts, max);
-        let proposals = section.esp_proposals.as_ref();
-        let proposals = proposals.map_or_else(
-            || vec![EspProposal::default()],
-            |proposals| self.list("esp_proposals", proposals, LIST_MAX),
-        );
-        let life_time = section.life_time_s.as_ref();
-        let life_time = self.number("life_time_s", life_time, LIFE_TIME_S, LIFE_TIME_DEFAULT_S);
-        let start = section.start_action.as_ref().map(|start| *start.get_ref());
-        if local_ts.is_empty() || remote_ts.is_empty() {
-            return None;
-        }
-        if let Err(error) = policies::check(&local_ts, &remote_ts) {
-            self.problem(&section.remote_ts.span(), error.to_string());
-        }
-        let mut config = ChildConfig::new(name, local_ts, remote_ts);
-        config.proposals = proposals;
-        config.lifetime = Lifetime::within(Duration::from_secs(life_time));
-        let child = Child {
-            start: start == Some(StartSection::Start),
-            life_time: Duration::from_secs(life_time),
-        };
-        Some((config, child))
     }
 }
 

@@ -5,6 +5,7 @@
 //! A file with a mistake is refused whole.
 
 mod check;
+mod children;
 mod secret;
 mod section;
 #[cfg(test)]

@@ -49,6 +49,7 @@ pub(super) struct ConnectionSection {
     pub(super) retransmit_timeout_ms: Option<Spanned<u64>>,
     pub(super) retransmit_tries: Option<Spanned<u64>>,
     pub(super) dpd_delay_s: Option<Spanned<u64>>,
+    pub(super) udp_probe_s: Option<Spanned<u64>>,
     pub(super) unique: Option<UniqueSection>,
     #[serde(default)]
     pub(super) children: BTreeMap<String, Spanned<ChildSection>>,
@@ -91,11 +92,20 @@ enum AuthSection {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChildSection {
-    pub(super) local_ts: Spanned<Vec<Spanned<String>>>,
-    pub(super) remote_ts: Spanned<Vec<Spanned<String>>>,
+    pub(super) mode: Option<ModeSection>,
+    pub(super) local_ts: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) remote_ts: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) esp_proposals: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) start_action: Option<Spanned<StartSection>>,
     pub(super) life_time_s: Option<Spanned<u64>>,
+}
+
+/// `mode`, of which two of swanctl's values are known.
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ModeSection {
+    Tunnel,
+    Transport,
 }
 
 /// `start_action`.

@@ -196,3 +196,37 @@ proptest! {
         let _ = load(format!("{}{put}{}", &GOOD[..at], &GOOD[end..]));
     }
 }
+
+#[test]
+fn transport_mode_takes_selectors_or_none() {
+    let selectors = |replacement: &str| {
+        let text =
+            GOOD.replace("local_ts = [\"0.0.0.0/0\"]\nremote_ts = [\"10.9.0.0/16\"]", replacement);
+        load(text).map(|config| {
+            let child = config.connection("road").expect("configured").ike.children[0].clone();
+            let both = [&child.local_ts, &child.remote_ts];
+            (child.mode, both.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>()))
+        })
+    };
+    let any = ["0.0.0.0/0", "::/0"];
+    let (mode, all) = selectors("mode = \"transport\"").map_err(|e| e.to_string()).expect("good");
+    assert_eq!(
+        (mode, all),
+        (
+            culvert_ike::ChildMode::Transport,
+            [any, any].map(Vec::from_iter).map(|l| l.into_iter().map(str::to_owned).collect())
+        )
+    );
+    let gre =
+        "mode = \"transport\"\nlocal_ts = [\"dynamic[47]\"]\nremote_ts = [\"198.51.100.0/24\"]";
+    let (_, [local, remote]) = selectors(gre).map_err(|e| e.to_string()).expect("good");
+    assert_eq!(local, ["0.0.0.0/0[47]", "::/0[47]"], "swanctl's word for the end itself");
+    assert_eq!(remote, ["198.51.100.0/24"]);
+    let error = selectors("").expect_err("a tunnel is between networks").to_string();
+    assert!(
+        error.contains("local_ts is missing") && error.contains("remote_ts is missing"),
+        "{error}"
+    );
+    let error = selectors("local_ts = [\"dynamic\"]\nremote_ts = [\"10.9.0.0/16\"]");
+    assert!(error.is_err(), "a tunnel's `dynamic` needs virtual addresses");
+}

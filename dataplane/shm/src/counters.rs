@@ -240,6 +240,8 @@ counters! {
     EspDummy = "esp_dummy",
     /// Authentic ESP packets that hold neither IPv4 nor IPv6.
     EspNextHeader = "esp_next_header",
+    /// Packets that transport mode cannot carry: fragments, with options or extension headers.
+    EspTransportUnfit = "esp_transport_unfit",
     /// Authentic inner packets outside the SA's selectors (RFC 4301, 5.2).
     EspSelector = "esp_selector",
     /// Inner packets dropped because the SA has no sequence number left.

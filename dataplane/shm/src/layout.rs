@@ -274,7 +274,7 @@ const _: () = {
     assert!(size_of::<ConnSlot>() == 128);
     assert!(size_of::<SavedSlot>() == 8);
     assert!(size_of::<SavedBlock>() == 512);
-    assert!(size_of::<SaSlot>() == 2240);
+    assert!(size_of::<SaSlot>() == 2304);
     assert!(size_of::<SaSlot>().is_multiple_of(CACHE_LINE as usize));
     assert!(RING_BYTES_MIN as usize >= 2 * (crate::ring::PAYLOAD_OCTETS_MAX + 256));
 };

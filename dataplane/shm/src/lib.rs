@@ -67,7 +67,7 @@ pub use region::{Region, RegionError, WorkerStats};
 pub use ring::RingFull;
 pub use sa::{
     Algorithm, KeyMaterial, Mode, SaConfig, SaCounts, SaDrop, SaWriter, SequenceCounter,
-    SequenceExhausted,
+    SequenceExhausted, TransportEnds,
 };
 pub use saved::{SaveError, Saved};
 pub use slot::{SlotRef, SlotState};

@@ -6,13 +6,14 @@
 //! to: a restarted dataplane goes on where its predecessor stopped when the generations agree, and
 //! starts at sequence number 1 only for an SA with new keys.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use zeroize::Zeroize;
 
 use crate::slot::{Slot, SlotRef};
 use crate::types::{Name, SelectorList};
-use crate::words::{Record, WordReader, WordWriter};
+use crate::words::{ADDRESS_WORDS, Record, WordReader, WordWriter};
 
 /// Packets of the largest replay window.
 pub const REPLAY_WINDOW_MAX: u32 = 4096;
@@ -95,10 +96,57 @@ impl Algorithm {
 
 /// What an SA's packets hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
 pub enum Mode {
     /// Whole IP packets.
-    Tunnel = 1,
+    Tunnel,
+    /// What packets between these addresses carry (RFC 4301, 4.1).
+    Transport(TransportEnds),
+}
+
+/// The addresses of an SA in transport mode, all of one family. Without a NAT in between, both
+/// views are one (RFC 7296, 2.23.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TransportEnds {
+    /// Address of this end in inner packets.
+    pub local: IpAddr,
+    /// Address of the peer in inner packets.
+    pub remote: IpAddr,
+    /// This end as the peer sees it.
+    pub local_at_peer: IpAddr,
+    /// The peer as it sees itself.
+    pub remote_at_peer: IpAddr,
+}
+
+impl Record for Mode {
+    const WORDS: usize = 1 + 4 * ADDRESS_WORDS;
+
+    fn encode(&self, out: &mut WordWriter<'_>) {
+        let (number, addresses) = match self {
+            Mode::Tunnel => (1, [IpAddr::V4(Ipv4Addr::UNSPECIFIED); 4]),
+            Mode::Transport(ends) => {
+                (2, [ends.local, ends.remote, ends.local_at_peer, ends.remote_at_peer])
+            }
+        };
+        out.put(number);
+        addresses.into_iter().for_each(|address| out.put_address(address));
+    }
+
+    fn decode(words: &mut WordReader<'_>) -> Option<Mode> {
+        let number = words.take()?;
+        let mut next = || words.take_address();
+        let (local, remote) = (next()?, next()?);
+        let (local_at_peer, remote_at_peer) = (next()?, next()?);
+        match number {
+            1 => Some(Mode::Tunnel),
+            2 => Some(Mode::Transport(TransportEnds {
+                local,
+                remote,
+                local_at_peer,
+                remote_at_peer,
+            })),
+            _ => None,
+        }
+    }
 }
 
 /// What control says of an SA; it does not change while the SA lives.
@@ -149,13 +197,19 @@ impl SaConfig {
 }
 
 impl Record for SaConfig {
-    const WORDS: usize =
-        1 + 1 + 1 + 1 + 2 * KeyMaterial::WORDS + Name::WORDS + 2 + 2 * SelectorList::WORDS;
+    const WORDS: usize = 1
+        + 1
+        + 1
+        + 1
+        + 2 * KeyMaterial::WORDS
+        + Name::WORDS
+        + 2
+        + 2 * SelectorList::WORDS
+        + Mode::WORDS;
 
     fn encode(&self, out: &mut WordWriter<'_>) {
         self.peer.encode(out);
-        let [algorithm, mode] = [self.algorithm as u16, self.mode as u16];
-        out.put_quad([self.owner, algorithm, mode, u16::from(self.esn)]);
+        out.put_quad([self.owner, self.algorithm as u16, u16::from(self.esn), 0]);
         out.put(u64::from(self.replay_window));
         out.put_pair(self.spi_in, self.spi_out);
         self.keymat_in.encode(out);
@@ -165,11 +219,12 @@ impl Record for SaConfig {
         out.put(self.deadline_ns);
         self.local.encode(out);
         self.remote.encode(out);
+        self.mode.encode(out);
     }
 
     fn decode(words: &mut WordReader<'_>) -> Option<SaConfig> {
         let peer = SlotRef::decode(words)?;
-        let [owner, algorithm, mode, esn] = words.take_quad()?;
+        let [owner, algorithm, esn, _] = words.take_quad()?;
         let replay_window = u32::try_from(words.take()?).ok()?;
         let (spi_in, spi_out) = words.take_pair()?;
         Some(SaConfig {
@@ -177,7 +232,6 @@ impl Record for SaConfig {
             owner,
             algorithm: Algorithm::from_number(algorithm)?,
             esn: esn == 1,
-            mode: (mode == Mode::Tunnel as u16).then_some(Mode::Tunnel)?,
             replay_window,
             spi_in,
             spi_out,
@@ -188,6 +242,7 @@ impl Record for SaConfig {
             deadline_ns: words.take()?,
             local: SelectorList::decode(words)?,
             remote: SelectorList::decode(words)?,
+            mode: Mode::decode(words)?,
         })
     }
 }

@@ -141,7 +141,7 @@ mod tests {
     use crate::conn::ConnInfo;
     use crate::peer::PeerConfig;
     use crate::policy::Policy;
-    use crate::sa::{Algorithm, KeyMaterial, Mode, SaConfig};
+    use crate::sa::{Algorithm, KeyMaterial, Mode, SaConfig, TransportEnds};
     use crate::slot::SlotRef;
     use crate::types::{Name, Path, Prefix, Selector, SelectorList, Transport};
     use proptest::prelude::*;
@@ -166,13 +166,23 @@ mod tests {
         Selector::new(first, last, 17, (500, 4500)).unwrap()
     }
 
+    fn mode() -> Mode {
+        let address = |text: &str| text.parse().unwrap();
+        Mode::Transport(TransportEnds {
+            local: address("192.0.2.1"),
+            remote: address("198.51.100.7"),
+            local_at_peer: address("203.0.113.1"),
+            remote_at_peer: address("10.0.0.1"),
+        })
+    }
+
     fn sa() -> SaConfig {
         SaConfig {
             peer: SlotRef { index: 3, generation: 9 },
             owner: 2,
             algorithm: Algorithm::Aes256Gcm16,
             esn: true,
-            mode: Mode::Tunnel,
+            mode: mode(),
             replay_window: 1024,
             spi_in: 0xaabb_0001,
             spi_out: 0xccdd_eeff,
@@ -208,6 +218,8 @@ mod tests {
         let last = mapped("::ffff:10.0.0.1");
         assert_same(&Selector::new(mapped("::"), last, 0, (0, u16::MAX)).unwrap());
 
+        assert_same(&mode());
+        assert_same(&Mode::Tunnel);
         let (before, words) = (sa(), encoded(&sa()));
         let after = SaConfig::decode(&mut WordReader::new(&words)).unwrap();
         assert_eq!((after.peer, after.owner, after.esn), (before.peer, 2, true));

@@ -6,7 +6,7 @@
 
 use super::DropReason;
 use super::checksum::{self, Sum};
-use super::ip::{HOP_LIMIT, V4_HEADER_LEN, V6_HEADER_LEN, protocol};
+use super::ip::{V4_HEADER_LEN, V6_HEADER_LEN, protocol};
 use super::udp;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -19,6 +19,8 @@ pub struct Outer {
     pub destination: IpAddr,
     /// DSCP and ECN of the outer header; see [`outer_traffic_class`].
     pub traffic_class: u8,
+    /// TTL or hop limit.
+    pub hop_limit: u8,
     /// IPv4: the don't-fragment bit. ESP sets it, so that the path's MTU is found; IKE over UDP
     /// leaves it clear, because a message that is lost to its size is lost for ever.
     pub dont_fragment: bool,
@@ -72,7 +74,7 @@ impl Outer {
         head[2..4].copy_from_slice(&total_len.to_be_bytes());
         head[4..6].copy_from_slice(&self.identification.to_be_bytes());
         head[6..8].copy_from_slice(&flags.to_be_bytes());
-        head[8] = HOP_LIMIT;
+        head[8] = self.hop_limit;
         head[9] = upper_protocol;
         head[12..16].copy_from_slice(&source.octets());
         head[16..].copy_from_slice(&destination.octets());
@@ -94,7 +96,7 @@ impl Outer {
         head[..4].copy_from_slice(&word.to_be_bytes());
         head[4..6].copy_from_slice(&payload_len.to_be_bytes());
         head[6] = upper_protocol;
-        head[7] = HOP_LIMIT;
+        head[7] = self.hop_limit;
         head[8..24].copy_from_slice(&source.octets());
         head[24..].copy_from_slice(&destination.octets());
         Ok(())
@@ -222,6 +224,7 @@ mod tests {
             source: texts[0].parse().unwrap(),
             destination: texts[1].parse().unwrap(),
             traffic_class: 0xb9,
+            hop_limit: ip::HOP_LIMIT,
             dont_fragment: true,
             identification: 7,
             flow_label: 0xfff1_2345,

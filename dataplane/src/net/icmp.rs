@@ -70,6 +70,7 @@ pub fn echo_reply(packet: &mut [u8], header: &ip::Header) -> Result<usize, DropR
         source: header.destination,
         destination: header.source,
         traffic_class: header.traffic_class & 0xfc,
+        hop_limit: ip::HOP_LIMIT,
         dont_fragment: header.dont_fragment,
         identification,
         flow_label: 0,
@@ -195,6 +196,7 @@ pub fn write_error(
         source,
         destination: header.source,
         traffic_class: 0,
+        hop_limit: ip::HOP_LIMIT,
         // Never fragmented, so that the identification may be any (RFC 6864, 4).
         dont_fragment: true,
         identification: 0,

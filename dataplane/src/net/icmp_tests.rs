@@ -24,6 +24,7 @@ fn packet(source: IpAddr, destination: IpAddr, protocol: u8, upper: &[u8]) -> Ve
         source,
         destination,
         traffic_class: 0x2b,
+        hop_limit: 64,
         dont_fragment: false,
         identification: 0x1234,
         flow_label: 0,

@@ -36,6 +36,7 @@ pub mod prefix;
 mod reason;
 pub mod route;
 pub mod too_big;
+pub mod transport_mode;
 pub mod udp;
 
 pub use reason::DropReason;

@@ -201,6 +201,7 @@ mod tests {
             source: addr(source),
             destination: addr(destination),
             traffic_class: 0,
+            hop_limit: 64,
             dont_fragment: true,
             identification: 0,
             flow_label: 0,

@@ -106,6 +106,7 @@ mod tests {
             source,
             destination,
             traffic_class: 0,
+            hop_limit: 64,
             dont_fragment: true,
             identification: 0,
             flow_label: 0,

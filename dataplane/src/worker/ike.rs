@@ -86,6 +86,7 @@ impl<L: Link> Core<L> {
             source: path.local.ip(),
             destination: path.remote.ip(),
             traffic_class: 0,
+            hop_limit: ip::HOP_LIMIT,
             dont_fragment: false,
             identification: self.identification,
             flow_label: 0,

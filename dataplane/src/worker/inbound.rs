@@ -1,8 +1,9 @@
 //! ESP packets to inner packets: the way in.
 //!
-//! SPI → slot → the SA's owner → open → the peer's path → selectors → ECN → hop limit → the inner
-//! side, an own address, or another tunnel.
+//! SPI → slot → the SA's owner → open → the peer's path → in transport mode a new IP header →
+//! selectors → ECN → hop limit → the inner side, an own address, or another tunnel.
 
+use std::net::IpAddr;
 use std::ops::Range;
 
 use culvert_dpdk::Mbuf;
@@ -18,7 +19,7 @@ use crate::net::encap::{self, Ecn};
 use crate::net::ether::Cast;
 use crate::net::icmp::Problem;
 use crate::net::ip::{self, Flow, Header, protocol};
-use crate::net::policy;
+use crate::net::{DropReason, policy};
 
 /// Who has an SA.
 pub(crate) enum Place {
@@ -121,17 +122,27 @@ impl<L: Link> Core<L> {
         let opened = self.open(packet.data_mut(), arrival)?;
         let behind = packet.len().saturating_sub(opened.inner.end);
         if packet.trim(behind) && packet.adj(opened.inner.start) {
-            self.deliver(packet, &opened, arrival.ecn);
+            self.deliver(packet, &opened, arrival);
         }
         Ok(())
     }
 
     /// Sends an inner packet on its way: `packet` is what ESP held.
-    pub(crate) fn deliver(&mut self, mut packet: Mbuf, opened: &Opened, outer_ecn: u8) {
-        let v4 = match opened.next_header {
-            protocol::IPV4 => true,
-            protocol::IPV6 => false,
-            _ => return self.refuse(opened.sa, SaDrop::Malformed, Counter::EspNextHeader),
+    pub(crate) fn deliver(&mut self, mut packet: Mbuf, opened: &Opened, arrival: &Arrival) {
+        let mode = self.sas.get(opened.sa).and_then(|sa| sa.transport_mode);
+        let v4 = match (mode, opened.next_header) {
+            (None, protocol::IPV4) => true,
+            (None, protocol::IPV6) => false,
+            (None, _) => return self.refuse(opened.sa, SaDrop::Malformed, Counter::EspNextHeader),
+            (Some(mode), next_header) => {
+                let Arrival { traffic_class, hop_limit, .. } = *arrival;
+                let whole = packet.prepend(mode.header_len()).is_some()
+                    && mode.restore(packet.data_mut(), next_header, traffic_class, hop_limit);
+                if !whole {
+                    return self.drop_for(DropReason::NoRoom);
+                }
+                mode.is_v4()
+            }
         };
         let checked = ip::parse_as(packet.data(), v4)
             .and_then(|header| Ok((header, header.flow(packet.data())?)));
@@ -152,7 +163,7 @@ impl<L: Link> Core<L> {
         // RFC 4303, 2.7: what lies behind the inner packet is padding against traffic analysis.
         let padding = packet.len().saturating_sub(header.total_len);
         let _ = packet.trim(padding);
-        match encap::combine_ecn(Ecn::of(header.traffic_class), Ecn::of(outer_ecn)) {
+        match encap::combine_ecn(Ecn::of(header.traffic_class), Ecn::of(arrival.traffic_class)) {
             Ok(ecn) if ecn != Ecn::of(header.traffic_class) => {
                 encap::set_ecn(packet.data_mut(), ecn);
                 header.traffic_class = header.traffic_class & 0xfc | ecn as u8;
@@ -174,9 +185,15 @@ impl<L: Link> Core<L> {
         self.count(counter);
     }
 
-    /// Forwards a packet that left a tunnel.
+    /// Whether an address of the outer side, which packets in transport mode are for, is nobody's
+    /// behind this gateway.
+    fn is_host(&self, address: IpAddr) -> bool {
+        self.net.outer.own.contains(address) && self.net.inner.routes.lookup(address).is_none()
+    }
+
+    /// Forwards a packet that left an SA.
     fn route_inner(&mut self, mut packet: Mbuf, header: &Header, flow: &Flow) {
-        if self.net.inner.own.contains(header.destination) {
+        if self.net.inner.own.contains(header.destination) || self.is_host(header.destination) {
             return self.answer_inner(packet, header);
         }
         let allowed = ip::check_source(header.source)

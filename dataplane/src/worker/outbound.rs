@@ -1,7 +1,8 @@
 //! Inner packets to ESP packets: the way out.
 //!
-//! Policy → the SA's owner → hop limit → fragments or a packet-too-big by the tunnel's MTU → MSS →
-//! room on the path → sequence number → seal → native, UDP, or straight into a TCP send buffer.
+//! Policy → the SA's owner → hop limit → fragments or a packet-too-big by the tunnel's MTU → MSS → in
+//! transport mode without its IP header → room on the path → sequence number → seal → native, UDP,
+//! or straight into a TCP send buffer.
 //!
 //! What a path cannot take is dropped before it is sealed: a sealed packet must be sent, since the
 //! peer's window would close behind a number that never comes.
@@ -26,6 +27,7 @@ use crate::net::fragment;
 use crate::net::icmp::Problem;
 use crate::net::ip::{self, Header, protocol};
 use crate::net::mss;
+use crate::net::transport_mode;
 use crate::net::udp::Fill;
 
 /// Sequence numbers left when control is asked to rekey.
@@ -38,6 +40,38 @@ pub(crate) enum Origin {
     Forwarded(Cast),
     /// From the gateway itself.
     Own,
+}
+
+/// What ESP is to hold, and what the outer header takes over from the packet.
+#[derive(Clone, Copy)]
+struct Content {
+    next_header: u8,
+    traffic_class: u8,
+    /// Those of the packet itself in transport mode; a tunnel's packets are new ones.
+    hop_limit: u8,
+    dont_fragment: bool,
+}
+
+impl Content {
+    /// A whole packet.
+    fn tunnel(header: &Header) -> Self {
+        Self {
+            next_header: if header.is_v4() { protocol::IPV4 } else { protocol::IPV6 },
+            traffic_class: header.traffic_class,
+            hop_limit: ip::HOP_LIMIT,
+            dont_fragment: true,
+        }
+    }
+
+    /// What a packet carries. Forwarding it takes a hop.
+    fn transport(header: &Header, forwarded: bool) -> Self {
+        Self {
+            next_header: header.protocol,
+            traffic_class: header.traffic_class,
+            hop_limit: header.hop_limit.saturating_sub(u8::from(forwarded)),
+            dont_fragment: header.dont_fragment,
+        }
+    }
 }
 
 impl<L: Link> Worker<L> {
@@ -84,10 +118,24 @@ impl<L: Link> Worker<L> {
             core.drop_for(reason);
             return core.report_problem(Problem::HopLimit, header, packet.data(), cast);
         }
-        let mtu = tunnel_mtu(core.net.outer.mtu, &path);
+        let transport = core.sas.get(sa).is_some_and(|sa| sa.transport_mode.is_some());
+        if transport && !transport_mode::fits(header) {
+            return core.count(Counter::EspTransportUnfit);
+        }
+        let mtu =
+            tunnel_mtu(core.net.outer.mtu, &path) + if transport { header.header_len } else { 0 };
         mss::clamp(packet.data_mut(), header, mss::for_mtu(mtu as u16, header.is_v4()));
+        // RFC 4303, 3.3.4: in transport mode fragments are made behind ESP.
+        if transport && (header.total_len <= mtu || !header.dont_fragment) {
+            let content = Content::transport(header, origin != Origin::Own);
+            if packet.adj(header.header_len) {
+                self.seal(packet, sa, &path, &content);
+            }
+            return;
+        }
+        let content = Content::tunnel(header);
         if header.total_len <= mtu {
-            return self.seal(packet, sa, &path);
+            return self.seal(packet, sa, &path, &content);
         }
         // RFC 4301, 8.2: fragments before ESP, or the news that the packet is too big.
         if header.dont_fragment {
@@ -101,21 +149,24 @@ impl<L: Link> Worker<L> {
         };
         core.count(Counter::Ipv4Fragmented);
         while let Some(piece) = self.core.next_fragment(&mut cut, mtu) {
-            self.seal(piece, sa, &path);
+            self.seal(piece, sa, &path, &content);
         }
     }
 
-    fn seal(&mut self, packet: Mbuf, sa: SlotRef, path: &Path) {
+    fn seal(&mut self, packet: Mbuf, sa: SlotRef, path: &Path, content: &Content) {
         let Self { core, tcp, .. } = self;
         let sealed = match (path.transport, path.conn) {
             (Transport::Tcp, Some(conn)) if conn.worker == core.view.worker() => {
                 let id = ConnId { index: conn.index, generation: conn.generation };
-                core.seal_into_stream(tcp, id, packet.data(), sa)
+                core.seal_into_stream(tcp, id, packet.data(), sa, content.next_header)
             }
-            (Transport::Tcp, Some(conn)) => core.seal_for_other(conn, packet.data(), sa),
+            (Transport::Tcp, Some(conn)) => {
+                core.seal_for_other(conn, packet.data(), sa, content.next_header)
+            }
             (Transport::Tcp, None) => Err(Counter::PathNone),
-            (Transport::Udp, _) => core.seal_datagram(packet, sa, path, true),
-            (Transport::Native, _) => core.seal_datagram(packet, sa, path, false),
+            (Transport::Udp | Transport::Native, _) => {
+                core.seal_datagram(packet, sa, path, content)
+            }
         };
         if let Err(counter) = sealed {
             core.count(counter);
@@ -159,11 +210,11 @@ impl<L: Link> Core<L> {
     }
 
     /// Writes length and ESP packet to `out`; octets written, 0 if it could not be sealed.
-    fn frame(sa: &Sa, sequence: u64, inner: &[u8], out: &mut [u8]) -> usize {
+    fn frame(sa: &Sa, sequence: u64, next_header: u8, inner: &[u8], out: &mut [u8]) -> usize {
         let Some((head, body)) = out.split_first_chunk_mut::<ESP_OVERHEAD_BYTES>() else {
             return 0;
         };
-        let sealed = sa.outbound.seal(sequence, next_header(inner), inner, body);
+        let sealed = sa.outbound.seal(sequence, next_header, inner, body);
         let header = sealed.ok().and_then(|len| Some((len, framing::esp_header(len).ok()?)));
         header.map_or(0, |(len, header)| {
             *head = header;
@@ -185,6 +236,7 @@ impl<L: Link> Core<L> {
         id: ConnId,
         inner: &[u8],
         slot: SlotRef,
+        next_header: u8,
     ) -> Result<(), Counter> {
         let len = ESP_OVERHEAD_BYTES + OutboundSa::sealed_len(inner.len());
         if tcp.parts(id).is_none() {
@@ -195,7 +247,7 @@ impl<L: Link> Core<L> {
         }
         let sequence = self.next_sequence(slot)?;
         let sa = self.sas.get(slot).ok_or(Counter::PolicyStale)?;
-        tcp.write_frame(id, len, |out| Self::frame(sa, sequence, inner, out))
+        tcp.write_frame(id, len, |out| Self::frame(sa, sequence, next_header, inner, out))
             .map_err(|_| Counter::TcpBackpressure)?;
         self.count_sealed(slot, inner.len());
         Ok(())
@@ -207,6 +259,7 @@ impl<L: Link> Core<L> {
         conn: ConnRef,
         inner: &[u8],
         slot: SlotRef,
+        next_header: u8,
     ) -> Result<(), Counter> {
         let len = ESP_OVERHEAD_BYTES + OutboundSa::sealed_len(inner.len());
         if !self.mesh.has_room(conn.worker) {
@@ -219,7 +272,7 @@ impl<L: Link> Core<L> {
         let out = frame.append(len).ok_or(Counter::IpTooBig)?;
         let sequence = self.next_sequence(slot)?;
         let sa = self.sas.get(slot).ok_or(Counter::PolicyStale)?;
-        if Self::frame(sa, sequence, inner, out) == len {
+        if Self::frame(sa, sequence, next_header, inner, out) == len {
             let id = ConnId { index: conn.index, generation: conn.generation };
             self.hand_over(conn.worker, Handed::Frame { frame, conn: id });
             self.count_sealed(slot, inner.len());
@@ -233,11 +286,10 @@ impl<L: Link> Core<L> {
         mut packet: Mbuf,
         slot: SlotRef,
         path: &Path,
-        in_udp: bool,
+        content: &Content,
     ) -> Result<(), Counter> {
-        let v4 = path.local.is_ipv4();
-        let (inner_len, next_header) = (packet.len(), next_header(packet.data()));
-        let traffic_class = ip::parse(packet.data()).map_or(0, |header| header.traffic_class);
+        let (v4, in_udp) = (path.local.is_ipv4(), path.transport == Transport::Udp);
+        let inner_len = packet.len();
         let sealed_len = OutboundSa::sealed_len(inner_len);
         let lead = encap::overhead(v4, in_udp);
         let behind = sealed_len - FRONT_LEN - inner_len;
@@ -249,9 +301,9 @@ impl<L: Link> Core<L> {
         let octets = packet.data_mut();
         let esp = octets.get_mut(lead..).ok_or(Counter::IpTooBig)?;
         sa.outbound
-            .seal_in_place(sequence, next_header, esp, inner_len)
+            .seal_in_place(sequence, content.next_header, esp, inner_len)
             .map_err(|_| Counter::EspSequenceExhausted)?;
-        let outer = self.outer_header(path, sa.peer, traffic_class);
+        let outer = self.outer_header(path, sa.peer, content);
         let written = if in_udp {
             let (source, destination) = (path.local.port(), path.remote.port());
             encap::write_udp(octets, &outer, source, destination, Fill::Zero)
@@ -261,32 +313,48 @@ impl<L: Link> Core<L> {
         match written {
             Ok(()) => {
                 self.count_sealed(slot, inner_len);
-                self.send_outer(packet, path.remote.ip());
+                self.send_sealed(packet, path);
             }
             Err(reason) => self.drop_for(reason),
         }
         Ok(())
     }
 
-    fn outer_header(&self, path: &Path, peer: SlotRef, inner_class: u8) -> Outer {
-        // Never fragmented (DF is set), so that the identification may be any (RFC 6864, 4). The
-        // label is the peer's, whatever its address (RFC 6438, 3).
+    /// Sends an outer packet, in fragments if its link takes no more. Only a packet in transport mode
+    /// that may be fragmented is so long.
+    fn send_sealed(&mut self, packet: Mbuf, path: &Path) {
+        let mtu = self.net.outer.mtu;
+        if packet.len() <= mtu {
+            return self.send_outer(packet, path.remote.ip());
+        }
+        let cut = ip::parse(packet.data())
+            .and_then(|header| fragment::fragments(packet.data(), &header, mtu));
+        let mut cut = match cut {
+            Ok(cut) => cut,
+            Err(reason) => return self.drop_for(reason),
+        };
+        self.count(Counter::Ipv4Fragmented);
+        while let Some(piece) = self.next_fragment(&mut cut, mtu) {
+            self.send_outer(piece, path.remote.ip());
+        }
+    }
+
+    fn outer_header(&mut self, path: &Path, peer: SlotRef, content: &Content) -> Outer {
+        // Where DF is set the identification may be any (RFC 6864, 4). The label is the peer's,
+        // whatever its address (RFC 6438, 3).
+        if !content.dont_fragment {
+            self.identification = self.identification.wrapping_add(1);
+        }
         let flow_label = peer.index.wrapping_mul(0x9e37_79b1) ^ peer.generation;
         Outer {
             source: path.local.ip(),
             destination: path.remote.ip(),
-            traffic_class: encap::outer_traffic_class(inner_class, EcnMode::Normal, None),
-            dont_fragment: true,
-            identification: 0,
+            traffic_class: encap::outer_traffic_class(content.traffic_class, EcnMode::Normal, None),
+            hop_limit: content.hop_limit,
+            dont_fragment: content.dont_fragment,
+            identification: if content.dont_fragment { 0 } else { self.identification },
             flow_label,
         }
-    }
-}
-
-fn next_header(inner: &[u8]) -> u8 {
-    match inner.first() {
-        Some(0x60..=0x6f) => protocol::IPV6,
-        _ => protocol::IPV4,
     }
 }
 

@@ -14,8 +14,10 @@ pub(crate) struct Peer {
 pub struct Arrival {
     /// The way back.
     pub(crate) path: Path,
-    /// Outer ECN field; Not-ECT over TCP, whose segments carry no packet of their own.
-    pub(crate) ecn: u8,
+    /// Outer DSCP and ECN; zero over TCP, whose segments carry no packet of their own.
+    pub(crate) traffic_class: u8,
+    /// What is left of the outer TTL or hop limit; over TCP that of a new packet.
+    pub(crate) hop_limit: u8,
     /// False on a TCP connection that this gateway opened: only the TCP Responder follows the
     /// packets, the Originator sends where it connected to (RFC 9329, 6.1).
     pub(crate) may_move: bool,
@@ -87,7 +89,7 @@ mod tests {
 
     fn moves(old: Path, new: Path, may_move: bool) -> bool {
         let slot = SlotRef { index: 0, generation: 1 };
-        let arrival = Arrival { path: new, ecn: 0, may_move };
+        let arrival = Arrival { path: new, traffic_class: 0, hop_limit: 64, may_move };
         PeerTable::moves(&Peer { slot, path: old }, &arrival)
     }
 

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_dataplane_config::IKE_NATT_PORT;
 use culvert_dpdk::{Burst, ChecksumStatus, Mbuf};
-use culvert_shm::{Counter, Transport};
+use culvert_shm::{Counter, Path, Transport};
 use culvert_tcpstack::{EphemeralPorts, RxChecksum};
 
 use super::Worker;
@@ -193,6 +193,12 @@ impl<L: Link> Worker<L> {
     }
 }
 
+/// How a packet of its own came.
+fn arrival(path: Path, header: &Header, may_move: bool) -> Arrival {
+    let Header { traffic_class, hop_limit, .. } = *header;
+    Arrival { path, traffic_class, hop_limit, may_move }
+}
+
 fn is_nd(header: &Header, packet: &[u8]) -> bool {
     header.protocol == protocol::ICMPV6
         && header.fragment != Fragment::Later
@@ -300,7 +306,7 @@ impl<L: Link> Core<L> {
             Encapsulated::Esp => {
                 let behind = packet.len() - header.header_len - udp::HEADER_LEN - udp.payload_len;
                 if packet.trim(behind) && packet.adj(header.header_len + udp::HEADER_LEN) {
-                    let arrival = Arrival { path, ecn: header.traffic_class & 3, may_move: true };
+                    let arrival = arrival(path, header, true);
                     // What was refused has been counted.
                     let _ = self.take_esp(packet, &arrival);
                 }
@@ -315,7 +321,7 @@ impl<L: Link> Core<L> {
         let path =
             ike::datagram_path(Transport::Native, end(header.destination), end(header.source));
         if packet.adj(header.header_len) {
-            let arrival = Arrival { path, ecn: header.traffic_class & 3, may_move: false };
+            let arrival = arrival(path, header, false);
             // What was refused has been counted.
             let _ = self.take_esp(packet, &arrival);
         }

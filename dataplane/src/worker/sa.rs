@@ -7,7 +7,9 @@
 use culvert_esp::{
     Algorithm, InboundSa, KeymatError, OutboundSa, Provider, WINDOW_MAX, WINDOW_MIN,
 };
-use culvert_shm::{Load, SaConfig, SelectorList, SlotRef, WorkerView};
+use culvert_shm::{Load, Mode, SaConfig, SelectorList, SlotRef, WorkerView};
+
+use crate::net::transport_mode::TransportMode;
 
 /// What control wrote into a live slot cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +18,8 @@ pub(crate) enum SaError {
     Keymat(#[from] KeymatError),
     #[error("the control process installed an SA with a replay window of {0} packets")]
     Window(u32),
+    #[error("the control process installed an SA between addresses of two families")]
+    Families,
 }
 
 /// One CHILD SA pair.
@@ -25,6 +29,8 @@ pub(crate) struct Sa {
     pub(crate) inbound: InboundSa,
     pub(crate) outbound: OutboundSa,
     pub(crate) esn: bool,
+    /// `None`: tunnel mode.
+    pub(crate) transport_mode: Option<TransportMode>,
     /// Packets of the replay window.
     pub(crate) replay_window: u32,
     /// Nothing is sealed or opened from then on, nanoseconds of the monotonic clock.
@@ -100,6 +106,10 @@ fn expand(provider: Provider, slot: SlotRef, config: &SaConfig) -> Result<Sa, Sa
     if !(WINDOW_MIN..=WINDOW_MAX).contains(&config.replay_window) {
         return Err(SaError::Window(config.replay_window));
     }
+    let transport_mode = match &config.mode {
+        Mode::Tunnel => None,
+        Mode::Transport(ends) => Some(TransportMode::new(ends).ok_or(SaError::Families)?),
+    };
     let (keymat_in, keymat_out) = (config.keymat_in.as_bytes(), config.keymat_out.as_bytes());
     Ok(Sa {
         slot,
@@ -107,6 +117,7 @@ fn expand(provider: Provider, slot: SlotRef, config: &SaConfig) -> Result<Sa, Sa
         inbound: InboundSa::new(provider, algorithm, config.spi_in, keymat_in, config.esn)?,
         outbound: OutboundSa::new(provider, algorithm, config.spi_out, keymat_out, config.esn)?,
         esn: config.esn,
+        transport_mode,
         replay_window: config.replay_window,
         deadline_ns: config.deadline_ns,
         local: config.local,

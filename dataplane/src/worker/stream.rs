@@ -12,6 +12,7 @@ use super::inbound::{Place, Refused};
 use super::link::Link;
 use super::peer::Arrival;
 use super::tcp::{Conn, Tcp};
+use crate::net::ip::HOP_LIMIT;
 
 /// Messages of nobody's in a row on one connection before it is closed. RFC 9329, 6.1: a few must
 /// not close it, SAs come and go; too many mean that the stream has lost its frames.
@@ -120,7 +121,8 @@ fn take_frames<L: Link>(
     conn: &mut Conn,
     mut octets: &mut [u8],
 ) -> Result<(), Fault> {
-    let arrival = Arrival { path: conn.path, ecn: 0, may_move: !conn.originator };
+    let (path, hop_limit) = (conn.path, HOP_LIMIT);
+    let arrival = Arrival { path, traffic_class: 0, hop_limit, may_move: !conn.originator };
     if let Some(slot) = core.view.conn(conn.id.index) {
         slot.frame(core.now_ns);
     }
@@ -201,7 +203,7 @@ fn take_esp<L: Link>(
                 let inner: Option<Mbuf> =
                     packet.get(opened.inner.clone()).and_then(|inner| core.copy(inner));
                 if let Some(inner) = inner {
-                    core.deliver(inner, &opened, arrival.ecn);
+                    core.deliver(inner, &opened, arrival);
                 }
                 Ok(true)
             }

@@ -12,7 +12,7 @@ use culvert_dataplane::worker::link::Link;
 use culvert_dataplane::worker::network::PortParts;
 use culvert_dataplane::worker::rooms::Rooms;
 use culvert_dataplane::worker::{Worker, WorkerParts};
-use culvert_dataplane_config::{Aead, Congestion, Dataplane, Poll, Side};
+use culvert_dataplane_config::{Aead, Congestion, Dataplane, Poll, Route, Side};
 use culvert_dpdk::{Burst, Eal, Memory, Offloads, Pool, PoolConfig};
 use culvert_esp::Provider;
 use culvert_shm::{Bell, ConnRef, ControlView, Counter, DataplaneView, Layout, Path, Region, Up};
@@ -128,6 +128,8 @@ pub(crate) struct Gateway {
     bell: Arc<Bell>,
     /// Whether both sides are on the outer port.
     one_armed: bool,
+    /// Whether a host behind it has its outer addresses.
+    before_a_host: bool,
     workers: Vec<Worker<Wire>>,
     outer: Vec<Wire>,
     inner: Vec<Wire>,
@@ -144,15 +146,20 @@ impl Gateway {
 
     /// Both sides on one port.
     pub(crate) fn one_armed() -> Self {
-        Self::made(1, true)
+        Self::made(1, true, false)
     }
 
     pub(crate) fn with_workers(workers: u16) -> Self {
-        Self::made(workers, false)
+        Self::made(workers, false, false)
+    }
+
+    /// In the wire before the host on the inner link, which has the gateway's outer addresses.
+    pub(crate) fn before_a_host() -> Self {
+        Self::made(1, false, true)
     }
 
     /// Fresh, its neighbours known.
-    fn made(workers: u16, one_armed: bool) -> Self {
+    fn made(workers: u16, one_armed: bool, before_a_host: bool) -> Self {
         let layout = Layout { workers, ..LAYOUT };
         let region = Arc::new(Region::create(&layout).unwrap());
         let bell = Arc::new(Bell::new().unwrap());
@@ -162,6 +169,7 @@ impl Gateway {
             region,
             bell,
             one_armed,
+            before_a_host,
             workers: Vec::new(),
             outer: Vec::new(),
             inner: Vec::new(),
@@ -177,7 +185,13 @@ impl Gateway {
     fn start(&mut self) {
         let view = DataplaneView::attach(Arc::clone(&self.region), Arc::clone(&self.bell)).unwrap();
         let workers = self.region.layout().workers;
-        let config = Arc::new(dataplane(workers));
+        let mut config = dataplane(workers);
+        if self.before_a_host {
+            config.inner.routes = [("192.0.2.1/32", HOST_V4), ("2001:db8::1/128", HOST_V6)]
+                .map(|(to, via)| Route { to: to.parse().unwrap(), via: via.parse().unwrap() })
+                .into();
+        }
+        let config = Arc::new(config);
         let rooms = Arc::new(Rooms::new(workers, LAYOUT.conn_slots));
         let meshes = Mesh::between(usize::from(workers), 64);
         for (view, mesh) in view.into_workers().into_iter().zip(meshes) {

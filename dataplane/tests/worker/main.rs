@@ -14,3 +14,4 @@ mod ike;
 mod link;
 mod paths;
 mod streams;
+mod transport_mode;

@@ -17,6 +17,7 @@ fn outer(source: &str, destination: &str) -> Outer {
         source: ip(source),
         destination: ip(destination),
         traffic_class: 0,
+        hop_limit: 64,
         dont_fragment: true,
         identification: 0,
         flow_label: 0,

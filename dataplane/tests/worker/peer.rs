@@ -7,7 +7,7 @@ use culvert_esp::{Algorithm, InboundSa, OpenError, OutboundSa, Provider, ReplayW
 use culvert_shm::sa::Algorithm as ShmAlgorithm;
 use culvert_shm::{
     ConnRef, KeyMaterial, Mode, Name, Path, PeerConfig, Policy, Prefix, SaConfig, Selector,
-    SelectorList, SlotRef, Transport,
+    SelectorList, SlotRef, Transport, TransportEnds,
 };
 use culvert_tcpstack::framing::{self, Decoder, Frame};
 use culvert_tcpstack::{
@@ -202,11 +202,20 @@ pub(crate) struct Wanted {
     pub(crate) owner: u16,
     pub(crate) esn: bool,
     pub(crate) deadline_ns: u64,
+    /// Not the networks, but what the two ends say to each other.
+    pub(crate) transport: Option<TransportEnds>,
 }
 
 impl Wanted {
     pub(crate) fn by(path: Path) -> Self {
-        Self { path, owner: 0, esn: true, deadline_ns: u64::MAX }
+        Self { path, owner: 0, esn: true, deadline_ns: u64::MAX, transport: None }
+    }
+
+    /// In transport mode between the ends of `path`.
+    pub(crate) fn between_ends(path: Path) -> Self {
+        let (local, remote) = (path.local.ip(), path.remote.ip());
+        let ends = TransportEnds { local, remote, local_at_peer: local, remote_at_peer: remote };
+        Self { transport: Some(ends), ..Self::by(path) }
     }
 }
 
@@ -219,7 +228,7 @@ pub(crate) fn path(transport: Transport, conn: Option<ConnRef>) -> Path {
 impl Sa {
     /// Installs a peer, an SA pair and its policies as control does.
     pub(crate) fn install(gateway: &mut Gateway, wanted: Wanted) -> Self {
-        let Wanted { path, owner, esn, deadline_ns } = wanted;
+        let Wanted { path, owner, esn, deadline_ns, transport } = wanted;
         let control = &mut gateway.control;
         let peer = PeerConfig {
             connection: Name::new("branch"),
@@ -240,7 +249,7 @@ impl Sa {
             owner,
             algorithm: ShmAlgorithm::Aes128Gcm16,
             esn,
-            mode: Mode::Tunnel,
+            mode: transport.map_or(Mode::Tunnel, Mode::Transport),
             replay_window: 64,
             spi_in,
             spi_out: SPI_OUT,
@@ -249,8 +258,8 @@ impl Sa {
             name: Name::new("net"),
             created_ns: 0,
             deadline_ns,
-            local: SelectorList::new(&local).unwrap(),
-            remote: SelectorList::new(&remote).unwrap(),
+            local: SelectorList::new(&one_or(&local, transport.map(|ends| ends.local))).unwrap(),
+            remote: SelectorList::new(&one_or(&remote, transport.map(|ends| ends.remote))).unwrap(),
         };
         control.install_sa(slot, &config).unwrap();
         let policy = |local: Selector, remote: &str, length: u8| Policy {
@@ -261,8 +270,14 @@ impl Sa {
             owner,
             priority: 0,
         };
-        let first = control.install_policy(&policy(local[0], "10.2.0.0", 24)).unwrap();
-        control.install_policy(&policy(local[1], "fd00:2::", 112)).unwrap();
+        let first = if let Some(TransportEnds { local: own, remote, .. }) = transport {
+            let length = if own.is_ipv4() { 32 } else { 128 };
+            let own = one_or(&local, Some(own))[0];
+            control.install_policy(&policy(own, &remote.to_string(), length)).unwrap()
+        } else {
+            control.install_policy(&policy(local[1], "fd00:2::", 112)).unwrap();
+            control.install_policy(&policy(local[0], "10.2.0.0", 24)).unwrap()
+        };
         gateway.turn();
         let (provider, algorithm) = (Provider::AesGcm, Algorithm::Aes128Gcm16);
         Self {
@@ -285,10 +300,23 @@ impl Sa {
 
     /// Seals an inner packet with this sequence number.
     pub(crate) fn seal_as(&self, sequence: u64, inner: &[u8]) -> Vec<u8> {
-        let mut packet = vec![0; OutboundSa::sealed_len(inner.len())];
         let next_header = if inner[0] >> 4 == 4 { 4 } else { 41 };
-        self.out.seal(sequence, next_header, inner, &mut packet).unwrap();
+        self.seal_data(sequence, next_header, inner)
+    }
+
+    /// Seals data of this protocol with this sequence number.
+    pub(crate) fn seal_data(&self, sequence: u64, next_header: u8, data: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; OutboundSa::sealed_len(data.len())];
+        self.out.seal(sequence, next_header, data, &mut packet).unwrap();
         packet
+    }
+
+    /// Opens a packet of the gateway's in transport mode: protocol and data.
+    pub(crate) fn open_data(&self, packet: &[u8]) -> (u8, Vec<u8>) {
+        let mut packet = packet.to_vec();
+        let window = ReplayWindow::new(&self.top, &self.bits, 64).unwrap();
+        let opened = self.into.open(&mut packet, &window).unwrap();
+        (opened.next_header, packet[opened.inner].to_vec())
     }
 
     /// Opens a packet of the gateway's: sequence number and inner packet.
@@ -298,6 +326,13 @@ impl Sa {
         let opened = self.into.open(&mut packet, &window)?;
         Ok((opened.sequence, packet[opened.inner].to_vec()))
     }
+}
+
+/// A selector of one address, or those given.
+fn one_or(networks: &[Selector], address: Option<IpAddr>) -> Vec<Selector> {
+    address.map_or(networks.to_vec(), |address| {
+        vec![Selector::new(address, address, 0, (0, u16::MAX)).unwrap()]
+    })
 }
 
 /// The path of an address pair other than the usual one.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::child::{ChildRequest, ChildWish};
+use super::child::{ChildRequest, ChildWish, traits_of};
 use super::exchange::{Asked, Task};
 use super::mobike;
 use super::{Cx, Phase, Replaces, Session};
@@ -90,7 +90,10 @@ impl Session {
         let Some(auth) = self.own_auth(&connection, &secret, request, &state.nonce_r, true) else {
             return;
         };
-        state.spi_in = cx.host.allocate_child(self.id);
+        let (local_ts, remote_ts) = ChildWish::new(state.child.clone()).selectors(&self.path);
+        if !local_ts.is_empty() && !remote_ts.is_empty() {
+            state.spi_in = cx.host.allocate_child(self.id);
+        }
         let id = &connection.local_id;
         let mut payloads = vec![Payload::IdI(id.kind().number(), id.data().to_vec())];
         if let Some(id) = &expected {
@@ -103,8 +106,9 @@ impl Session {
         if let Some(spi_in) = state.spi_in {
             let offer = negotiate::esp_offer(&state.child.proposals, spi_in, false);
             payloads.push(Payload::Sa(offer));
-            payloads.push(Payload::selectors(true, &state.child.local_ts));
-            payloads.push(Payload::selectors(false, &state.child.remote_ts));
+            payloads.push(Payload::selectors(true, &local_ts));
+            payloads.push(Payload::selectors(false, &remote_ts));
+            payloads.extend(traits_of(state.child.mode));
         }
         payloads.extend(mobike::announce(&connection));
         self.phase = Phase::Auth(Box::new(state));
@@ -196,16 +200,22 @@ impl Session {
     /// The CHILD SA that IKE_AUTH was to bring along.
     fn first_child(&mut self, cx: &mut Cx<'_>, state: Authenticating, message: &Message) {
         let name = state.child.name.clone();
+        let wish = ChildWish::new(state.child);
+        let (local_ts, remote_ts) = wish.selectors(&self.path);
         let Some(spi_in) = state.spi_in else {
-            self.child_failed(cx, Some(name), ChildFailure::TableFull);
+            let apart = local_ts.is_empty() || remote_ts.is_empty();
+            let failure = if apart { ChildFailure::Elsewhere } else { ChildFailure::TableFull };
+            self.child_failed(cx, Some(name), failure);
             return;
         };
         let wanted = ChildRequest {
-            wish: ChildWish::new(state.child),
+            wish,
             spi_in,
             ke: ChildKe::Never,
             private: None,
             nonce_i: state.nonce_i,
+            local_ts,
+            remote_ts,
             rival: None,
         };
         if let Err(failure) = self.finish_child(cx, &wanted, message, Some(&state.nonce_r)) {

@@ -3,7 +3,7 @@
 //! Where both sides begin something at once, RFC 7296, 2.25 says who gives way; where both have
 //! rekeyed the same pair, the one made with the lowest of the four nonces goes again (2.8.1).
 
-use super::child::{ChildRequest, ChildWish, RivalChild};
+use super::child::{ChildRequest, ChildWish, RivalChild, traits_of};
 use super::exchange::{Asked, Task};
 use super::lifetime::retry_wait;
 use super::{Cx, Phase, Session, TASKS_MAX};
@@ -34,6 +34,11 @@ impl Session {
     /// Asks for one more CHILD SA, or for one that replaces another (RFC 7296, 1.3.3).
     pub(super) fn send_child_request(&mut self, cx: &mut Cx<'_>, wish: ChildWish) {
         let Some(ike_group) = self.sa.as_ref().map(|sa| sa.suite.key_exchange) else { return };
+        let (local_ts, remote_ts) = wish.selectors(&self.path);
+        if local_ts.is_empty() || remote_ts.is_empty() {
+            self.child_request_failed(cx, wish, ChildFailure::Elsewhere);
+            return;
+        }
         let proposals = &wish.config.proposals;
         let first = proposals.first().and_then(|p| p.key_exchange.first()).copied();
         let private = wish.group.or(first);
@@ -52,11 +57,12 @@ impl Session {
             let group = private.group().transform_id();
             payloads.push(Payload::Ke(group, private.public().to_vec()));
         }
-        let (local_ts, remote_ts) = wish.selectors();
-        payloads.push(Payload::selectors(true, local_ts));
-        payloads.push(Payload::selectors(false, remote_ts));
+        payloads.push(Payload::selectors(true, &local_ts));
+        payloads.push(Payload::selectors(false, &remote_ts));
+        payloads.extend(traits_of(wish.config.mode));
         let ke = ChildKe::Configured(ike_group);
-        let request = ChildRequest { wish, spi_in, ke, private, nonce_i, rival: None };
+        let request =
+            ChildRequest { wish, spi_in, ke, private, nonce_i, local_ts, remote_ts, rival: None };
         let asked = Asked::Child(Box::new(request));
         self.request(cx, ExchangeType::CREATE_CHILD_SA, payloads, asked);
     }

@@ -49,6 +49,7 @@ impl Session {
             spi_in: child.spi_in,
             spi_out: child.spi_out,
             suite: child.suite,
+            mode: child.mode.choice(),
             transport: self.child_path().transport,
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
