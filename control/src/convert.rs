@@ -114,6 +114,34 @@ pub fn transport(transport: ike::Transport) -> api::Transport {
     }
 }
 
+/// How the packets of an IKE SA and its CHILD SAs go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// How ESP travels, which says more than how IKE does: beside native ESP, IKE is on UDP.
+    pub transport: api::Transport,
+    /// This gateway's address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+}
+
+impl Way {
+    /// Whether these differ in nothing that people care for: a new connection from another port of
+    /// this gateway is the same way.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let key = |way: &Self| (way.transport, way.local.ip(), way.remote);
+        key(self) == key(other)
+    }
+}
+
+/// The way of an IKE SA.
+#[must_use]
+pub fn way(sa: &ike::IkeSnapshot) -> Way {
+    let esp = sa.children.first().map_or(sa.path.transport, |child| child.transport);
+    Way { transport: transport(esp), local: sa.path.local, remote: sa.path.remote }
+}
+
 /// A connection as tables show it: worker, index and generation.
 #[must_use]
 pub fn conn_name(conn: ConnRef) -> String {

@@ -13,17 +13,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use culvert_api::{
-    API_VERSION, Body, Code, Command, End, Event, Hello, LineBuffer, REQUEST_OCTETS_MAX, Refusal,
-    Reply, Request, Row, to_line,
+    API_VERSION, Body, Code, Command, End, Event, Hello, LineBuffer, Outcome, REQUEST_OCTETS_MAX,
+    Refusal, Reply, Request, Row, to_line,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::engine::{Engine, Initiated};
+use crate::engine::{Begun, Engine};
 
 /// Most clients at once.
 const CLIENTS_MAX: usize = 64;
@@ -148,13 +148,17 @@ async fn answer(request: Request, lines: mpsc::Sender<Vec<u8>>, shared: Shared) 
     let Request { id, command } = request;
     let result = match command {
         Command::Events { follow } => events(id, follow, &lines, &shared).await,
-        Command::Initiate { connection, child, wait_s } => {
-            let outcome = initiate(&connection, child.as_deref(), wait_s, &shared).await;
-            rows(id, outcome.map(|outcome| vec![Row::Outcome(outcome)]), &lines).await
-        }
-        other => {
-            let found = shared.engine.borrow_mut().rows(&other);
-            shared.wake.notify_one();
+        Command::Initiate { .. }
+        | Command::Terminate { .. }
+        | Command::Rekey { .. }
+        | Command::Reauthenticate { .. }
+        | Command::Move { .. } => act(id, &command, &lines, &shared).await,
+        Command::Status
+        | Command::Connections
+        | Command::Sas { .. }
+        | Command::Tcp
+        | Command::Counters { .. } => {
+            let found = shared.engine.borrow().rows(&command);
             rows(id, found, &lines).await
         }
     };
@@ -163,15 +167,7 @@ async fn answer(request: Request, lines: mpsc::Sender<Vec<u8>>, shared: Shared) 
     }
 }
 
-async fn rows(
-    id: u64,
-    rows: Result<Vec<Row>, Refusal>,
-    lines: &mpsc::Sender<Vec<u8>>,
-) -> io::Result<()> {
-    let rows = match rows {
-        Ok(rows) => rows,
-        Err(refusal) => return refuse(lines, id, refusal).await,
-    };
+async fn rows(id: u64, rows: Vec<Row>, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
     let count = rows.len() as u64;
     for row in rows {
         send(lines, &Reply { id, body: Body::Row(Box::new(row)) }).await?;
@@ -209,28 +205,63 @@ async fn events(
     send(lines, &Reply { id, body: Body::End(End { rows: count }) }).await
 }
 
-/// Begins, and waits for the outcome if that is wanted.
-async fn initiate(
-    connection: &str,
-    child: Option<&str>,
-    wait_s: u32,
+/// Begins, and waits for each outcome if that is wanted. What did not work of several is a row too,
+/// and the answer then ends with a refusal that counts them.
+async fn act(
+    id: u64,
+    command: &Command,
+    lines: &mpsc::Sender<Vec<u8>>,
     shared: &Shared,
-) -> Result<culvert_api::Outcome, Refusal> {
-    let begun = shared.engine.borrow_mut().initiate(connection, child)?;
+) -> io::Result<()> {
+    let begun = shared.engine.borrow_mut().act(command);
     shared.wake.notify_one();
-    let (started, outcome) = match begun {
-        Initiated::Already(outcome) => return Ok(outcome),
-        Initiated::Begun(started, outcome) => (started, outcome),
+    let begun = match begun {
+        Ok(begun) => begun,
+        Err(refusal) => return refuse(lines, id, refusal).await,
     };
-    if wait_s == 0 {
-        return Ok(started);
+    let wait_s = command.wait_s();
+    let until = tokio::time::Instant::now() + Duration::from_secs(wait_s.into());
+    let (count, mut refusals) = (begun.len(), Vec::new());
+    for beginning in begun {
+        let decided = match beginning {
+            Ok(Begun { outcome, end: Some(end) }) if wait_s > 0 => {
+                wait(end, until, wait_s, &outcome).await
+            }
+            Ok(Begun { outcome, .. }) => Ok(outcome),
+            Err(refusal) => Err(refusal),
+        };
+        let row = match decided {
+            Ok(outcome) => outcome,
+            Err(refusal) if count == 1 => return refuse(lines, id, refusal).await,
+            Err(refusal) => {
+                let message = refusal.message.clone();
+                refusals.push(refusal);
+                Outcome { message, failed: true, ..Outcome::default() }
+            }
+        };
+        send(lines, &Reply { id, body: Body::Row(Box::new(Row::Outcome(row))) }).await?;
     }
-    match tokio::time::timeout(Duration::from_secs(wait_s.into()), outcome).await {
-        Ok(Ok(outcome)) => outcome,
+    if let Some(Refusal { code, .. }) = refusals.first() {
+        let reason = format!("{} of {count} did not work", refusals.len());
+        return refuse(lines, id, Refusal::new(*code, reason)).await;
+    }
+    send(lines, &Reply { id, body: Body::End(End { rows: count as u64 }) }).await
+}
+
+/// Waits for the end of what has begun with `started`.
+async fn wait(
+    end: oneshot::Receiver<Result<Outcome, Refusal>>,
+    until: tokio::time::Instant,
+    wait_s: u32,
+    started: &Outcome,
+) -> Result<Outcome, Refusal> {
+    match tokio::time::timeout_at(until, end).await {
+        Ok(Ok(decided)) => decided,
         Ok(Err(_)) => Err(Refusal::new(Code::Failed, "the gateway is stopping")),
         Err(_) => {
             let reason = format!(
-                "no outcome within {wait_s} s; it goes on: see `culvert sas` and `culvert events`"
+                "{}: no outcome within {wait_s} s; it goes on, see `culvert sas` and `culvert events`",
+                started.message
             );
             Err(Refusal::new(Code::Timeout, reason))
         }

@@ -135,10 +135,12 @@ impl Starts {
         of_ike.filter_map(|start| start.retry(now, random)).min()
     }
 
-    /// Somebody terminated the connection: it is left alone.
-    pub fn hold(&mut self, connection: &str) {
-        let of_connection = self.list.iter_mut().filter(|start| start.connection == connection);
-        of_connection.for_each(|start| start.state = State::Held);
+    /// Somebody terminated the connection, or a child of it: it is left alone.
+    pub fn hold(&mut self, connection: &str, child: Option<&str>) {
+        let concerned = |start: &&mut Start| {
+            start.connection == connection && child.is_none_or(|child| child == start.child)
+        };
+        self.list.iter_mut().filter(concerned).for_each(|start| start.state = State::Held);
     }
 
     /// Everything is left alone: the gateway stops.
@@ -209,7 +211,7 @@ mod tests {
     #[test]
     fn waits_double_up_to_a_minute_and_begin_anew_after_a_stable_time() {
         let mut starts = starts();
-        starts.hold("branch");
+        starts.hold("branch", None);
         starts.up("branch", "one", IKE, at(0));
         let waits: Vec<u64> = (0..9)
             .filter_map(|_| starts.failed("branch", "one", at(0), 0))
@@ -227,7 +229,7 @@ mod tests {
     fn what_somebody_terminated_stays_down() {
         let mut starts = starts();
         starts.trying("branch", "one", IKE);
-        starts.hold("branch");
+        starts.hold("branch", None);
         assert_eq!(starts.ike_down(IKE, at(1), 0), None);
         assert_eq!((starts.due(at(1000)), starts.next()), (None, None));
     }

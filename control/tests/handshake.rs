@@ -4,93 +4,10 @@
 
 mod support;
 
-use culvert_api::{Client, ClientError, Code, Command, IkeState, Row, Target};
+use culvert_api::{Code, Command, IkeState, Row, Target};
 use culvert_shm::Transport;
-use support::{Dataplane, Gateway, Network, dataplane_section, eventually};
-
-/// One end of the two.
-struct Site {
-    outer: &'static str,
-    peer: &'static str,
-    inner: &'static str,
-    id: &'static str,
-    peer_id: &'static str,
-    local_ts: &'static str,
-    remote_ts: &'static str,
-}
-
-const LEFT: Site = Site {
-    outer: "192.0.2.1/24",
-    peer: "192.0.2.2",
-    inner: "10.1.0.1/24",
-    id: "a.example",
-    peer_id: "b.example",
-    local_ts: "10.1.0.0/24",
-    remote_ts: "10.2.0.0/24",
-};
-const RIGHT: Site = Site {
-    outer: "192.0.2.2/24",
-    peer: "192.0.2.1",
-    inner: "10.2.0.1/24",
-    id: "b.example",
-    peer_id: "a.example",
-    local_ts: "10.2.0.0/24",
-    remote_ts: "10.1.0.0/24",
-};
-
-fn config(site: &Site, transport: &str, secret: &str) -> String {
-    let Site { outer, peer, inner, id, peer_id, local_ts, remote_ts } = site;
-    dataplane_section(outer, inner)
-        + &format!(
-            r#"
-[connections.other]
-remote_addrs = ["{peer}"]
-transport = "{transport}"
-fallback_after = 2
-retransmit_timeout_ms = 200
-retransmit_tries = 3
-proposals = ["aes128gcm16-prfsha256-x25519"]
-local = {{ auth = "psk", id = "{id}" }}
-remote = {{ auth = "psk", id = "{peer_id}" }}
-[connections.other.children.net]
-local_ts = ["{local_ts}"]
-remote_ts = ["{remote_ts}"]
-esp_proposals = ["aes256gcm16-esn"]
-[secrets.ike]
-secret = "{secret}"
-"#
-        )
-}
-
-struct Pair {
-    left: Gateway,
-    right: Gateway,
-    network: Network,
-}
-
-fn pair(transport: &str, passes_udp: bool, secrets: [&str; 2]) -> Pair {
-    let left = Gateway::start(&config(&LEFT, transport, secrets[0]));
-    let right = Gateway::start(&config(&RIGHT, "auto", secrets[1]));
-    let ends = (Dataplane::connect(&left), Dataplane::connect(&right));
-    let network = Network::join(ends.0, ends.1, passes_udp);
-    for gateway in [&left, &right] {
-        eventually("the dataplane is seen", || gateway.status().dataplane.up.then_some(()));
-    }
-    Pair { left, right, network }
-}
-
-fn initiate(client: &mut Client) -> Result<String, (Code, String)> {
-    client.patience(Some(support::PATIENCE * 2)).expect("set");
-    let command = Command::Initiate { connection: "other".into(), child: None, wait_s: 15 };
-    match client.rows(command) {
-        Ok(rows) => match rows.as_slice() {
-            [Row::Outcome(outcome)] => Ok(outcome.message.clone()),
-            other => panic!("not an outcome: {other:?}"),
-        },
-        Err(ClientError::Refused(refusal)) => Err((refusal.code, refusal.message)),
-        Err(other) => panic!("no answer: {other}"),
-    }
-}
+use support::pair::{LEFT, Pair, RIGHT, config, initiate, pair};
+use support::{Dataplane, Gateway, Network, eventually};
 
 /// Each end has one SA, and what one seals with the other opens with.
 fn assert_keys_agree(pair: &Pair) {
@@ -186,13 +103,13 @@ fn a_child_that_is_to_stand_comes_up_by_itself() {
     eventually("it is up", || (pair.right.status().child_sas == 1).then_some(()));
     assert_keys_agree(&pair);
     let target = Target::Connection("other".into());
-    pair.right.client().rows(Command::Terminate { target }).expect("terminated");
+    pair.right.client().rows(Command::Terminate { target, wait_s: 0 }).expect("terminated");
     let retry = "next attempt in 1 s".to_owned();
     eventually("it waits", || pair.left.events().contains(&retry).then_some(()));
     eventually("it is up again", || (pair.left.status().child_sas == 1).then_some(()));
     let target = Target::Connection("other".into());
     let waits = pair.left.events().iter().filter(|event| **event == retry).count();
-    pair.left.client().rows(Command::Terminate { target }).expect("terminated");
+    pair.left.client().rows(Command::Terminate { target, wait_s: 0 }).expect("terminated");
     eventually("no SA is left", || pair.left.sas().is_empty().then_some(()));
     let events = pair.left.events();
     let waits_after = events.iter().filter(|event| event.starts_with("next attempt")).count();
@@ -207,7 +124,8 @@ fn ike_follows_a_path_that_a_worker_moved() {
     assert_keys_agree(&pair);
     let remote = "192.0.2.2:61000".parse().expect("an address");
     pair.network.ends()[0].move_peer(remote);
-    let moved = "peer moved to 192.0.2.2:61000 over udp".to_owned();
+    let moved =
+        "peer moved to 192.0.2.2:61000 over udp, from 192.0.2.2:4500 over native".to_owned();
     eventually("it is told", || pair.left.events().contains(&moved).then_some(()));
     assert_eq!(pair.left.sas()[0].remote, "192.0.2.2:61000");
 }
@@ -229,7 +147,8 @@ fn termination_takes_everything_down_on_both_ends() {
     let pair = pair("tcp", true, ["shared", "shared"]);
     initiate(&mut pair.left.client()).expect("up");
     let target = Target::Connection("other".into());
-    let rows = pair.left.client().rows(Command::Terminate { target }).expect("terminated");
+    let rows =
+        pair.left.client().rows(Command::Terminate { target, wait_s: 0 }).expect("terminated");
     assert_eq!(rows.len(), 1);
     for gateway in [&pair.left, &pair.right] {
         eventually("no SA is left", || gateway.sas().is_empty().then_some(()));
@@ -263,6 +182,8 @@ fn sas_outlive_the_control_process_that_made_them() {
     assert_eq!(orphans[0].children[0].spi_in, spi_in);
     assert!(orphans[0].children[0].expires_s.is_some_and(|left| left > 80_000), "a day");
     assert_eq!(pair.network.ends()[0].sas.len(), 1, "the worker has it still");
+    // The memory is there before its workers are known to be at work.
+    eventually("the dataplane is seen", || pair.left.status().dataplane.up.then_some(()));
     initiate(&mut pair.left.client()).expect("up anew");
     let sas = pair.left.sas();
     assert_eq!(sas.len(), 1, "the orphan is replaced");
@@ -281,7 +202,7 @@ fn an_orphan_can_be_terminated() {
     pair.left.crash_and_restart();
     eventually("the orphan is shown", || Some(pair.left.sas()).filter(|sas| !sas.is_empty()));
     let target = Target::Child(spi_in);
-    pair.left.client().rows(Command::Terminate { target }).expect("terminated");
+    pair.left.client().rows(Command::Terminate { target, wait_s: 0 }).expect("terminated");
     assert_eq!(pair.left.sas(), []);
     eventually("the worker has dropped it", || {
         let ends = pair.network.ends();

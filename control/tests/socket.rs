@@ -60,7 +60,8 @@ fn the_gateway_says_no_in_words_that_help() {
         Target::Child("not an SPI".into()),
         Target::Connection("branch".into()),
     ] {
-        let (code, message) = refused(&mut client, Command::Terminate { target: target.clone() });
+        let (code, message) =
+            refused(&mut client, Command::Terminate { target: target.clone(), wait_s: 0 });
         assert_eq!(code, Code::NotFound, "{target:?}: {message}");
     }
     assert_eq!(client.rows(Command::Connections).expect("connections").len(), 1);

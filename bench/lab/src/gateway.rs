@@ -224,7 +224,7 @@ impl<'lab> Gateway<'lab> {
     }
 
     fn terminate_target(&self, target: Target) -> Result<Vec<Outcome>> {
-        let rows = self.rows(Command::Terminate { target })?;
+        let rows = self.rows(Command::Terminate { target, wait_s: 0 })?;
         Ok(rows
             .into_iter()
             .filter_map(|row| if let Row::Outcome(o) = row { Some(o) } else { None })

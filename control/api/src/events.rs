@@ -22,6 +22,16 @@ pub struct Event {
     pub happening: Happening,
 }
 
+/// One of the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// This gateway.
+    Here,
+    /// The peer.
+    Peer,
+}
+
 /// What can happen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -77,12 +87,80 @@ pub enum Happening {
         /// The peer's address and TCP port.
         remote: String,
     },
-    /// The peer's packets now come from elsewhere.
+    /// An IKE SA has new keys.
+    IkeRekeyed {
+        /// The SPIs that it had, the initiator's and the responder's.
+        old_spis: [String; 2],
+        /// The SPIs that it has.
+        spis: [String; 2],
+        /// Who began.
+        by: Side,
+        /// Why, if this side began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// A CHILD SA stands in place of another.
+    ChildRekeyed {
+        /// Its name in the configuration.
+        child: String,
+        /// The SPI that the packets of the old one arrive with.
+        old_spi_in: String,
+        /// The SPI that its packets arrive with.
+        spi_in: String,
+        /// Who began.
+        by: Side,
+        /// Why, if this side began.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// An SA could not be rekeyed. It stays, and another attempt follows.
+    RekeyFailed {
+        /// The CHILD SA's name; absent for the IKE SA itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        child: Option<String>,
+        /// The CHILD SA's inbound SPI.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        spi_in: Option<String>,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// A new IKE SA is being set up to take the place of this one.
+    Reauthenticating {
+        /// Its number.
+        successor: u64,
+    },
+    /// A newly authenticated IKE SA has the place of this one.
+    Reauthenticated {
+        /// Its number.
+        successor: u64,
+    },
+    /// No new IKE SA could be set up in place of this one, which stays.
+    ReauthenticationFailed {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The packets of an IKE SA and its CHILD SAs go another way.
     PathMoved {
-        /// Where from.
+        /// The peer's address and port.
         remote: String,
         /// How.
         transport: Transport,
+        /// The peer's address and port until now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old_remote: Option<String>,
+        /// How until now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old_transport: Option<Transport>,
+    },
+    /// An IKE SA could not be moved. It goes the way that it went.
+    MoveFailed {
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// The TCP connection of an IKE SA is lost. Its SAs stay (RFC 9329, 6.1).
+    TcpLost {
+        /// Whether this gateway opens a new one; else the peer is waited for.
+        reconnecting: bool,
     },
     /// The next attempt to set up a connection that is to stand always.
     Retry {
@@ -129,8 +207,43 @@ impl fmt::Display for Happening {
             }
             Self::ChildFailed { child, reason } => write!(f, "CHILD SA {child} failed: {reason}"),
             Self::Fallback { remote } => write!(f, "no answer over UDP, trying TCP to {remote}"),
-            Self::PathMoved { remote, transport } => {
-                write!(f, "peer moved to {remote} over {transport}")
+            Self::IkeRekeyed { old_spis: [i, r], spis: [new_i, new_r], by, reason } => {
+                write!(f, "IKE SA rekeyed from {i} {r} to {new_i} {new_r}")?;
+                begun(f, *by, reason.as_deref())
+            }
+            Self::ChildRekeyed { child, old_spi_in, spi_in, by, reason } => {
+                write!(f, "CHILD SA {child} rekeyed from {old_spi_in} to {spi_in}")?;
+                begun(f, *by, reason.as_deref())
+            }
+            Self::RekeyFailed { child: None, reason, .. } => {
+                write!(f, "IKE SA not rekeyed, it is tried again: {reason}")
+            }
+            Self::RekeyFailed { child: Some(child), spi_in, reason } => {
+                let spi_in = spi_in.as_deref().unwrap_or_default();
+                write!(f, "CHILD SA {child} {spi_in} not rekeyed, it is tried again: {reason}")
+            }
+            Self::Reauthenticating { successor } => {
+                write!(f, "authenticating anew, by IKE SA {successor}")
+            }
+            Self::Reauthenticated { successor } => {
+                write!(f, "authenticated anew: IKE SA {successor} has its place")
+            }
+            Self::ReauthenticationFailed { reason } => {
+                write!(f, "not authenticated anew, it is tried again: {reason}")
+            }
+            Self::PathMoved { remote, transport, old_remote, old_transport } => {
+                write!(f, "peer moved to {remote} over {transport}")?;
+                match old_remote.as_ref().zip(*old_transport) {
+                    Some((remote, transport)) => write!(f, ", from {remote} over {transport}"),
+                    None => Ok(()),
+                }
+            }
+            Self::MoveFailed { reason } => write!(f, "not moved: {reason}"),
+            Self::TcpLost { reconnecting: true } => {
+                f.write_str("TCP connection lost, a new one is being opened")
+            }
+            Self::TcpLost { reconnecting: false } => {
+                f.write_str("TCP connection lost, the peer is to open a new one")
             }
             Self::Retry { in_s } => write!(f, "next attempt in {in_s} s"),
             Self::TcpOpened { remote, originator: true } => {
@@ -146,5 +259,14 @@ impl fmt::Display for Happening {
             Self::DataplaneDown => f.write_str("dataplane down, packets do not pass"),
             Self::Unknown => f.write_str("an event that this version does not know"),
         }
+    }
+}
+
+/// Who began a rekey, and why.
+fn begun(f: &mut fmt::Formatter<'_>, by: Side, reason: Option<&str>) -> fmt::Result {
+    match (by, reason) {
+        (Side::Peer, _) => f.write_str(" by the peer"),
+        (Side::Here, Some(reason)) => write!(f, " from here: {reason}"),
+        (Side::Here, None) => f.write_str(" from here"),
     }
 }

@@ -19,12 +19,14 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod commands;
 mod events;
 mod line;
 mod rows;
 
 pub use client::{Client, ClientError, Item};
-pub use events::{Event, Happening};
+pub use commands::{Command, Target};
+pub use events::{Event, Happening, Side};
 pub use line::{LineBuffer, LineTooLong};
 pub use rows::{
     Child, ChildSa, ChildState, Connection, Counter, DataplaneStatus, IkeSa, IkeState, Outcome,
@@ -64,65 +66,6 @@ pub struct Request {
     /// What is to be done.
     #[serde(flatten)]
     pub command: Command,
-}
-
-/// What the gateway can be asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-pub enum Command {
-    /// One [`Status`].
-    Status,
-    /// One [`Connection`] for each that is configured.
-    Connections,
-    /// One [`IkeSa`] for each, with its CHILD SAs.
-    Sas {
-        /// Only those of this connection.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        connection: Option<String>,
-    },
-    /// One [`TcpConnection`] for each that is open.
-    Tcp,
-    /// One [`Counter`] for each that the workers keep.
-    Counters {
-        /// Also those that are zero.
-        #[serde(default)]
-        all: bool,
-    },
-    /// Sets a connection up and answers with an [`Outcome`] when it stands or has failed.
-    Initiate {
-        /// Name of the connection.
-        connection: String,
-        /// Name of one of its children; the first one if absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        child: Option<String>,
-        /// How long to wait for the outcome, in seconds; 0 does not wait.
-        #[serde(default)]
-        wait_s: u32,
-    },
-    /// Deletes SAs and answers with one [`Outcome`] for each.
-    Terminate {
-        /// Which ones.
-        #[serde(flatten)]
-        target: Target,
-    },
-    /// The events still remembered, each as an [`Event`].
-    Events {
-        /// Whether to go on with new ones until the client closes.
-        #[serde(default)]
-        follow: bool,
-    },
-}
-
-/// SAs to delete.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Target {
-    /// An IKE SA by its number, with all its CHILD SAs.
-    Ike(u64),
-    /// A CHILD SA by the SPI that its packets arrive with, eight hexadecimal digits.
-    Child(String),
-    /// Every IKE SA of a connection.
-    Connection(String),
 }
 
 /// A line of the gateway's after the hello.

@@ -18,7 +18,7 @@ pub enum Row {
     Tcp(TcpConnection),
     /// Of `counters`.
     Counter(Counter),
-    /// Of `initiate` and `terminate`.
+    /// Of every command that changes something.
     Outcome(Outcome),
     /// A row of a later version.
     #[serde(other)]
@@ -138,8 +138,26 @@ pub struct IkeSa {
     /// The TCP connection it is on: worker, index and generation as in [`TcpConnection`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tcp: Option<String>,
+    /// Whether it can be moved to other addresses and transports (RFC 4555).
+    #[serde(default)]
+    pub mobike: bool,
+    /// Whether a NAT sits before this gateway.
+    #[serde(default)]
+    pub nat_local: bool,
+    /// Whether a NAT sits before the peer.
+    #[serde(default)]
+    pub nat_remote: bool,
     /// Since when it stands, in seconds.
     pub age_s: u64,
+    /// When it is rekeyed, in seconds from now; absent: never, or that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_s: Option<u64>,
+    /// When it is authenticated anew, in seconds from now; absent: not by this side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reauth_s: Option<u64>,
+    /// When its lifetime ends, in seconds from now; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_s: Option<u64>,
     /// Its CHILD SAs.
     pub children: Vec<ChildSa>,
 }
@@ -220,6 +238,9 @@ pub struct ChildSa {
     /// When a packet last used it, in seconds before now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_s: Option<u64>,
+    /// When it is rekeyed for its age, in seconds from now; absent: never, or that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rekey_s: Option<u64>,
     /// When its lifetime ends, in seconds from now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_s: Option<u64>,
@@ -281,7 +302,7 @@ pub struct Counter {
 }
 
 /// What became of something that was asked for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// For people.
     pub message: String,
@@ -293,6 +314,9 @@ pub struct Outcome {
     /// The CHILD SA's inbound SPI, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub child: Option<String>,
+    /// Whether this one of several did not work. Of one alone a [`crate::Refusal`] says so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
 impl fmt::Display for IkeState {

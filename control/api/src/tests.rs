@@ -25,11 +25,29 @@ fn requests_read_as_documented() {
     let sas = Command::Sas { connection: None };
     round_trip(&request(7, sas), r#"{"id":7,"command":"sas"}"#);
     let target = Target::Child("c0de0001".into());
-    let text = r#"{"id":1,"command":"terminate","child":"c0de0001"}"#;
-    round_trip(&request(1, Command::Terminate { target }), text);
+    let text = r#"{"id":1,"command":"terminate","child":"c0de0001","wait_s":0}"#;
+    round_trip(&request(1, Command::Terminate { target, wait_s: 0 }), text);
     let target = Target::Ike(3);
-    let text = r#"{"id":1,"command":"terminate","ike":3}"#;
-    round_trip(&request(1, Command::Terminate { target }), text);
+    let text = r#"{"id":1,"command":"terminate","ike":3,"wait_s":0}"#;
+    round_trip(&request(1, Command::Terminate { target, wait_s: 0 }), text);
+    // Without a time it does not wait, as before there was one.
+    let target = Target::All {};
+    assert_eq!(
+        Request::parse(br#"{"id":1,"command":"terminate","all":{}}"#),
+        Ok(request(1, Command::Terminate { target, wait_s: 0 }))
+    );
+    let target = Target::Peer("branch.example".into());
+    let text = r#"{"id":1,"command":"rekey","peer":"branch.example","wait_s":9}"#;
+    round_trip(&request(1, Command::Rekey { target, wait_s: 9 }), text);
+    let command = Command::Move {
+        target: Target::Connection("branch".into()),
+        to: Transport::Tcp,
+        local: "192.0.2.1".parse().ok(),
+        remote: None,
+        wait_s: 1,
+    };
+    let text = r#"{"id":1,"command":"move","connection":"branch","to":"tcp","local":"192.0.2.1","wait_s":1}"#;
+    round_trip(&request(1, command), text);
     let initiate = Command::Initiate { connection: "branch".into(), child: None, wait_s: 5 };
     let text = r#"{"id":2,"command":"initiate","connection":"branch","wait_s":5}"#;
     round_trip(&request(2, initiate), text);

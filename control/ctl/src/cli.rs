@@ -1,9 +1,10 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use culvert_api::{Command, SOCKET_PATH_DEFAULT, Target};
+use culvert_api::{Command, SOCKET_PATH_DEFAULT, Target, Transport};
 
 /// Shows what the Culvert gateway does, and tells it what to do.
 #[derive(Debug, Parser)]
@@ -49,13 +50,46 @@ pub(crate) enum Verb {
         /// Name of its child [default: the first]
         #[arg(long)]
         child: Option<String>,
-        /// Wait so many seconds for the outcome; 0 does not wait
-        #[arg(long, value_name = "SECONDS", default_value_t = 60,
-              value_parser = clap::value_parser!(u32).range(..=3600))]
-        wait: u32,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Delete SAs
-    Terminate(What),
+    Terminate {
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Give SAs new keys: an IKE SA, a CHILD SA, or all of both of a connection or peer
+    Rekey {
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Authenticate IKE SAs anew, with the same CHILD SAs, before the old ones are deleted
+    Reauthenticate {
+        #[command(flatten)]
+        what: What,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Move IKE SAs with their CHILD SAs to another transport or address
+    Move {
+        #[command(flatten)]
+        what: What,
+        /// The transport; native where UDP meets no NAT
+        #[arg(long, value_name = "TRANSPORT", value_parser = transport)]
+        to: Transport,
+        /// This gateway's address [default: as now]
+        #[arg(long, value_name = "ADDRESS")]
+        local: Option<IpAddr>,
+        /// The peer's address [default: as now]
+        #[arg(long, value_name = "ADDRESS")]
+        remote: Option<IpAddr>,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// What happened lately
     Events {
         /// Go on with what happens from now on
@@ -69,7 +103,16 @@ pub(crate) enum Verb {
     },
 }
 
-/// SAs to delete.
+/// How long to wait.
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// Wait so many seconds for the outcome; 0 does not wait
+    #[arg(long = "wait", value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u32).range(..=3600))]
+    seconds: u32,
+}
+
+/// SAs that a command is about.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct What {
@@ -82,6 +125,21 @@ pub(crate) struct What {
     /// Every IKE SA of a connection
     #[arg(long, value_name = "NAME")]
     connection: Option<String>,
+    /// Every IKE SA with a peer
+    #[arg(long, value_name = "IDENTITY|ADDRESS")]
+    peer: Option<String>,
+    /// Every IKE SA
+    #[arg(long)]
+    all: bool,
+}
+
+fn transport(text: &str) -> Result<Transport, String> {
+    match text {
+        "udp" => Ok(Transport::Udp),
+        "tcp" => Ok(Transport::Tcp),
+        "native" => Ok(Transport::Native),
+        _ => Err("it is udp, tcp or native".to_owned()),
+    }
 }
 
 impl Arguments {
@@ -95,9 +153,24 @@ impl Arguments {
             Verb::Initiate { connection, child, wait } => Command::Initiate {
                 connection: connection.clone(),
                 child: child.clone(),
-                wait_s: *wait,
+                wait_s: wait.seconds,
             },
-            Verb::Terminate(what) => Command::Terminate { target: what.target() },
+            Verb::Terminate { what, wait } => {
+                Command::Terminate { target: what.target(), wait_s: wait.seconds }
+            }
+            Verb::Rekey { what, wait } => {
+                Command::Rekey { target: what.target(), wait_s: wait.seconds }
+            }
+            Verb::Reauthenticate { what, wait } => {
+                Command::Reauthenticate { target: what.target(), wait_s: wait.seconds }
+            }
+            Verb::Move { what, to, local, remote, wait } => Command::Move {
+                target: what.target(),
+                to: *to,
+                local: *local,
+                remote: *remote,
+                wait_s: wait.seconds,
+            },
             Verb::Events { follow } => Command::Events { follow: *follow },
             // A check needs no gateway; it never comes here.
             Verb::Status | Verb::Check { .. } => Command::Status,
@@ -108,11 +181,11 @@ impl Arguments {
 impl What {
     /// clap has seen to it that exactly one is given.
     fn target(&self) -> Target {
-        match (&self.ike, &self.child, &self.connection) {
-            (Some(ike), ..) => Target::Ike(*ike),
-            (_, Some(child), _) => Target::Child(child.clone()),
-            (_, _, connection) => Target::Connection(connection.clone().unwrap_or_default()),
-        }
+        let ike = self.ike.map(Target::Ike);
+        let child = || self.child.clone().map(Target::Child);
+        let connection = || self.connection.clone().map(Target::Connection);
+        let peer = || self.peer.clone().map(Target::Peer);
+        ike.or_else(child).or_else(connection).or_else(peer).unwrap_or(Target::All {})
     }
 }
 
@@ -147,7 +220,22 @@ mod tests {
         let target = Target::Child("c0de0001".into());
         assert_eq!(
             command("culvert terminate --child c0de0001"),
-            Ok(Command::Terminate { target })
+            Ok(Command::Terminate { target, wait_s: 60 })
+        );
+        let target = Target::Peer("branch.example".into());
+        assert_eq!(
+            command("culvert rekey --peer branch.example --wait 0"),
+            Ok(Command::Rekey { target, wait_s: 0 })
+        );
+        assert_eq!(
+            command("culvert reauthenticate --all"),
+            Ok(Command::Reauthenticate { target: Target::All {}, wait_s: 60 })
+        );
+        let to = Transport::Tcp;
+        let local = "192.0.2.9".parse().ok();
+        assert_eq!(
+            command("culvert move --ike 3 --to tcp --local 192.0.2.9 --wait 5"),
+            Ok(Command::Move { target: Target::Ike(3), to, local, remote: None, wait_s: 5 })
         );
     }
 
@@ -155,5 +243,6 @@ mod tests {
     fn a_termination_names_exactly_one_thing() {
         assert!(command("culvert terminate").is_err());
         assert!(command("culvert terminate --ike 1 --connection branch").is_err());
+        assert!(command("culvert move --ike 1 --to ip").is_err());
     }
 }

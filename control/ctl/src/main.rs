@@ -51,17 +51,23 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let mut client = Client::connect(&arguments.socket).map_err(Failure::Client)?;
     match &command {
         Command::Events { follow: true } => client.patience(None),
-        Command::Initiate { wait_s, .. } => {
-            client.patience(Some(Duration::from_secs((*wait_s).into()) + PATIENCE_EXTRA))
-        }
-        _ => Ok(()),
+        _ => client.patience(Some(Duration::from_secs(command.wait_s().into()) + PATIENCE_EXTRA)),
     }
     .map_err(|error| Failure::Client(error.into()))?;
     if arguments.json || matches!(command, Command::Events { .. }) {
         return stream(&mut client, command, arguments.json);
     }
-    let rows = client.rows(command).map_err(Failure::Client)?;
-    print(|out| views::rows(&rows, out))
+    let mut rows = Vec::new();
+    let asked = client.ask(command, |item| {
+        if let Item::Row(row) = item {
+            rows.push(*row);
+        }
+    });
+    // What of several did work is told before that not all did.
+    if asked.is_ok() || !rows.is_empty() {
+        print(|out| views::rows(&rows, out))?;
+    }
+    asked.map_err(Failure::Client)
 }
 
 /// Prints each row or event as it comes.

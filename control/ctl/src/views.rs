@@ -52,7 +52,8 @@ pub(crate) fn event(event: &Event, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn outcome(row: &Outcome, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{}", printable(&row.message))
+    let failed = if row.failed { "failed: " } else { "" };
+    writeln!(out, "{failed}{}", printable(&row.message))
 }
 
 fn status(row: &Status, out: &mut dyn Write) -> io::Result<()> {
@@ -136,7 +137,11 @@ fn ike_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
         ("VIA", Align::Left),
         ("ALGORITHMS", Align::Left),
         ("SPIS", Align::Left),
+        ("MOBIKE", Align::Left),
+        ("NAT", Align::Left),
         ("AGE", Align::Right),
+        ("REKEY", Align::Right),
+        ("REAUTH", Align::Right),
     ]);
     for row in sorted(rows, |row| (row.connection.clone(), row.id)) {
         let via = match &row.tcp {
@@ -158,10 +163,28 @@ fn ike_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
             via,
             text(&row.proposal),
             spis,
+            if row.mobike { "yes" } else { "no" }.into(),
+            nat(row).into(),
             units::span(row.age_s),
+            span(row.rekey_s),
+            span(row.reauth_s),
         ]);
     }
     table
+}
+
+/// At which ends a NAT sits.
+fn nat(row: &IkeSa) -> &'static str {
+    match (row.nat_local, row.nat_remote) {
+        (false, false) => NONE,
+        (true, false) => "here",
+        (false, true) => "peer",
+        (true, true) => "both",
+    }
+}
+
+fn span(seconds: Option<u64>) -> String {
+    seconds.map_or(NONE.into(), units::span)
 }
 
 fn child_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
@@ -180,6 +203,7 @@ fn child_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
         ("DROPPED", Align::Right),
         ("IDLE", Align::Right),
         ("AGE", Align::Right),
+        ("REKEY", Align::Right),
         ("EXPIRES", Align::Right),
     ]);
     for ike in sorted(rows, |row| (row.connection.clone(), row.id)) {
@@ -191,8 +215,7 @@ fn child_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
     table
 }
 
-fn child_sa(ike: &IkeSa, child: &ChildSa) -> [String; 15] {
-    let span = |seconds: Option<u64>| seconds.map_or(NONE.into(), units::span);
+fn child_sa(ike: &IkeSa, child: &ChildSa) -> [String; 16] {
     [
         child.name.clone(),
         child.spi_in.clone(),
@@ -208,6 +231,7 @@ fn child_sa(ike: &IkeSa, child: &ChildSa) -> [String; 15] {
         child.drops_in.saturating_add(child.drops_out).to_string(),
         span(child.idle_s),
         units::span(child.age_s),
+        span(child.rekey_s),
         span(child.expires_s),
     ]
 }
@@ -294,7 +318,13 @@ mod tests {
             spi_responder: "2222222222222222".into(),
             proposal: "aes128gcm16-prfsha256-x25519".into(),
             tcp: Some("0/12/3".into()),
+            mobike: id.is_some(),
+            nat_local: false,
+            nat_remote: id.is_some(),
             age_s: 125,
+            rekey_s: id.map(|_| 7000),
+            reauth_s: None,
+            expires_s: None,
             children,
         })
     }
@@ -316,6 +346,7 @@ mod tests {
             drops_out: 2,
             age_s: 124,
             idle_s: Some(0),
+            rekey_s: Some(600),
             expires_s: None,
         }
     }

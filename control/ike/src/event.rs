@@ -91,6 +91,15 @@ pub enum Event {
         /// The new one.
         successor: IkeSaId,
     },
+    /// This gateway has begun to rekey an SA.
+    Rekeying {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// The pair of CHILD SAs; `None`: the IKE SA itself.
+        child: Option<ChildId>,
+        /// Why.
+        cause: RekeyCause,
+    },
     /// An SA could not be rekeyed. It stays, and another attempt follows until its lifetime is over.
     RekeyFailed {
         /// The IKE SA.
@@ -168,6 +177,50 @@ pub enum Event {
         /// The way it goes now.
         path: Path,
     },
+    /// A move of [`crate::Endpoint::move_to`] came to nothing: the IKE SA goes the way that it went.
+    MoveFailed {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// Why, and what to do.
+        reason: MoveFailure,
+    },
+}
+
+/// Why this gateway rekeys an SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RekeyCause {
+    /// It has lived for [`crate::Lifetime::rekey_time`].
+    Age,
+    /// It has carried what [`crate::Volume::rekey`] allows.
+    Volume,
+    /// The host asked for it.
+    Asked,
+}
+
+impl fmt::Display for RekeyCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Age => "its time had come",
+            Self::Volume => "it had carried enough",
+            Self::Asked => "asked for",
+        })
+    }
+}
+
+/// Why an IKE SA was not moved.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MoveFailure {
+    /// Nothing came back over UDP.
+    #[error("no answer over UDP; check that the network lets UDP port 4500 through")]
+    NoAnswer,
+    /// The peer does not want to be moved there.
+    #[error("the peer refused with {0}; {hint}", hint = notify_hint(*.0))]
+    PeerRefused(NotifyType),
+    /// No TCP connection could be opened.
+    #[error(
+        "no TCP connection: {0}; check that the peer listens there (RFC 9329, usually port 4500)"
+    )]
+    TcpFailed(String),
 }
 
 /// Why an SA went away.
@@ -408,6 +461,12 @@ pub struct IkeSnapshot {
     pub since: Instant,
     /// When its keys were made.
     pub keyed: Instant,
+    /// When it is rekeyed; `None`: never, or that is under way.
+    pub rekey_at: Option<Instant>,
+    /// When it ends if no rekey succeeds; `None`: never.
+    pub expires_at: Option<Instant>,
+    /// When it is authenticated anew; `None`: never by this side.
+    pub reauth_at: Option<Instant>,
     /// When the last authentic message came.
     pub last_heard: Instant,
     /// Its CHILD SAs.
@@ -437,4 +496,8 @@ pub struct ChildSnapshot {
     pub remote_ts: Vec<TrafficSelector>,
     /// When it was installed.
     pub since: Instant,
+    /// When it is rekeyed for its age; `None`: never, or that is under way.
+    pub rekey_at: Option<Instant>,
+    /// When it ends if no rekey succeeds; `None`: never.
+    pub expires_at: Option<Instant>,
 }

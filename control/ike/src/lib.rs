@@ -54,7 +54,7 @@ pub use config::{
 pub use endpoint::{DropReason, Endpoint, EndpointConfig, InitiateError, Received, UnknownSa};
 pub use event::{
     ChildFailure, ChildId, ChildSnapshot, DownReason, Event, IkeSaId, IkeSnapshot, IkeState,
-    InitiationError, Transmit,
+    InitiationError, MoveFailure, RekeyCause, Transmit,
 };
 pub use host::{ChildSa, Host, InstallError, KeyMaterial, Mode, Secret, TransportEnds};
 pub use id::{Identity, IdentityPattern};

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_ike::{
-    ConnectionConfig, Event, InitiateError, PathChoice, Transport, TransportChoice,
+    ConnectionConfig, Event, InitiateError, MoveFailure, PathChoice, Transport, TransportChoice,
     message::{Message, NotifyType},
 };
 use pair::{Pair, Side, config, mirror};
@@ -255,4 +255,22 @@ fn nothing_of_it_is_in_the_clear() {
         let message = Message::decode(octets).unwrap();
         assert!(message.is_sealed() && message.notify(NotifyType::MOBIKE_SUPPORTED).is_none());
     }
+}
+
+/// A move to where no answer comes from must not cost the tunnel that works.
+#[test]
+fn a_move_without_an_answer_and_without_tcp_stays_where_it_was() {
+    let mut a = mobile();
+    a.transport = TransportChoice::Udp;
+    let mut pair = Pair::up(a);
+    let before = pair.a.sa().path;
+    pair.net.udp_blocked = true;
+    move_a(&mut pair, elsewhere());
+    pair.run(seconds(30));
+    pair.net.udp_blocked = false;
+    pair.run(seconds(60));
+    let failed = Event::MoveFailed { ike: pair.a.sa().id, reason: MoveFailure::NoAnswer };
+    assert!(pair.a.events.contains(&failed), "{:?}", pair.a.events);
+    assert_eq!(pair.a.sa().path, before);
+    assert_way(&pair, Transport::Native);
 }

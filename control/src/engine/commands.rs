@@ -1,30 +1,61 @@
-//! What people ask for.
+//! What people ask for: setting up, taking down, new keys, other ways.
+//!
+//! Each of these begins at once and is done later; [`super::happenings`] tells those who wait.
 
-use culvert_api::{Code, Outcome, Refusal, Row, Target};
-use culvert_ike::{IkeSaId, InitiateError, Instant};
+use std::net::IpAddr;
+
+use culvert_api::{Code, Command, Outcome, Refusal, Target, Transport};
+use culvert_ike::{
+    ChildId, IkeSaId, IkeSnapshot, InitiateError, Instant, PathChoice, TransportChoice,
+};
 use tokio::sync::oneshot;
 
-use super::{Engine, WAITERS_MAX, Waiter};
-use crate::clock;
+use super::Engine;
+use super::waiters::{Awaited, Decided};
+use crate::{clock, convert};
 
-/// What became of an initiation so far.
-pub enum Initiated {
-    /// The child stands already.
-    Already(Outcome),
-    /// It has begun; the second says how it ended.
-    Begun(Outcome, oneshot::Receiver<Result<Outcome, Refusal>>),
+/// What became of a command so far, for one SA.
+pub struct Begun {
+    /// That it has begun, or is done already.
+    pub outcome: Outcome,
+    /// Says how it ended; absent when it is done already, or too many clients wait.
+    pub end: Option<oneshot::Receiver<Decided>>,
 }
 
+impl Begun {
+    fn done(outcome: Outcome) -> Self {
+        Self { outcome, end: None }
+    }
+}
+
+/// Of several: what has begun, and what could not.
+pub type Beginnings = Vec<Result<Begun, Refusal>>;
+
 impl Engine {
-    /// Begins to set a child of a connection up; the first child if none is named.
+    /// Begins what a command asks for, one beginning for each SA that it is about; never none.
     ///
     /// # Errors
-    /// There is no such child, nobody to call, or nothing to call with.
-    pub fn initiate(
-        &mut self,
-        connection: &str,
-        child: Option<&str>,
-    ) -> Result<Initiated, Refusal> {
+    /// Nothing of it can be begun.
+    pub fn act(&mut self, command: &Command) -> Result<Beginnings, Refusal> {
+        let begun = match command {
+            Command::Initiate { connection, child, .. } => {
+                vec![Ok(self.initiate(connection, child.as_deref())?)]
+            }
+            Command::Terminate { target, .. } => self.terminate(target)?,
+            Command::Rekey { target, .. } => self.rekey(target)?,
+            Command::Reauthenticate { target, .. } => self.reauthenticate(target)?,
+            Command::Move { target, to, local, remote, .. } => {
+                let sas = self.established_of(target)?;
+                sas.iter().map(|sa| self.move_one(sa, *to, (*local, *remote))).collect()
+            }
+            _ => return Err(Refusal::new(Code::BadRequest, "this command begins nothing")),
+        };
+        self.flush();
+        Ok(begun)
+    }
+
+    /// Begins to set a child of a connection up; the first child if none is named.
+    fn initiate(&mut self, connection: &str, child: Option<&str>) -> Result<Begun, Refusal> {
         let configured = self.services.config.connection(connection).ok_or_else(|| {
             let reason =
                 format!("no connection is called {connection:?}; `culvert connections` lists them");
@@ -41,28 +72,26 @@ impl Engine {
                           configuration";
             return Err(Refusal::new(Code::NoDataplane, reason));
         }
-        if self.waiters.len() >= WAITERS_MAX {
-            let reason = format!("{WAITERS_MAX} initiations are waited for already");
-            return Err(Refusal::new(Code::Busy, reason));
-        }
         if let Some(outcome) = self.standing(connection, &child) {
-            return Ok(Initiated::Already(outcome));
+            return Ok(Begun::done(outcome));
         }
         let now = clock::now();
         let ike = self
             .begin(now, connection, &child)
             .map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;
         self.starts.trying(connection, &child, ike);
-        let (sender, outcome) = oneshot::channel();
-        self.waiters.push(Waiter { ike, child, outcome: sender });
-        self.flush();
-        let started = Outcome {
+        let outcome = Outcome {
             message: format!("{connection} is being set up as IKE SA {ike}"),
             connection: connection.to_owned(),
             ike: Some(ike.0),
             child: None,
+            failed: false,
         };
-        Ok(Initiated::Begun(started, outcome))
+        Ok(self.wait_for(Awaited::ChildUp(ike, child), outcome))
+    }
+
+    fn wait_for(&mut self, awaited: Awaited, outcome: Outcome) -> Begun {
+        Begun { outcome, end: self.waiters.add(awaited) }
     }
 
     /// Begins a child: within the connection's IKE SA if that stands, else with a new one.
@@ -97,76 +126,241 @@ impl Engine {
             connection: connection.to_owned(),
             ike: Some(ike),
             child: Some(spi_in),
+            failed: false,
         })
     }
 
-    /// Deletes SAs; one row for each.
-    pub(super) fn terminate(&mut self, target: &Target) -> Result<Vec<Row>, Refusal> {
-        let rows = match target {
-            Target::Ike(ike) => self.terminate_ike(IkeSaId(*ike)).map(|row| vec![row])?,
-            Target::Child(spi_in) => self.terminate_child(spi_in).map(|row| vec![row])?,
-            Target::Connection(name) => self.terminate_connection(name)?,
-        };
-        self.flush();
-        Ok(rows)
+    // Taking down.
+
+    fn terminate(&mut self, target: &Target) -> Result<Beginnings, Refusal> {
+        if let Target::Child(spi_in) = target {
+            return Ok(vec![Ok(self.terminate_child(spi_in)?)]);
+        }
+        let ended = self.end_orphans(target);
+        if let Target::Connection(name) = target {
+            // Also while there is no SA, only the next attempt.
+            self.starts.hold(name, None);
+        }
+        match self.targeted(target) {
+            Ok(sas) => {
+                let begun = sas.iter().map(|sa| self.terminate_ike(sa));
+                Ok(begun.chain(ended.map(|outcome| Ok(Begun::done(outcome)))).collect())
+            }
+            Err(refusal) => match ended {
+                Some(outcome) => Ok(vec![Ok(Begun::done(outcome))]),
+                None => Err(refusal),
+            },
+        }
     }
 
-    fn terminate_ike(&mut self, ike: IkeSaId) -> Result<Row, Refusal> {
-        let connection = self.connection_of(ike).unwrap_or_default();
+    fn terminate_ike(&mut self, sa: &IkeSnapshot) -> Result<Begun, Refusal> {
         // Before the end is told, which would begin it anew.
-        self.starts.hold(&connection);
+        self.starts.hold(&sa.connection, None);
         self.endpoint
-            .terminate(clock::now(), ike, &mut self.services)
+            .terminate(clock::now(), sa.id, &mut self.services)
             .map_err(|error| Refusal::new(Code::NotFound, error.to_string()))?;
-        let message = format!("IKE SA {ike} of {connection} is being deleted");
-        Ok(Row::Outcome(Outcome { message, connection, ike: Some(ike.0), child: None }))
+        let outcome = about(sa, None, format!("{} is being deleted", named(sa)));
+        Ok(self.wait_for(Awaited::IkeGone(sa.id), outcome))
     }
 
-    fn terminate_child(&mut self, spi_in: &str) -> Result<Row, Refusal> {
-        let unknown = || {
-            let reason =
-                format!("no CHILD SA has the inbound SPI {spi_in:?}; `culvert sas` lists them");
-            Refusal::new(Code::NotFound, reason)
+    fn terminate_child(&mut self, spi_in: &str) -> Result<Begun, Refusal> {
+        let spi = u32::from_str_radix(spi_in, 16).ok();
+        if self.services.forwarding.end_orphans(|orphan| Some(orphan.spi_in) == spi) > 0 {
+            return Ok(Begun::done(Outcome {
+                message: format!("orphaned CHILD SA {spi_in} is gone"),
+                connection: String::new(),
+                ike: None,
+                child: Some(spi_in.to_owned()),
+                failed: false,
+            }));
+        }
+        let found = self.named_child(spi_in)?;
+        let sa = self.endpoint.sa(found.ike);
+        let sa = sa.ok_or_else(|| self.nothing_fits(&Target::Child(spi_in.to_owned())))?;
+        if let Some(pair) = sa.children.iter().find(|pair| pair.id == found.child) {
+            self.starts.hold(&sa.connection, Some(&pair.name));
+        }
+        self.endpoint
+            .terminate_child(clock::now(), found.child, &mut self.services)
+            .map_err(|error| Refusal::new(Code::NotFound, error.to_string()))?;
+        let message =
+            format!("CHILD SA {:08x} of {} is being deleted", found.spi_in, sa.connection);
+        let outcome = about(&sa, Some(found.spi_in), message);
+        Ok(self.wait_for(Awaited::ChildGone(sa.id, found.child), outcome))
+    }
+
+    /// Ends SAs of an earlier control process that a command is about.
+    fn end_orphans(&mut self, target: &Target) -> Option<Outcome> {
+        let ended = self.services.forwarding.end_orphans(|orphan| match target {
+            Target::Connection(name) => orphan.connection == *name,
+            Target::Peer(peer) => orphan.remote_id == *peer,
+            Target::All {} => true,
+            Target::Ike(_) | Target::Child(_) => false,
+        });
+        let connection = match target {
+            Target::Connection(name) => name.clone(),
+            _ => String::new(),
         };
-        let spi = u32::from_str_radix(spi_in, 16).map_err(|_| unknown())?;
-        let child = Some(format!("{spi:08x}"));
-        if self.services.forwarding.end_orphans(|orphan| orphan.spi_in == spi) > 0 {
-            let message = format!("orphaned CHILD SA {spi:08x} is gone");
-            let connection = String::new();
-            return Ok(Row::Outcome(Outcome { message, connection, ike: None, child }));
-        }
-        let pair = self.services.forwarding.installed(spi).map(|pair| (pair.ike, pair.child));
-        let (ike, id) = pair.ok_or_else(unknown)?;
-        let connection = self.connection_of(ike).unwrap_or_default();
-        self.starts.hold(&connection);
-        self.endpoint
-            .terminate_child(clock::now(), id, &mut self.services)
-            .map_err(|error| Refusal::new(Code::NotFound, error.to_string()))?;
-        let message = format!("CHILD SA {spi:08x} of {connection} is being deleted");
-        Ok(Row::Outcome(Outcome { message, connection, ike: Some(ike.0), child }))
+        (ended > 0).then(|| Outcome {
+            message: format!("{ended} orphaned CHILD SAs are gone"),
+            connection,
+            ike: None,
+            child: None,
+            failed: false,
+        })
     }
 
-    fn terminate_connection(&mut self, name: &str) -> Result<Vec<Row>, Refusal> {
-        self.starts.hold(name);
-        let of_connection = self.endpoint.sas().filter(|sa| sa.connection == name);
-        let ids: Vec<IkeSaId> = of_connection.map(|sa| sa.id).collect();
-        let mut rows =
-            ids.into_iter().map(|ike| self.terminate_ike(ike)).collect::<Result<Vec<Row>, _>>()?;
-        let orphans = self.services.forwarding.end_orphans(|orphan| orphan.connection == name);
-        if orphans > 0 {
-            let message = format!("{orphans} orphaned CHILD SAs of {name} are gone");
-            let connection = name.to_owned();
-            rows.push(Row::Outcome(Outcome { message, connection, ike: None, child: None }));
+    // New keys.
+
+    fn rekey(&mut self, target: &Target) -> Result<Beginnings, Refusal> {
+        if let Target::Child(spi_in) = target {
+            let named = self.named_child(spi_in)?;
+            let sas = self.established_of(target)?;
+            return Ok(sas
+                .iter()
+                .map(|sa| self.rekey_child(sa, named.child, named.spi_in))
+                .collect());
         }
-        if rows.is_empty() {
-            let reason = match self.services.config.connection(name) {
-                Some(_) => format!("connection {name} has no SA"),
-                None => {
-                    format!("no connection is called {name:?}; `culvert connections` lists them")
-                }
-            };
-            return Err(Refusal::new(Code::NotFound, reason));
+        let mut begun = Vec::new();
+        for sa in self.established_of(target)? {
+            begun.push(self.rekey_ike(&sa));
+            if !matches!(target, Target::Ike(_)) {
+                let children = sa.children.iter();
+                begun.extend(children.map(|pair| self.rekey_child(&sa, pair.id, pair.spi_in)));
+            }
         }
-        Ok(rows)
+        Ok(begun)
+    }
+
+    fn rekey_child(
+        &mut self,
+        sa: &IkeSnapshot,
+        child: ChildId,
+        spi_in: u32,
+    ) -> Result<Begun, Refusal> {
+        self.endpoint
+            .rekey_child(clock::now(), child, &mut self.services)
+            .map_err(|error| Refusal::new(Code::NotFound, error.to_string()))?;
+        let message = format!("CHILD SA {spi_in:08x} of {} is being rekeyed", sa.connection);
+        let outcome = about(sa, Some(spi_in), message);
+        Ok(self.wait_for(Awaited::ChildRekeyed(sa.id, child), outcome))
+    }
+
+    fn rekey_ike(&mut self, sa: &IkeSnapshot) -> Result<Begun, Refusal> {
+        self.endpoint
+            .rekey_ike(clock::now(), sa.id, &mut self.services)
+            .map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;
+        let outcome = about(sa, None, format!("{} is being rekeyed", named(sa)));
+        Ok(self.wait_for(Awaited::IkeRekeyed(sa.id), outcome))
+    }
+
+    fn reauthenticate(&mut self, target: &Target) -> Result<Beginnings, Refusal> {
+        let sas = self.established_of(target)?;
+        Ok(sas.iter().map(|sa| self.reauthenticate_one(sa)).collect())
+    }
+
+    fn reauthenticate_one(&mut self, sa: &IkeSnapshot) -> Result<Begun, Refusal> {
+        let configured = self.services.config.connection(&sa.connection);
+        let addresses = configured.map(|found| &found.ike.remote_addrs);
+        let callable = addresses.is_some_and(|list| list.iter().any(|a| a.address().is_some()));
+        if !callable {
+            // RFC 4478, 3: only the initiator can.
+            let reason = format!(
+                "{} cannot be authenticated anew from here: the connection names no address of the \
+                 peer, which has to begin",
+                named(sa)
+            );
+            return Err(Refusal::new(Code::Failed, reason));
+        }
+        self.endpoint
+            .reauthenticate(clock::now(), sa.id, &mut self.services)
+            .map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;
+        let outcome = about(sa, None, format!("{} is being authenticated anew", named(sa)));
+        Ok(self.wait_for(Awaited::Reauthenticated(sa.id), outcome))
+    }
+
+    // Other ways.
+
+    fn move_one(
+        &mut self,
+        sa: &IkeSnapshot,
+        to: Transport,
+        (local, remote): (Option<IpAddr>, Option<IpAddr>),
+    ) -> Result<Begun, Refusal> {
+        self.movable(sa, to, (local, remote))?;
+        let way = convert::way(sa);
+        let same = |end: Option<IpAddr>, present: IpAddr| end.is_none_or(|end| end == present);
+        if way.transport == to
+            && same(local, sa.path.local.ip())
+            && same(remote, sa.path.remote.ip())
+        {
+            let message = format!("{} goes to {} over {to} already", named(sa), way.remote);
+            return Ok(Begun::done(about(sa, None, message)));
+        }
+        let choice = match to {
+            Transport::Tcp => PathChoice::Tcp { local, remote },
+            // Native where there is no NAT (RFC 7296, 2.23).
+            Transport::Udp | Transport::Native => PathChoice::Udp { local, remote },
+        };
+        self.endpoint
+            .move_to(clock::now(), sa.id, choice, &mut self.services)
+            .map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;
+        let outcome = about(sa, None, format!("{} is being moved to {to}", named(sa)));
+        Ok(self.wait_for(Awaited::Moved(sa.id, to), outcome))
+    }
+
+    /// What can be said against a move before it is tried.
+    fn movable(
+        &self,
+        sa: &IkeSnapshot,
+        to: Transport,
+        (local, remote): (Option<IpAddr>, Option<IpAddr>),
+    ) -> Result<(), Refusal> {
+        let refuse = |reason: String| Err(Refusal::new(Code::Failed, reason));
+        let outer = &self.services.config.dataplane.outer;
+        if let Some(local) = local
+            && outer.addresses.iter().all(|own| own.address() != local)
+        {
+            return refuse(format!("{local} is not one of the addresses in [dataplane.outer]"));
+        }
+        let from = local.unwrap_or(sa.path.local.ip());
+        let onto = remote.unwrap_or(sa.path.remote.ip());
+        if from.is_ipv4() != onto.is_ipv4() {
+            return refuse(format!("{from} and {onto} are of different address families"));
+        }
+        let Some(configured) = self.services.config.connection(&sa.connection) else {
+            return Ok(());
+        };
+        let name = &sa.connection;
+        match (to, configured.ike.transport) {
+            (Transport::Tcp, TransportChoice::Udp) => refuse(format!("{name} allows UDP only")),
+            (Transport::Udp | Transport::Native, TransportChoice::Tcp) => {
+                refuse(format!("{name} allows TCP only"))
+            }
+            (Transport::Native, _) if configured.ike.encap => {
+                refuse(format!("{name} has encap = true, so that its ESP is never native"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An IKE SA in a message.
+pub(super) fn named(sa: &IkeSnapshot) -> String {
+    format!(
+        "IKE SA {} of {}",
+        sa.id,
+        if sa.connection.is_empty() { "a peer" } else { &sa.connection }
+    )
+}
+
+/// An outcome about an IKE SA or one of its CHILD SAs.
+pub(super) fn about(sa: &IkeSnapshot, spi_in: Option<u32>, message: String) -> Outcome {
+    Outcome {
+        message,
+        connection: sa.connection.clone(),
+        ike: Some(sa.id.0),
+        child: spi_in.map(|spi| format!("{spi:08x}")),
+        failed: false,
     }
 }

@@ -1,9 +1,13 @@
 //! What the protocol tells: to the log and to clients, to those who wait, to what is to stand.
 
-use culvert_api::{Code, Happening, Outcome, Refusal};
-use culvert_ike::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot};
+use culvert_api::{Code, Happening, Outcome, Refusal, Side, Transport};
+use culvert_ike::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot, RekeyCause};
 
-use super::{Engine, Standing, random_octet};
+use super::commands::{about, named};
+use super::known::KnownChild;
+use super::waiters::{Awaited, Decided};
+use super::{Engine, random_octet};
+use crate::convert::Way;
 use crate::{clock, convert};
 
 impl Engine {
@@ -11,24 +15,19 @@ impl Engine {
     pub(super) fn happened(&mut self, event: Event) {
         match event {
             Event::IkeUp { ike, connection } => self.ike_up(ike, &connection),
-            Event::IkeDown { ike, connection, reason } => {
-                self.history.note(
-                    Some(&connection),
-                    Some(ike),
-                    Happening::IkeDown { reason: reason.to_string() },
-                );
-                self.ike_gone(ike, &connection, &reason.to_string());
-            }
-            Event::IkeRekeyed { ike } => tracing::info!(%ike, "IKE SA rekeyed"),
-            Event::Reauthenticating { ike, successor } => {
-                tracing::info!(%ike, %successor, "reauthenticating by a new IKE SA");
-            }
-            // The SA stays, and the protocol tries again.
+            Event::IkeDown { ike, connection, reason } => self.ike_down(ike, &connection, reason),
+            Event::Rekeying { ike, child, cause } => self.rekeying(ike, child, cause),
+            Event::IkeRekeyed { ike } => self.ike_rekeyed(ike),
             Event::RekeyFailed { ike, child, reason } => {
-                let child = child.map(|child| child.0);
-                tracing::warn!(%ike, child, %reason, "rekeying failed and is tried again");
+                self.rekey_failed(ike, child, reason.to_string());
             }
-            Event::ChildUp { ike, child, name, .. } => self.child_up(ike, child, &name),
+            Event::Reauthenticating { ike, successor } => {
+                self.known.successors.insert(successor, ike);
+                self.note_of(ike, Happening::Reauthenticating { successor: successor.0 });
+            }
+            Event::ChildUp { ike, child, name, replaces } => {
+                self.child_up(ike, child, &name, replaces);
+            }
             Event::ChildDown { ike, child, name, reason } => {
                 self.child_down(ike, child, name, reason);
             }
@@ -47,33 +46,29 @@ impl Engine {
             }
             Event::FallbackToTcp { ike, transmissions } => self.fallback(ike, transmissions),
             Event::TcpLost { ike, reconnecting } => {
-                tracing::info!(%ike, reconnecting, "the TCP connection of an IKE SA is lost");
+                self.note_of(ike, Happening::TcpLost { reconnecting });
             }
-            Event::PathMoved { ike, path } => {
-                let connection = self.connection_of(ike);
-                self.history.note(
-                    connection.as_deref(),
-                    Some(ike),
-                    Happening::PathMoved {
-                        remote: path.remote.to_string(),
-                        transport: convert::transport(path.transport),
-                    },
-                );
-            }
+            Event::PathMoved { ike, .. } => self.path_taken(ike),
+            Event::MoveFailed { ike, reason } => self.move_failed(ike, reason.to_string()),
         }
-    }
-
-    fn snapshot(&self, ike: IkeSaId) -> Option<IkeSnapshot> {
-        self.endpoint.sas().find(|sa| sa.id == ike)
     }
 
     /// The connection of an IKE SA.
     pub(super) fn connection_of(&self, ike: IkeSaId) -> Option<String> {
-        self.snapshot(ike).map(|sa| sa.connection)
+        self.endpoint.sa(ike).map(|sa| sa.connection)
     }
 
+    /// Notes what happened to an IKE SA.
+    pub(super) fn note_of(&mut self, ike: IkeSaId, happening: Happening) {
+        let connection = self.connection_of(ike);
+        self.history.note(connection.as_deref(), Some(ike), happening);
+    }
+
+    // IKE SAs.
+
     fn ike_up(&mut self, ike: IkeSaId, connection: &str) {
-        let Some(sa) = self.snapshot(ike) else { return };
+        let Some(sa) = self.endpoint.sa(ike) else { return };
+        self.known.ike_up(&sa);
         self.history.note(
             Some(connection),
             Some(ike),
@@ -85,52 +80,155 @@ impl Engine {
         );
     }
 
+    fn ike_down(&mut self, ike: IkeSaId, connection: &str, reason: DownReason) {
+        // The peer may have been the first to delete it.
+        if let Some(successor) = self.known.successor(ike)
+            && self.known.ikes.contains_key(&successor)
+        {
+            self.known.successors.remove(&successor);
+            let happening = Happening::Reauthenticated { successor: successor.0 };
+            self.history.note(Some(connection), Some(ike), happening);
+            let message = format!(
+                "IKE SA {ike} of {connection} is authenticated anew: IKE SA {successor} has its place"
+            );
+            let outcome = of_ike(successor, connection, message);
+            self.waiters.tell(|awaited| *awaited == Awaited::Reauthenticated(ike), &Ok(outcome));
+        }
+        let text = reason.to_string();
+        let happening = Happening::IkeDown { reason: text.clone() };
+        self.history.note(Some(connection), Some(ike), happening);
+        let message = format!("IKE SA {ike} of {connection} is gone: {text}");
+        let gone = Ok(of_ike(ike, connection, message));
+        self.waiters.tell(|awaited| *awaited == Awaited::IkeGone(ike), &gone);
+        self.ike_gone(ike, connection, &text);
+    }
+
     /// An IKE SA is gone, or did not come about: nothing of it may be left.
     fn ike_gone(&mut self, ike: IkeSaId, connection: &str, reason: &str) {
         self.services.forwarding.forget_peer(ike);
-        self.children.retain(|_, stood| stood.ike != ike);
+        self.known.ike_gone(ike);
+        self.known.successors.retain(|_, old| *old != ike);
         let wait = self.starts.ike_down(ike, clock::now(), random_octet());
         self.note_retry(connection, wait);
-        self.tell_waiters(ike, None, &Err(Refusal::new(Code::Failed, reason)));
+        if let Some(old) = self.known.successors.remove(&ike) {
+            self.not_reauthenticated(old, reason);
+        }
+        let refusal = Err(Refusal::new(Code::Failed, reason));
+        self.waiters.tell(|awaited| awaited.ike() == ike, &refusal);
     }
 
-    fn child_up(&mut self, ike: IkeSaId, child: ChildId, name: &str) {
-        let Some(sa) = self.snapshot(ike) else { return };
-        let Some(pair) = sa.children.iter().find(|other| other.id == child) else { return };
-        let text = |list: &[culvert_ike::TrafficSelector]| {
-            list.iter().map(ToString::to_string).collect::<Vec<_>>()
+    /// What was to take the place of this IKE SA did not come about.
+    fn not_reauthenticated(&mut self, old: IkeSaId, reason: &str) {
+        let happening = Happening::ReauthenticationFailed { reason: reason.to_owned() };
+        self.note_of(old, happening);
+        let text = format!("IKE SA {old} stays, and it is tried again: {reason}");
+        let refusal = Err(Refusal::new(Code::Failed, text));
+        self.waiters.tell(|awaited| *awaited == Awaited::Reauthenticated(old), &refusal);
+    }
+
+    // New keys.
+
+    fn rekeying(&mut self, ike: IkeSaId, child: Option<ChildId>, cause: RekeyCause) {
+        let rekeying = match child {
+            Some(child) => self.known.children.get_mut(&child).map(|known| &mut known.rekeying),
+            None => self.known.ikes.get_mut(&ike).map(|known| &mut known.rekeying),
         };
-        let standing = Standing { ike, connection: sa.connection.clone(), spi_in: pair.spi_in };
-        self.children.insert(child, standing);
+        if let Some(rekeying) = rekeying {
+            *rekeying = Some(cause.to_string());
+        }
+    }
+
+    fn ike_rekeyed(&mut self, ike: IkeSaId) {
+        let Some(sa) = self.endpoint.sa(ike) else { return };
+        let (old_spis, spis, by, reason) = self.known.ike_rekeyed(&sa);
+        let message = format!("{} is rekeyed: SPIs {} {}", named(&sa), spis[0], spis[1]);
+        let happening = Happening::IkeRekeyed { old_spis, spis, by, reason };
+        self.history.note(Some(&sa.connection), Some(ike), happening);
+        let outcome = Ok(about(&sa, None, message));
+        self.waiters.tell(|awaited| *awaited == Awaited::IkeRekeyed(ike), &outcome);
+    }
+
+    /// The SA stays, and the protocol tries again.
+    fn rekey_failed(&mut self, ike: IkeSaId, child: Option<ChildId>, reason: String) {
+        let known = child.and_then(|child| self.known.children.get(&child));
+        let name = known.map(|known| known.name.clone());
+        let spi_in = known.map(|known| format!("{:08x}", known.spi_in));
+        let awaited = match child {
+            Some(child) => Awaited::ChildRekeyed(ike, child),
+            None => Awaited::IkeRekeyed(ike),
+        };
+        let text = format!("not rekeyed, and it is tried again: {reason}");
+        self.waiters.tell(|other| *other == awaited, &Err(Refusal::new(Code::Failed, text)));
+        self.note_of(ike, Happening::RekeyFailed { child: name, spi_in, reason });
+    }
+
+    // CHILD SAs.
+
+    fn child_up(&mut self, ike: IkeSaId, child: ChildId, name: &str, replaces: Option<ChildId>) {
+        let Some(sa) = self.endpoint.sa(ike) else { return };
+        let Some(pair) = sa.children.iter().find(|other| other.id == child) else { return };
         let spi_in = format!("{:08x}", pair.spi_in);
-        self.history.note(
-            Some(&sa.connection),
-            Some(ike),
-            Happening::ChildUp {
-                child: name.to_owned(),
-                spi_in: spi_in.clone(),
-                local_ts: text(&pair.local_ts),
-                remote_ts: text(&pair.remote_ts),
-            },
-        );
+        let happening = self.child_news(pair, replaces);
+        self.history.note(Some(&sa.connection), Some(ike), happening);
+        let known = KnownChild {
+            ike,
+            connection: sa.connection.clone(),
+            name: name.to_owned(),
+            spi_in: pair.spi_in,
+            rekeying: None,
+        };
+        self.known.children.insert(child, known);
+        // With the first child it is known how ESP travels.
+        self.known.moved(ike, convert::way(&sa));
         self.starts.up(&sa.connection, name, ike, clock::now());
+        if let Some(old) = replaces {
+            let message = format!("CHILD SA {name} of {} is rekeyed: {spi_in}", sa.connection);
+            let outcome = Ok(about(&sa, Some(pair.spi_in), message));
+            self.waiters.tell(|awaited| *awaited == Awaited::ChildRekeyed(ike, old), &outcome);
+            return;
+        }
         let transport = convert::transport(pair.transport);
         let message = format!(
             "{} is up: IKE SA {ike} with {} over {transport}, CHILD SA {name} {spi_in}",
             sa.connection, sa.path.remote
         );
-        let outcome =
-            Outcome { message, connection: sa.connection, ike: Some(ike.0), child: Some(spi_in) };
-        self.tell_waiters(ike, Some(name), &Ok(outcome));
+        let outcome = Ok(about(&sa, Some(pair.spi_in), message));
+        let awaited = Awaited::ChildUp(ike, name.to_owned());
+        self.waiters.tell(|other| *other == awaited, &outcome);
+    }
+
+    /// How a new pair is told: as one more, or in place of another.
+    fn child_news(
+        &self,
+        pair: &culvert_ike::ChildSnapshot,
+        replaces: Option<ChildId>,
+    ) -> Happening {
+        let (child, spi_in) = (pair.name.clone(), format!("{:08x}", pair.spi_in));
+        if let Some(old) = replaces.and_then(|old| self.known.children.get(&old)) {
+            let by = if old.rekeying.is_some() { Side::Here } else { Side::Peer };
+            let reason = old.rekeying.clone();
+            let old_spi_in = format!("{:08x}", old.spi_in);
+            return Happening::ChildRekeyed { child, old_spi_in, spi_in, by, reason };
+        }
+        let text = |list: &[culvert_ike::TrafficSelector]| {
+            list.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let (local_ts, remote_ts) = (text(&pair.local_ts), text(&pair.remote_ts));
+        Happening::ChildUp { child, spi_in, local_ts, remote_ts }
     }
 
     fn child_down(&mut self, ike: IkeSaId, child: ChildId, name: String, reason: DownReason) {
         // The IKE SA may be gone already.
-        let (connection, spi_in) = match self.children.remove(&child) {
+        let (connection, spi_in) = match self.known.children.remove(&child) {
             Some(stood) => (stood.connection, format!("{:08x}", stood.spi_in)),
             None => (self.connection_of(ike).unwrap_or_default(), String::new()),
         };
         let text = reason.to_string();
+        let message = format!("CHILD SA {name} {spi_in} of {connection} is gone: {text}");
+        let gone = Outcome { child: Some(spi_in.clone()), ..of_ike(ike, &connection, message) };
+        self.waiters.tell(|awaited| *awaited == Awaited::ChildGone(ike, child), &Ok(gone));
+        let refusal = Err(Refusal::new(Code::Failed, text.clone()));
+        self.waiters.tell(|awaited| *awaited == Awaited::ChildRekeyed(ike, child), &refusal);
         self.history.note(
             Some(&connection),
             Some(ike),
@@ -145,7 +243,7 @@ impl Engine {
 
     fn child_failed(&mut self, ike: IkeSaId, name: String, reason: String) {
         let connection = self.connection_of(ike).unwrap_or_default();
-        let refusal = Refusal::new(Code::Failed, format!("CHILD SA {name}: {reason}"));
+        let refusal = Err(Refusal::new(Code::Failed, format!("CHILD SA {name}: {reason}")));
         self.history.note(
             Some(&connection),
             Some(ike),
@@ -153,31 +251,79 @@ impl Engine {
         );
         let wait = self.starts.down(ike, &name, clock::now(), random_octet());
         self.note_retry(&connection, wait);
-        self.tell_waiters(ike, Some(&name), &Err(refusal));
+        let awaited = Awaited::ChildUp(ike, name);
+        self.waiters.tell(|other| *other == awaited, &refusal);
+    }
+
+    // Ways.
+
+    /// The protocol takes another way.
+    fn path_taken(&mut self, ike: IkeSaId) {
+        let Some(sa) = self.endpoint.sa(ike) else { return };
+        let way = convert::way(&sa);
+        self.way_of(ike, way);
+        for to in [Transport::Native, Transport::Udp, Transport::Tcp] {
+            let decided = moved(&sa, to, &way);
+            self.waiters.tell(|awaited| *awaited == Awaited::Moved(ike, to), &decided);
+        }
+    }
+
+    /// Packets of an IKE SA go this way now.
+    pub(super) fn way_of(&mut self, ike: IkeSaId, way: Way) {
+        let Some(old) = self.known.moved(ike, way) else { return };
+        let happening = Happening::PathMoved {
+            remote: way.remote.to_string(),
+            transport: way.transport,
+            old_remote: Some(old.remote.to_string()),
+            old_transport: Some(old.transport),
+        };
+        self.note_of(ike, happening);
+    }
+
+    fn move_failed(&mut self, ike: IkeSaId, reason: String) {
+        let refusal = Err(Refusal::new(Code::Failed, format!("not moved: {reason}")));
+        let concerned = |awaited: &Awaited| matches!(awaited, Awaited::Moved(of, _) if *of == ike);
+        self.waiters.tell(concerned, &refusal);
+        self.note_of(ike, Happening::MoveFailed { reason });
     }
 
     fn fallback(&mut self, ike: IkeSaId, transmissions: u32) {
-        let Some(sa) = self.snapshot(ike) else { return };
+        let Some(sa) = self.endpoint.sa(ike) else { return };
         tracing::info!(%ike, transmissions, "no answer over UDP");
         let port = self.services.config.connection(&sa.connection);
         let port = port.map_or(sa.path.remote.port(), |found| found.ike.tcp_remote_port);
         let remote = std::net::SocketAddr::new(sa.path.remote.ip(), port).to_string();
         self.history.note(Some(&sa.connection), Some(ike), Happening::Fallback { remote });
     }
+}
 
-    /// Tells those who wait for a child of this IKE SA, or for any of it.
-    fn tell_waiters(
-        &mut self,
-        ike: IkeSaId,
-        child: Option<&str>,
-        outcome: &Result<Outcome, Refusal>,
-    ) {
-        let concerned = |waiter: &mut super::Waiter| {
-            waiter.ike == ike && child.is_none_or(|child| child == waiter.child)
-        };
-        for waiter in self.waiters.extract_if(.., concerned) {
-            // Who asked may be gone.
-            let _ = waiter.outcome.send(outcome.clone());
+/// An outcome about an IKE SA that may be gone.
+fn of_ike(ike: IkeSaId, connection: &str, message: String) -> Outcome {
+    Outcome {
+        message,
+        connection: connection.to_owned(),
+        ike: Some(ike.0),
+        child: None,
+        failed: false,
+    }
+}
+
+/// Whether an IKE SA that goes this way now is where somebody wanted it.
+fn moved(sa: &IkeSnapshot, to: Transport, way: &Way) -> Decided {
+    let message = format!("{} moved to {} over {}", named(sa), way.remote, way.transport);
+    match (to, way.transport) {
+        (Transport::Native, Transport::Udp) => {
+            let reason = format!("{message}: a NAT lies between, so that ESP cannot be native");
+            Err(Refusal::new(Code::Failed, reason))
         }
+        (Transport::Native | Transport::Udp, Transport::Tcp) => {
+            let reason = format!("{message}: there was no answer over UDP");
+            Err(Refusal::new(Code::Failed, reason))
+        }
+        (Transport::Udp, Transport::Native) => {
+            let message = format!("{message}: without a NAT, ESP needs no UDP");
+            Ok(about(sa, None, message))
+        }
+        _ => Ok(about(sa, None, message)),
     }
 }

@@ -6,17 +6,20 @@
 
 mod commands;
 mod happenings;
+mod known;
 mod records;
 mod rows;
+mod targets;
+mod waiters;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use culvert_api::{Event, Happening, Outcome, Refusal};
+use culvert_api::{Event, Happening};
 use culvert_dataplane_config::Dataplane;
-use culvert_ike::{ChildId, Endpoint, EndpointConfig, IkeSaId, IkeState, Instant, Transmit};
+use culvert_ike::{Endpoint, EndpointConfig, IkeSaId, IkeState, Instant, Transmit};
 use culvert_shm::{ControlView, Down, Layout};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::forwarding::Forwarding;
@@ -26,7 +29,9 @@ use crate::starts::Starts;
 use crate::tcp::Tcp;
 use crate::{clock, convert};
 
-pub use commands::Initiated;
+pub use commands::{Beginnings, Begun};
+use known::Known;
+use waiters::Waiters;
 
 /// Records taken in one turn, so that timers and clients get theirs too.
 const RECORDS_A_TURN_MAX: usize = 256;
@@ -36,22 +41,6 @@ const TEND_INTERVAL: Duration = Duration::from_millis(500);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// A dataplane that is away for so long has ended, and nobody uses what was retired.
 const DATAPLANE_GONE_AFTER: Duration = Duration::from_secs(2);
-/// Clients that may wait for an initiation at once.
-const WAITERS_MAX: usize = 256;
-
-/// A client that waits for a child to stand.
-struct Waiter {
-    ike: IkeSaId,
-    child: String,
-    outcome: oneshot::Sender<Result<Outcome, Refusal>>,
-}
-
-/// A CHILD SA that stands.
-struct Standing {
-    ike: IkeSaId,
-    connection: String,
-    spi_in: u32,
-}
 
 /// How far the dataplane is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,9 +61,9 @@ pub struct Engine {
     tcp: Tcp,
     starts: Starts,
     history: History,
-    waiters: Vec<Waiter>,
-    /// Each CHILD SA that stands, to name it when it is gone.
-    children: HashMap<ChildId, Standing>,
+    waiters: Waiters,
+    /// What was told of the SAs that stand.
+    known: Known,
     /// IKE messages dropped, by reason.
     drops: BTreeMap<&'static str, u64>,
     /// Records of the workers that could not be read, and messages that found no room.
@@ -103,8 +92,8 @@ impl Engine {
             tcp: Tcp::new(u64::from_ne_bytes(octets) & !0 << 32),
             starts,
             history: History::default(),
-            waiters: Vec::new(),
-            children: HashMap::new(),
+            waiters: Waiters::default(),
+            known: Known::default(),
             drops: BTreeMap::new(),
             malformed: 0,
             unsent: 0,
@@ -267,7 +256,7 @@ impl Engine {
         self.services.forwarding.tend(clock::to_ns(now), gone);
         self.end_expired(now);
         self.close_unused(now);
-        self.waiters.retain(|waiter| !waiter.outcome.is_closed());
+        self.waiters.tidy();
     }
 
     /// Deletes what is past its lifetime: the workers let no packet through any more.

@@ -7,6 +7,7 @@ use culvert_ike::{ConnToken, Instant, Received};
 use culvert_shm::{CloseReason, ConnRef, ConnectFailure, Path, SlotRef, Up};
 
 use super::{Engine, RECORDS_A_TURN_MAX};
+use crate::convert::Way;
 use crate::{clock, convert};
 
 /// A record that was taken out of the shared memory.
@@ -129,12 +130,8 @@ impl Engine {
         let Some((ike, path)) = self.services.forwarding.moved(peer) else { return };
         let moved = convert::child_path(&path);
         self.endpoint.path_moved(now, ike, &moved, &mut self.services);
-        let remote = path.remote.to_string();
-        let path = convert::child_path(&path);
-        let happening =
-            Happening::PathMoved { remote, transport: convert::transport(path.transport) };
-        let connection = self.connection_of(ike);
-        self.history.note(connection.as_deref(), Some(ike), happening);
+        let transport = convert::transport(moved.transport);
+        self.way_of(ike, Way { transport, local: moved.local, remote: moved.remote });
     }
 
     /// A worker began anew: all connections that it had are gone.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use culvert_api::{
     Child, ChildSa, ChildState, Command, Connection, Counter, DataplaneStatus, IkeSa, IkeState,
-    Refusal, Role, Row, Status, TcpConnection, Transport,
+    Role, Row, Status, TcpConnection, Transport,
 };
 use culvert_ike::{self as ike, ChildSnapshot, IkeSnapshot, Instant};
 use culvert_shm::{self as shm, ControlView, SaConfig, SaCounts, SaDrop, SlotRef, SlotState};
@@ -15,22 +15,17 @@ use crate::forwarding::Orphan;
 use crate::{clock, convert};
 
 impl Engine {
-    /// The answer to a command that is answered at once.
-    ///
-    /// # Errors
-    /// What was named does not exist.
-    pub fn rows(&mut self, command: &Command) -> Result<Vec<Row>, Refusal> {
-        Ok(match command {
+    /// The answer to a command that only asks.
+    #[must_use]
+    pub fn rows(&self, command: &Command) -> Vec<Row> {
+        match command {
             Command::Connections => self.connections(),
             Command::Sas { connection } => self.sas(connection.as_deref()),
             Command::Tcp => self.tcp_connections(),
             Command::Counters { all } => self.counters(*all),
-            Command::Terminate { target } => self.terminate(target)?,
             // The others are answered over time, and elsewhere.
-            Command::Status | Command::Initiate { .. } | Command::Events { .. } => {
-                vec![Row::Status(self.status())]
-            }
-        })
+            _ => vec![Row::Status(self.status())],
+        }
     }
 
     fn status(&self) -> Status {
@@ -97,8 +92,7 @@ impl Engine {
     fn ike_sa(&self, sa: &IkeSnapshot, now: Instant) -> IkeSa {
         let text =
             |id: &Option<ike::Identity>| id.as_ref().map(ToString::to_string).unwrap_or_default();
-        // How ESP travels says more than how IKE does: beside native ESP, IKE is on UDP.
-        let transport = sa.children.first().map_or(sa.path.transport, |child| child.transport);
+        let seconds = |at: Option<Instant>| at.map(|at| at.since(now).as_secs());
         IkeSa {
             id: Some(sa.id.0),
             connection: sa.connection.clone(),
@@ -109,7 +103,7 @@ impl Engine {
                 ike::IkeState::Deleting => IkeState::Deleting,
             },
             role: Some(if sa.initiator { Role::Initiator } else { Role::Responder }),
-            transport: convert::transport(transport),
+            transport: convert::way(sa).transport,
             local: sa.path.local.to_string(),
             remote: sa.path.remote.to_string(),
             local_id: text(&sa.local_id),
@@ -118,7 +112,13 @@ impl Engine {
             spi_responder: format!("{:016x}", sa.spi_r),
             proposal: sa.suite.map(|suite| suite.to_string()).unwrap_or_default(),
             tcp: sa.path.conn.map(|token| convert::conn_name(convert::conn(token))),
+            mobike: sa.mobike,
+            nat_local: sa.nat_local,
+            nat_remote: sa.nat_remote,
             age_s: now.since(sa.since).as_secs(),
+            rekey_s: seconds(sa.rekey_at),
+            reauth_s: seconds(sa.reauth_at),
+            expires_s: seconds(sa.expires_at),
             children: sa.children.iter().map(|child| self.child_sa(child, now)).collect(),
         }
     }
@@ -141,6 +141,7 @@ impl Engine {
             local_ts: text(&child.local_ts),
             remote_ts: text(&child.remote_ts),
             age_s: now.since(child.since).as_secs(),
+            rekey_s: child.rekey_at.map(|at| at.since(now).as_secs()),
             expires_s: pair.and_then(|pair| expires_s(pair.deadline_ns, now)),
             ..blank_child()
         };
@@ -272,7 +273,13 @@ fn orphaned_peer(view: &ControlView, orphan: &Orphan) -> IkeSa {
         spi_responder: String::new(),
         proposal: String::new(),
         tcp: path.and_then(|path| path.conn).map(convert::conn_name),
+        mobike: false,
+        nat_local: false,
+        nat_remote: false,
         age_s: 0,
+        rekey_s: None,
+        reauth_s: None,
+        expires_s: None,
         children: Vec::new(),
     }
 }
@@ -356,6 +363,7 @@ fn blank_child() -> ChildSa {
         drops_out: 0,
         age_s: 0,
         idle_s: None,
+        rekey_s: None,
         expires_s: None,
     }
 }

@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+pub(crate) mod pair;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
@@ -337,6 +339,7 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
 /// Two dataplanes and what lies between them.
 pub(crate) struct Network {
     ends: Arc<Mutex<[Dataplane; 2]>>,
+    passes_udp: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -346,16 +349,24 @@ impl Network {
     pub(crate) fn join(left: Dataplane, right: Dataplane, passes_udp: bool) -> Self {
         let ends = Arc::new(Mutex::new([left, right]));
         let stop = Arc::new(AtomicBool::new(false));
+        let passes_udp = Arc::new(AtomicBool::new(passes_udp));
         let thread = std::thread::spawn({
             let (ends, stop) = (Arc::clone(&ends), Arc::clone(&stop));
+            let passes_udp = Arc::clone(&passes_udp);
             move || {
                 while !stop.load(Ordering::Relaxed) {
+                    let passes_udp = passes_udp.load(Ordering::Relaxed);
                     carry(&mut ends.lock().expect("no panic"), passes_udp);
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
         });
-        Self { ends, stop, thread: Some(thread) }
+        Self { ends, passes_udp, stop, thread: Some(thread) }
+    }
+
+    /// Lets UDP through from now on, or not.
+    pub(crate) fn pass_udp(&self, passes: bool) {
+        self.passes_udp.store(passes, Ordering::Relaxed);
     }
 
     /// Both dataplanes, held still.
@@ -384,6 +395,11 @@ fn carry(ends: &mut [Dataplane; 2], passes_udp: bool) {
     }
 }
 
+/// The address of one of the two gateways.
+fn outer_address(number: u8) -> IpAddr {
+    IpAddr::from([192, 0, 2, number])
+}
+
 fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) {
     match out {
         Out::Message(path, payload) => {
@@ -402,9 +418,11 @@ fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) 
             to.send(&Up::IkeMessage { path, payload: &payload });
         }
         Out::Connect(token, local, remote) => {
-            let local = local.expect("control names the address");
+            // Without one the worker takes the route's.
+            let own =
+                [outer_address(1), outer_address(2)].into_iter().find(|own| *own != remote.ip());
             let local = SocketAddr::new(
-                local,
+                local.or(own).expect("one of two"),
                 40_000 + u16::try_from(from.next_conn).expect("few connections"),
             );
             let theirs = to.open(remote, local, None);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Endpoint, InitiateError, UnknownSa};
 use crate::config::{AddressMatch, ChildConfig, ConnectionConfig};
-use crate::event::{ChildId, DownReason, IkeSaId};
+use crate::event::{ChildId, DownReason, IkeSaId, RekeyCause};
 use crate::host::Host;
 use crate::sa::{Cx, PathChoice, Session};
 use crate::time::Instant;
@@ -138,7 +138,9 @@ impl Endpoint {
         child: ChildId,
         host: &mut dyn Host,
     ) -> Result<(), UnknownSa> {
-        self.with_child(now, child, host, Session::rekey_child)
+        self.with_child(now, child, host, |s, cx, child| {
+            s.rekey_child(cx, child, RekeyCause::Asked);
+        })
     }
 
     /// Gives an IKE SA new keys and SPIs (RFC 7296, 1.3.2 and 2.18); its CHILD SAs go over to it. Ends
@@ -156,7 +158,7 @@ impl Endpoint {
         if !session.is_established() {
             return Err(InitiateError::NotEstablished(ike));
         }
-        self.with(now, ike, host, Session::rekey_ike);
+        self.with(now, ike, host, |s, cx| s.rekey_ike(cx, RekeyCause::Asked));
         Ok(())
     }
 

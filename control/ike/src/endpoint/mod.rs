@@ -191,6 +191,11 @@ impl Endpoint {
         self.table.sessions().filter_map(Session::snapshot)
     }
 
+    /// The row of one IKE SA.
+    pub fn sa(&self, ike: IkeSaId) -> Option<IkeSnapshot> {
+        self.table.get(ike).and_then(Session::snapshot)
+    }
+
     /// Number of IKE SAs, half-open ones included, and those that are gone for a few seconds only.
     pub fn len(&self) -> usize {
         self.table.len()

@@ -6,7 +6,7 @@ use super::child::Child;
 use super::exchange::Task;
 use super::{Cx, Phase, Session};
 use crate::config::{Lifetime, Volume};
-use crate::event::{ChildId, DownReason};
+use crate::event::{ChildId, DownReason, RekeyCause};
 use crate::time::Instant;
 
 /// Wait before a rekey that failed is tried again: this, and a random part of as much once more, so
@@ -97,8 +97,7 @@ impl Session {
             return;
         }
         if due(self.clock.rekey_at) {
-            self.clock.rekey_at = None;
-            self.push_task(cx, Task::RekeyIke(None));
+            self.rekey_ike(cx, RekeyCause::Age);
         }
         let ended = |c: &&Child| c.leaving.is_none() && due(c.clock.expires_at);
         let ended: Vec<ChildId> = self.children.iter().filter(ended).map(|c| c.id).collect();
@@ -108,7 +107,7 @@ impl Session {
         let old = |c: &&Child| c.leaving.is_none() && due(c.clock.rekey_at);
         let old: Vec<ChildId> = self.children.iter().filter(old).map(|c| c.id).collect();
         for id in old {
-            self.rekey_child(cx, id);
+            self.rekey_child(cx, id, RekeyCause::Age);
         }
     }
 
@@ -128,7 +127,7 @@ impl Session {
         if beyond(octets, child.octets.life) || beyond(packets, child.packets.life) {
             self.expire_child(cx, id);
         } else if beyond(octets, child.octets.rekey) || beyond(packets, child.packets.rekey) {
-            self.rekey_child(cx, id);
+            self.rekey_child(cx, id, RekeyCause::Volume);
         }
     }
 

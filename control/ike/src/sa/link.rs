@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Session};
 use crate::config::{ConnectionConfig, Retransmission};
-use crate::event::{DownReason, Event, InitiationError, Transmit};
+use crate::event::{DownReason, Event, InitiationError, MoveFailure, Transmit};
 use crate::message::ExchangeType;
 use crate::path::{ChildPath, ConnToken, ConnectRequest, Path, Transport};
 use crate::time::Instant;
@@ -265,6 +265,7 @@ impl Session {
         if !self.is_detached() && self.outstanding.is_none() {
             // A move that is not to be; the present path is as good as before.
             self.link.state = LinkState::Idle;
+            self.move_failed(cx, MoveFailure::TcpFailed(reason.to_owned()));
             return;
         }
         let wait = RECONNECT_FIRST.saturating_mul(1 << self.link.failures.min(6));

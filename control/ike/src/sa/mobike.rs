@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Session};
 use crate::config::{ConnectionConfig, TransportChoice};
-use crate::event::{Event, Transmit};
+use crate::event::{Event, MoveFailure, Transmit};
 use crate::message::{ExchangeType, Message, NotifyType, Payload};
 use crate::nat::{self, Nat};
 use crate::path::{NAT_T_PORT, Path, Transport};
@@ -158,14 +158,14 @@ impl Session {
         let Some(via) = outstanding.via.filter(|_| outstanding.sent >= MOVE_TRIES) else {
             return false;
         };
-        // RFC 9329, 7.1: the same request with the same Message ID, no new exchange.
-        if self.path.transport == Transport::Tcp && self.path.conn.is_some() {
+        // RFC 9329, 7.1: the same request with the same Message ID, no new exchange. Without TCP to fall
+        // back to, the present path may be as good as before.
+        let on_tcp = self.path.transport == Transport::Tcp && self.path.conn.is_some();
+        if on_tcp || !auto {
             (outstanding.via, outstanding.sent) = (None, 0);
             self.transmit(cx);
+            self.move_failed(cx, MoveFailure::NoAnswer);
             return true;
-        }
-        if !auto {
-            return false;
         }
         (outstanding.via, outstanding.due) = (None, cx.now + timeout);
         self.connect_to(cx, Some(via.local.ip()), via.remote.ip());
@@ -181,8 +181,9 @@ impl Session {
         path: &Path,
         message: &Message,
     ) {
-        if message.error().is_some() {
+        if let Some(error) = message.error() {
             // UNACCEPTABLE_ADDRESSES or UNEXPECTED_NAT_DETECTED: everything stays as it was.
+            self.move_failed(cx, MoveFailure::PeerRefused(error.kind));
             return;
         }
         let same = |a: &Path, b: &Path| {
@@ -200,6 +201,10 @@ impl Session {
         if let Some(conn) = old.conn.filter(|conn| Some(*conn) != path.conn) {
             cx.transmits.push_back(Transmit::Close { conn });
         }
+    }
+
+    pub(super) fn move_failed(&self, cx: &mut Cx<'_>, reason: MoveFailure) {
+        cx.events.push_back(Event::MoveFailed { ike: self.id, reason });
     }
 
     /// From now on IKE and ESP go this way.

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use crate::config::{ChildConfig, ConnectionConfig};
 use crate::endpoint::EndpointConfig;
-use crate::event::{ChildId, DownReason, Event, IkeSaId, Transmit};
+use crate::event::{ChildId, DownReason, Event, IkeSaId, RekeyCause, Transmit};
 use crate::host::Host;
 use crate::id::{IdKind, Identity};
 use crate::nat::Nat;
@@ -274,16 +274,18 @@ impl Session {
         self.push_task(cx, Task::Child(ChildWish::new(config)));
     }
 
-    pub(crate) fn rekey_child(&mut self, cx: &mut Cx<'_>, child: ChildId) {
+    pub(crate) fn rekey_child(&mut self, cx: &mut Cx<'_>, child: ChildId, cause: RekeyCause) {
         let Some(child) = self.children.iter_mut().find(|c| c.id == child) else { return };
         child.clock.rekey_at = None;
         (child.octets.rekey, child.packets.rekey) = (None, None);
         let id = child.id;
+        cx.events.push_back(Event::Rekeying { ike: self.id, child: Some(id), cause });
         self.push_task(cx, Task::RekeyChild(id));
     }
 
-    pub(crate) fn rekey_ike(&mut self, cx: &mut Cx<'_>) {
+    pub(crate) fn rekey_ike(&mut self, cx: &mut Cx<'_>, cause: RekeyCause) {
         self.clock.rekey_at = None;
+        cx.events.push_back(Event::Rekeying { ike: self.id, child: None, cause });
         self.push_task(cx, Task::RekeyIke(None));
     }
 

@@ -37,6 +37,9 @@ impl Session {
             nat_remote: self.nat.remote,
             since: self.since,
             keyed: self.sa.as_ref().map_or(self.since, |sa| sa.keyed),
+            rekey_at: self.clock.rekey_at,
+            expires_at: self.clock.expires_at,
+            reauth_at: self.reauth_at,
             last_heard: self.last_heard,
             children: self.children.iter().map(|c| self.child_snapshot(c)).collect(),
         })
@@ -54,6 +57,8 @@ impl Session {
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
             since: child.since,
+            rekey_at: child.clock.rekey_at,
+            expires_at: child.clock.expires_at,
         }
     }
 }
