@@ -355,12 +355,12 @@ mod tests {
     fn sas_are_two_tables_sorted_by_connection() {
         let text = printed(&[ike(Some(2), "z", vec![child("net")]), ike(None, "a", vec![])]);
         let expected = "\
-IKE SA  CONNECTION  STATE        ROLE       LOCAL            REMOTE             REMOTE ID       VIA         ALGORITHMS                    SPIS                                 AGE
-     -  a           orphaned     -          192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  -                                  2m05s
-     2  z           established  initiator  192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  1111111111111111 2222222222222222  2m05s
+IKE SA  CONNECTION  STATE        ROLE       LOCAL            REMOTE             REMOTE ID       VIA         ALGORITHMS                    SPIS                               MOBIKE  NAT     AGE  REKEY  REAUTH
+     -  a           orphaned     -          192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  -                                  no      -     2m05s      -       -
+     2  z           established  initiator  192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  1111111111111111 2222222222222222  yes     peer  2m05s  1h56m       -
 
-CHILD SA  SPI IN    SPI OUT   IKE SA  STATE      ALGORITHM        TRAFFIC                      PACKETS IN        IN  PACKETS OUT       OUT  DROPPED  IDLE    AGE  EXPIRES
-net       c0de0001  beef0002       2  installed  aes128gcm16-esn  10.1.0.0/24 === 10.2.0.0/24          10  13.6 KiB           20  2.00 KiB        3    0s  2m04s        -
+CHILD SA  SPI IN    SPI OUT   IKE SA  STATE      ALGORITHM        TRAFFIC                      PACKETS IN        IN  PACKETS OUT       OUT  DROPPED  IDLE    AGE   REKEY  EXPIRES
+net       c0de0001  beef0002       2  installed  aes128gcm16-esn  10.1.0.0/24 === 10.2.0.0/24          10  13.6 KiB           20  2.00 KiB        3    0s  2m04s  10m00s        -
 ";
         assert_eq!(text, expected);
     }
