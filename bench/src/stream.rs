@@ -9,7 +9,7 @@ use culvert_dpdk::tsc;
 use culvert_esp::{OutboundSa, Provider};
 use culvert_tcpstack::framing::{Decoder, ESP_OVERHEAD_BYTES, Frame, PREFIX, esp_header};
 use culvert_tcpstack::{
-    ConnId, Event, Instant, RxChecksum, Stack, StackConfig, Transmit, TxChecksum,
+    ConnId, Event, Instant, Packet, RxChecksum, Stack, StackConfig, Transmit, TxChecksum,
 };
 
 use crate::esp::Pair;
@@ -32,14 +32,14 @@ impl Transmit for Wire {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
         if self.used == self.buffers.len() {
             self.buffers.push(Vec::new());
         }
         let buffer = &mut self.buffers[self.used];
         self.used += 1;
-        buffer.resize(len, 0);
-        fill(buffer)
+        buffer.resize(packet.bytes, 0);
+        fill(buffer);
     }
 }
 

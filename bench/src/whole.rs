@@ -129,8 +129,12 @@ impl Side {
         let control = ControlView::new(Arc::clone(&region)).context("a second control")?;
         let view = DataplaneView::attach(region, Arc::new(Bell::new()?))?;
         let [(inner_rx, to_inner), (from_inner, inner_tx)] = inner;
-        let parts =
-            |link, port| PortParts { link, mac: mac(side, port), offloads: Offloads::default() };
+        let parts = |link, port| PortParts {
+            link,
+            mac: mac(side, port),
+            offloads: Offloads::default(),
+            tx_segments_max: 1,
+        };
         let worker = Worker::new(WorkerParts {
             view: view.into_workers().pop().context("no worker")?,
             outer: parts(outer, 0),

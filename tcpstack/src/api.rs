@@ -248,6 +248,20 @@ pub struct Stats {
     pub buffer_bytes: u64,
 }
 
+/// The longest headers of a packet: IPv6, and TCP with all options.
+pub const HEADERS_BYTES_MAX: usize = 100;
+
+/// One packet that leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Packet {
+    /// Octets of the IP packet.
+    pub bytes: usize,
+    /// The device is to cut the packet's payload into segments of so many octets, each with its own
+    /// headers and checksums (TCP segmentation offload); the packet is larger than the MTU then.
+    /// Only ever with [`StackConfig::segmentation_bytes`](crate::StackConfig).
+    pub segment_bytes: Option<u16>,
+}
+
 /// Where a stack puts the packets that it sends.
 pub trait Transmit {
     /// Whether another packet can be taken just now. If not, the stack keeps what it has and
@@ -255,7 +269,10 @@ pub trait Transmit {
     /// lost, so that a full ring of the device costs no retransmission.
     fn has_room(&mut self) -> bool;
 
-    /// Takes one IP packet of `len` octets, at most the MTU: `fill` writes every one of them.
-    /// Called only after [`Transmit::has_room`] said yes.
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R;
+    /// Takes one IP packet. Each call of `fill` writes its next octets: all of them at once, or
+    /// piece by piece where the device keeps a packet in several buffers; then the first piece has
+    /// at least [`HEADERS_BYTES_MAX`] octets. Where there turns out to be no memory, `fill` is not
+    /// called and the packet is lost, as it might have been on the wire. Called only after
+    /// [`Transmit::has_room`] said yes.
+    fn packet(&mut self, packet: Packet, fill: impl FnMut(&mut [u8]));
 }

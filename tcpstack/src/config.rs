@@ -20,6 +20,9 @@ pub const BUFFER_BYTES_MAX: usize = 1 << 30;
 /// The least buffer of one direction: one frame of RFC 9329 of the greatest length fits in it.
 pub const BUFFER_BYTES_MIN: usize = 1 << 16;
 
+/// The longest IP packet: its length has 16 bits.
+pub const SEGMENTATION_BYTES_MAX: usize = u16::MAX as usize;
+
 /// The secret of one gateway's TCP, common to all its workers. What follows from it changes with
 /// time, so it comes with the time from which it counts. A [`Stack`](crate::Stack) forgets it once
 /// it has derived its first keys.
@@ -84,6 +87,10 @@ pub struct StackConfig {
     pub mtu: u16,
     /// Who fills in the checksums of packets that the stack sends.
     pub tx_checksum: TxChecksum,
+    /// The longest IP packet that the device cuts into segments itself, in octets; 0 if it does
+    /// not. Only with [`TxChecksum::Device`]. How much of it is used follows from each connection's
+    /// window and pacing.
+    pub segmentation_bytes: usize,
     /// Local ports for connections of our own.
     pub ephemeral_ports: EphemeralPorts,
     /// How long a connection of our own may take to open.
@@ -110,6 +117,7 @@ impl Default for StackConfig {
             tx_buffer_bytes: 4 << 20,
             mtu: 1500,
             tx_checksum: TxChecksum::Software,
+            segmentation_bytes: 0,
             ephemeral_ports: EphemeralPorts::default(),
             connect_timeout: Duration::from_secs(10),
             user_timeout: Duration::from_secs(100),
@@ -122,7 +130,8 @@ impl Default for StackConfig {
 pub enum TxChecksum {
     /// The stack: packets leave it complete.
     Software,
-    /// The device: the IPv4 header checksum and the TCP checksum are zero.
+    /// The device: the TCP checksum is zero. The IPv4 header's is right for the packet as it is; a
+    /// device that cuts a packet makes it anew for each segment.
     Device,
 }
 
@@ -191,6 +200,11 @@ pub enum ConfigError {
     /// IPv6 could not be used.
     #[error("the MTU must be at least {MTU_MIN}")]
     Mtu,
+    /// More than an IP packet can have, or checksums that nobody would fill in.
+    #[error(
+        "segmentation needs checksums by the device and at most {SEGMENTATION_BYTES_MAX} octets"
+    )]
+    Segmentation,
     /// The range is empty, begins at 0 or holds no port for this worker.
     #[error("the ephemeral port range holds no port for this worker")]
     Ports,
@@ -213,6 +227,10 @@ impl StackConfig {
             Err(ConfigError::Buffer)
         } else if self.mtu < MTU_MIN {
             Err(ConfigError::Mtu)
+        } else if self.segmentation_bytes > SEGMENTATION_BYTES_MAX
+            || (self.segmentation_bytes > 0 && self.tx_checksum != TxChecksum::Device)
+        {
+            Err(ConfigError::Segmentation)
         } else if ports.first == 0 || ports.offset >= ports.stride || ports.count() == 0 {
             Err(ConfigError::Ports)
         } else {
@@ -243,6 +261,17 @@ mod tests {
         assert_eq!(ports, [65_533, 65_535]);
         let none = EphemeralPorts { first: 65_535, last: 65_535, stride: 2, offset: 0 };
         assert_eq!(none.count(), 0);
+    }
+
+    #[test]
+    fn segmentation_is_for_devices_that_fill_in_checksums() {
+        let check = |tx_checksum, segmentation_bytes| {
+            StackConfig { tx_checksum, segmentation_bytes, ..StackConfig::default() }.check()
+        };
+        assert_eq!(check(TxChecksum::Device, SEGMENTATION_BYTES_MAX), Ok(()));
+        let over = check(TxChecksum::Device, SEGMENTATION_BYTES_MAX + 1);
+        assert_eq!(over, Err(ConfigError::Segmentation));
+        assert_eq!(check(TxChecksum::Software, 1), Err(ConfigError::Segmentation));
     }
 
     #[test]

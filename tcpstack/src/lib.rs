@@ -20,7 +20,7 @@
 //! constants.
 //!
 //! ```
-//! use culvert_tcpstack::{Event, Instant, RxChecksum, Stack, StackConfig, Transmit};
+//! use culvert_tcpstack::{Event, Instant, Packet, RxChecksum, Stack, StackConfig, Transmit};
 //!
 //! /// Carries packets from one stack to another by hand.
 //! #[derive(Default)]
@@ -30,11 +30,10 @@
 //!     fn has_room(&mut self) -> bool {
 //!         true
 //!     }
-//!     fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-//!         let mut packet = vec![0; len];
-//!         let result = fill(&mut packet);
-//!         self.0.push(packet);
-//!         result
+//!     fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
+//!         let mut octets = vec![0; packet.bytes];
+//!         fill(&mut octets);
+//!         self.0.push(octets);
 //!     }
 //! }
 //!
@@ -68,12 +67,12 @@ mod time;
 mod wheel;
 
 pub use api::{
-    CloseReason, ConnError, ConnId, ConnInfo, ConnectError, DropReason, Event, SegmentOutcome,
-    Stats, Transmit,
+    CloseReason, ConnError, ConnId, ConnInfo, ConnectError, DropReason, Event, HEADERS_BYTES_MAX,
+    Packet, SegmentOutcome, Stats, Transmit,
 };
 pub use config::{
     BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, ConfigError, EphemeralPorts, MTU_MIN, RxChecksum,
-    StackConfig, TcpSecret, TxChecksum,
+    SEGMENTATION_BYTES_MAX, StackConfig, TcpSecret, TxChecksum,
 };
 pub use engine::congestion::{CongestionControl, UnknownCongestionControl};
 pub use engine::segment::Marking;

@@ -15,7 +15,7 @@ use std::hash::Hasher;
 
 use anyhow::{Result, ensure};
 use culvert_dpdk::tsc;
-use culvert_tcpstack::{Instant, Transmit};
+use culvert_tcpstack::{Instant, Packet, Transmit};
 use siphasher::sip::SipHasher13;
 
 pub use engine::EnginePair;
@@ -87,10 +87,9 @@ impl Transmit for Packets {
         self.lens.len() < self.octets.len()
     }
 
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let result = fill(&mut self.octets[self.lens.len()][..len]);
-        self.lens.push(len);
-        result
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
+        fill(&mut self.octets[self.lens.len()][..packet.bytes]);
+        self.lens.push(packet.bytes);
     }
 }
 

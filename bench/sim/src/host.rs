@@ -5,10 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use culvert_tcpstack::{
-    ConnId, Event, Instant, RxChecksum, SegmentOutcome, Stack, StackConfig, Transmit,
+    ConnId, Event, Instant, Packet, RxChecksum, SegmentOutcome, Stack, StackConfig, Transmit,
 };
 
+use crate::packet;
 use crate::random::Random;
+
+/// Octets of a buffer of the device: a packet longer than that is filled in pieces.
+const PIECE: usize = 2048;
 
 /// Packets that a host has sent.
 #[derive(Debug, Default)]
@@ -32,11 +36,10 @@ impl Transmit for Outbox {
         self.packets.len() < self.room
     }
 
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = vec![0xa5; len];
-        let result = fill(&mut packet);
-        self.packets.push(packet);
-        result
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
+        let mut octets = vec![0xa5; packet.bytes];
+        octets.chunks_mut(PIECE).for_each(&mut fill);
+        self.packets.extend(packet::leave_device(octets, packet.segment_bytes));
     }
 }
 

@@ -187,6 +187,24 @@ pub fn is_pure_ack(packet: &[u8]) -> bool {
     })
 }
 
+/// What a device makes of a packet that leaves: several, if it is to cut it, and checksums where the
+/// stack has left them to it.
+#[must_use]
+pub fn leave_device(packet: Vec<u8>, segment_bytes: Option<u16>) -> Vec<Vec<u8>> {
+    let unfinished = tcp_range(&packet).is_some_and(|tcp| packet[tcp][16..18] == [0, 0]);
+    let Some(whole) = Segment::read(&packet).filter(|_| unfinished) else { return vec![packet] };
+    let Some(bytes) = segment_bytes else { return vec![whole.packet()] };
+    let pieces = whole.payload.chunks(usize::from(bytes)).enumerate();
+    let last = whole.payload.len().div_ceil(usize::from(bytes)) - 1;
+    let segment = |(number, payload): (usize, &[u8])| Segment {
+        seq: whole.seq.wrapping_add((number * usize::from(bytes)) as u32),
+        flags: if number == last { whole.flags } else { whole.flags & !(flags::FIN | flags::PSH) },
+        payload: payload.to_vec(),
+        ..whole.clone()
+    };
+    pieces.map(|piece| segment(piece).packet()).collect()
+}
+
 /// Whether the checksums of a packet are right.
 #[must_use]
 pub fn is_intact(packet: &[u8]) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tcpstack::{
-    CloseReason, CongestionControl, EphemeralPorts, Instant, StackConfig, TcpSecret,
+    CloseReason, CongestionControl, EphemeralPorts, Instant, StackConfig, TcpSecret, TxChecksum,
 };
 
 use crate::caller::{Callers, End, Habits};
@@ -60,6 +60,8 @@ pub struct Scenario {
     pub links: [LinkConfig; 2],
     /// How often the NAT in front of end 0 rebinds; `None` without one.
     pub rebindings: Option<u32>,
+    /// The longest packet that the device of each end cuts, in octets; 0 if it cuts none.
+    pub segmentation_bytes: [usize; 2],
     /// The callers of each end.
     pub habits: [Habits; 2],
 }
@@ -104,6 +106,7 @@ impl Scenario {
             links,
             rebindings: (!mild && both && random.happens(150_000))
                 .then(|| random.within(0..=2) as u32),
+            segmentation_bytes: [0; 2].map(|_: usize| random.pick(&[0, 0, 5_000, 65_535])),
             habits: [habits(&mut random, mild, both, true), habits(&mut random, mild, both, false)],
         }
     }
@@ -200,6 +203,11 @@ impl Scenario {
             keepalive: Some(KEEPALIVE),
             rx_buffer_bytes: self.buffer_bytes[end],
             tx_buffer_bytes: self.buffer_bytes[1 - end],
+            tx_checksum: match self.segmentation_bytes[end] {
+                0 => TxChecksum::Software,
+                _ => TxChecksum::Device,
+            },
+            segmentation_bytes: self.segmentation_bytes[end],
             ephemeral_ports: EphemeralPorts {
                 first,
                 last: first + count - 1,

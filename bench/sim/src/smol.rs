@@ -12,6 +12,7 @@ use smoltcp::time::{Duration, Instant as SmolInstant};
 use smoltcp::wire::{HardwareAddress, IpListenEndpoint};
 
 use crate::host::{Deliver, Host, Outbox};
+use culvert_tcpstack::Packet;
 
 /// Sockets that listen; connections beyond them are refused.
 const LISTENERS: usize = 8;
@@ -53,7 +54,14 @@ impl RxToken for Received<'_> {
 
 impl<T: culvert_tcpstack::Transmit> TxToken for Sending<'_, T> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, fill: F) -> R {
-        self.0.packet(len, fill)
+        let (mut fill, mut result) = (Some(fill), None);
+        self.0.packet(Packet { bytes: len, segment_bytes: None }, |room| {
+            result = fill.take().map(|fill| fill(room));
+        });
+        // A device without memory: the packet is lost.
+        result
+            .or_else(|| fill.map(|fill| fill(&mut vec![0; len])))
+            .unwrap_or_else(|| unreachable!("filled once"))
     }
 }
 

@@ -52,6 +52,17 @@ impl Burst {
         Drain { burst: self }
     }
 
+    /// Takes the last mbuf out.
+    pub(crate) fn pop(&mut self) -> Option<Mbuf> {
+        if self.is_empty() {
+            return None;
+        }
+        self.tail -= 1;
+        // SAFETY: the burst was not empty, so its last slot held an mbuf, given up by moving `tail`
+        // in front of it.
+        Some(unsafe { self.slots[self.tail].assume_init_read() })
+    }
+
     /// Frees all mbufs in one call.
     #[inline]
     pub fn clear(&mut self) {

@@ -48,3 +48,16 @@ pub fn capture(number: u16, from: &Path, into: &Path) -> String {
 pub fn tap(number: u16, interface: &str) -> String {
     format!("net_tap{number},iface={interface}")
 }
+
+/// One end of a link within the machine: the driver's side (virtio), to be opened after the host's side
+/// ([`vhost`]) with the same socket.
+#[must_use]
+pub fn virtio_user(number: u16, socket: &Path) -> String {
+    format!("net_virtio_user{number},path={},queue_size=1024", socket.display())
+}
+
+/// The host's side of such a link. It takes and gives packets that are longer than the MTU (TSO).
+#[must_use]
+pub fn vhost(number: u16, socket: &Path) -> String {
+    format!("net_vhost{number},iface={},tso=1", socket.display())
+}

@@ -54,7 +54,8 @@ pub struct PortConfig {
 }
 
 impl Default for PortConfig {
-    /// One queue pair of 1,024 descriptors, an MTU of 1,500, all multicast, every offload.
+    /// One queue pair of 1,024 descriptors, an MTU of 1,500, all multicast, every offload that leaves
+    /// packets as they are on the wire.
     fn default() -> Self {
         Self {
             rx_queues: 1,
@@ -64,7 +65,7 @@ impl Default for PortConfig {
             mtu: 1500,
             promiscuous: false,
             all_multicast: true,
-            offloads: Offloads::ALL,
+            offloads: Offloads { rx_lro: false, ..Offloads::ALL },
         }
     }
 }
@@ -179,6 +180,15 @@ impl Device {
         Offloads::of_bits(self.info.rx_offload_capa, self.info.tx_offload_capa)
     }
 
+    /// Most mbufs that a packet to be sent may have, with [`Offloads::tx_segments`].
+    #[must_use]
+    pub fn tx_segments_max(&self) -> u16 {
+        match self.info.tx_desc_lim.nb_seg_max {
+            0 => u16::MAX, // The driver names no limit.
+            max => max,
+        }
+    }
+
     /// The NUMA socket the device is attached to, where it is known: packets' memory should be
     /// there, too.
     #[must_use]
@@ -235,7 +245,7 @@ impl Device {
             if frame > room && !offloads.rx_scatter {
                 return Err(PortError::MbufsTooSmall { device: device(), mtu, frame, room });
             }
-            offloads.rx_scatter &= frame > room;
+            offloads.rx_scatter &= frame > room || offloads.rx_lro;
         }
         Ok(offloads)
     }
@@ -250,6 +260,9 @@ impl Device {
         let rss = config.rx_queues > 1 && hashes != 0;
         let mut raw = sys::rte_eth_conf::default();
         raw.rxmode.mtu = config.mtu.into();
+        if offloads.rx_lro {
+            raw.rxmode.max_lro_pkt_size = self.info.max_lro_pkt_size;
+        }
         raw.rxmode.offloads = offloads.rx_bits();
         raw.txmode.offloads = offloads.tx_bits();
         if rss {

@@ -125,6 +125,9 @@ pub struct Offloads {
     /// Receive: frames larger than an mbuf are spread over several. Enabled only where the MTU
     /// needs it.
     pub rx_scatter: bool,
+    /// Receive: consecutive segments of a TCP connection arrive as one packet of several mbufs,
+    /// which cannot be forwarded (large receive offload).
+    pub rx_lro: bool,
 }
 
 impl Offloads {
@@ -138,6 +141,7 @@ impl Offloads {
         tx_tso: true,
         tx_segments: true,
         rx_scatter: true,
+        rx_lro: true,
     };
 
     /// Those in both.
@@ -157,6 +161,7 @@ impl Offloads {
             tx_tso: has(tx, sys::CULVERT_RTE_ETH_TX_OFFLOAD_TCP_TSO),
             tx_segments: has(tx, sys::CULVERT_RTE_ETH_TX_OFFLOAD_MULTI_SEGS),
             rx_scatter: has(rx, sys::CULVERT_RTE_ETH_RX_OFFLOAD_SCATTER),
+            rx_lro: has(rx, sys::CULVERT_RTE_ETH_RX_OFFLOAD_TCP_LRO),
         }
     }
 
@@ -164,6 +169,7 @@ impl Offloads {
         bit(self.rx_ip_checksum, sys::CULVERT_RTE_ETH_RX_OFFLOAD_IPV4_CKSUM)
             | bit(self.rx_l4_checksum, RX_L4)
             | bit(self.rx_scatter, sys::CULVERT_RTE_ETH_RX_OFFLOAD_SCATTER)
+            | bit(self.rx_lro, sys::CULVERT_RTE_ETH_RX_OFFLOAD_TCP_LRO)
     }
 
     pub(crate) fn tx_bits(self) -> u64 {

@@ -1,7 +1,7 @@
 //! Pools of mbufs: all packet memory, taken before the first packet.
 
 use crate::{
-    Burst, Eal, Mbuf,
+    BURST_SIZE, Burst, Eal, Mbuf,
     error::{Errno, PoolError},
 };
 use std::{ffi::CString, ptr::NonNull};
@@ -130,6 +130,38 @@ impl Pool {
             unsafe { burst.filled(count) };
         }
         status == 0
+    }
+
+    /// The longest packet that [`Pool::packet`] can make, in octets.
+    #[must_use]
+    pub fn packet_bytes_max(&self) -> usize {
+        BURST_SIZE * self.room() as usize
+    }
+
+    /// A packet of `bytes` octets in as many mbufs as it needs, all but the last of them full. `fill`
+    /// writes one piece after the other. `None`, without a call of `fill`, when the pool has not so
+    /// many mbufs left or a packet cannot be that long.
+    pub fn packet(&self, bytes: usize, mut fill: impl FnMut(&mut [u8])) -> Option<Mbuf> {
+        let room = self.room() as usize;
+        let mut mbufs = Burst::new();
+        if bytes > self.packet_bytes_max()
+            || !self.alloc_bulk(&mut mbufs, bytes.div_ceil(room).max(1))
+        {
+            return None;
+        }
+        let mut left = bytes;
+        for mbuf in mbufs.iter_mut() {
+            let piece = left.min(room);
+            fill(mbuf.append(piece)?);
+            left -= piece;
+        }
+        // From behind: what is put in front has one segment, so that no chain is walked along.
+        let mut packet = mbufs.pop()?;
+        while let Some(mut front) = mbufs.pop() {
+            front.chain(packet).ok()?;
+            packet = front;
+        }
+        Some(packet)
     }
 
     /// Mbufs that are free now, those in the lcores' caches included. It walks over all caches: not

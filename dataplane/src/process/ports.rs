@@ -4,8 +4,8 @@ use std::iter;
 
 use culvert_dataplane_config::Dataplane;
 use culvert_dpdk::{
-    BURST_SIZE, Device, Eal, EalError, Memory, Pool, PoolConfig, PoolError, Port, PortConfig,
-    PortError, Started,
+    BURST_SIZE, Device, Eal, EalError, Memory, Offloads, Pool, PoolConfig, PoolError, Port,
+    PortConfig, PortError, Started,
 };
 
 use crate::worker::handoff::HANDOFF_RING_ITEMS;
@@ -23,6 +23,8 @@ const AROUND_PACKET: u16 = 22 + 32;
 const ROOM_MIN: u16 = 2048;
 /// Largest frame of a device's ring for which there are buffers.
 const FRAME_MAX: u16 = 16_384;
+/// The driver of kernel interfaces that DPDK makes.
+const TAP_DRIVER: &str = "net_tap";
 /// Octets of an mbuf's headroom.
 const HEADROOM: u16 = 128;
 
@@ -92,12 +94,20 @@ impl Ports {
         let workers = dataplane.workers();
         let ports = 1 + u32::from(dataplane.inner_device.is_some());
         let pool = Pool::new(eal, &pool_config(dataplane, ports))?;
-        let outer =
-            start(eal, "outer", &dataplane.outer_device, dataplane.outer.mtu, workers, pool)?;
+        let outer = start(
+            eal,
+            "outer",
+            &dataplane.outer_device,
+            dataplane.outer.mtu,
+            workers,
+            pool,
+            ports > 1,
+        )?;
         let mut opened = vec![("outer", outer.0)];
         let mut inner_queues = Vec::new();
         if let Some(device) = &dataplane.inner_device {
-            let (port, queues) = start(eal, "inner", device, dataplane.inner.mtu, workers, pool)?;
+            let (port, queues) =
+                start(eal, "inner", device, dataplane.inner.mtu, workers, pool, false)?;
             opened.push(("inner", port));
             inner_queues = queues;
         }
@@ -133,6 +143,18 @@ fn frame_size(device: &str) -> Option<u16> {
     size.parse().ok().filter(|size| *size <= FRAME_MAX)
 }
 
+/// The offloads to use. Segments that arrive `coalesced` are only for a port from which nothing is
+/// forwarded in plain.
+fn wanted(device: &Device, coalesced: bool) -> Offloads {
+    Offloads {
+        rx_lro: coalesced,
+        // DPDK 22.11's net_tap cuts IPv4 only, and counts the Ethernet header against the MTU, so
+        // that it refuses full segments.
+        tx_tso: device.driver() != TAP_DRIVER,
+        ..Offloads::ALL
+    }
+}
+
 fn start(
     eal: Eal,
     side: &'static str,
@@ -140,22 +162,26 @@ fn start(
     mtu: u16,
     queues: u16,
     pool: Pool,
+    coalesced: bool,
 ) -> Result<(Port, Vec<PortParts<QueuePair>>), PortsError> {
     let failed = |source| PortsError::Port { side, source };
+    let device = Device::open(eal, device).map_err(failed)?;
     let config = PortConfig {
         rx_queues: queues,
         tx_queues: queues,
         rx_descriptors: DESCRIPTORS,
         tx_descriptors: DESCRIPTORS,
         mtu,
+        offloads: wanted(&device, coalesced),
         ..PortConfig::default()
     };
-    let device = Device::open(eal, device).map_err(failed)?;
+    let tx_segments_max = device.tx_segments_max();
     let Started { port, rx_queues, tx_queues } = device.start(&config, &[pool]).map_err(failed)?;
     let (mac, offloads) = (port.mac(), port.offloads());
     let pairs = rx_queues.into_iter().zip(tx_queues);
-    let parts =
-        pairs.map(|(rx, tx)| PortParts { link: QueuePair { rx, tx }, mac, offloads }).collect();
+    let parts = pairs
+        .map(|(rx, tx)| PortParts { link: QueuePair { rx, tx }, mac, offloads, tx_segments_max })
+        .collect();
     Ok((port, parts))
 }
 

@@ -18,6 +18,7 @@
 //! and only when control sleeps, and the sleep of an idle worker where the configuration asks for
 //! it. The time and all ports are arguments, so that a test or a benchmark drives it by hand.
 
+mod coalesced;
 mod core;
 mod drops;
 mod egress;
@@ -42,7 +43,7 @@ mod waiting;
 use std::sync::Arc;
 
 use culvert_dataplane_config as config;
-use culvert_dpdk::{Burst, Mbuf, Pool};
+use culvert_dpdk::{Burst, Mbuf, Offloads, Pool};
 use culvert_esp::Provider;
 use culvert_shm::{CloseReason, Counter, WorkerView};
 use culvert_tcpstack::{
@@ -121,10 +122,12 @@ pub struct Worker<L> {
     tcp: Tcp,
     /// The message of the record that is being acted on.
     message: Vec<u8>,
+    /// Where segments are put together that arrive as a chain of buffers.
+    coalesced: Box<[u8]>,
     /// Ports on which peers may open connections.
     listens: Vec<u16>,
-    /// Whether the device fills in the checksums of TCP segments.
-    device_checksum: bool,
+    /// What the outer port's device computes.
+    offloads: Offloads,
     /// When that is done which is done only now and then.
     tick_at: Nanos,
     /// Control has been told that this worker begins.
@@ -155,9 +158,12 @@ impl<L: Link> Worker<L> {
             tcp_secret,
         } = parts;
         let layout = *view.region().layout();
-        let device_checksum = outer.offloads.tx_ip_checksum && outer.offloads.tx_tcp_checksum;
-        let stack =
-            stack(&dataplane, &view, layout.conn_slots, device_checksum, (seed, tcp_secret))?;
+        let offloads = outer.offloads;
+        let device = DeviceWork {
+            checksum: offloads.tx_tcp_checksum,
+            segmentation_bytes: transmit::segmentation_bytes(&outer, &pool),
+        };
+        let stack = stack(&dataplane, &view, layout.conn_slots, device, (seed, tcp_secret))?;
         // Other halves of the seed than the stack's use of it need not be told apart: all are
         // secret keys of keyed hashes, none is ever shown.
         let [table_seed, cache_seed] = halves(seed);
@@ -181,8 +187,9 @@ impl<L: Link> Worker<L> {
         };
         let message = Vec::with_capacity(usize::from(u16::MAX) + 1);
         let listens = dataplane.tcp_ports.clone();
+        let coalesced = vec![0; coalesced::FRAME_BYTES_MAX].into_boxed_slice();
         let mut worker =
-            Self { core, tcp, message, listens, device_checksum, tick_at: 0, begun: false };
+            Self { core, tcp, message, coalesced, listens, offloads, tick_at: 0, begun: false };
         worker.take_up(&layout);
         Ok(worker)
     }
@@ -208,7 +215,7 @@ impl<L: Link> Worker<L> {
         self.let_time_pass();
         // A timer may have made events, an event segments.
         work += self.take_events();
-        let mut segments = Segments::new(&mut self.core, self.device_checksum);
+        let mut segments = Segments::new(&mut self.core, self.offloads);
         self.tcp.stack.poll_transmit(stack_time(now_ns), &mut segments);
         self.core.flush();
         self.core.view.batch_boundary();
@@ -320,11 +327,18 @@ impl<L: Link> Worker<L> {
     }
 }
 
+/// What the outer port's device does for TCP segments.
+#[derive(Clone, Copy)]
+struct DeviceWork {
+    checksum: bool,
+    segmentation_bytes: usize,
+}
+
 fn stack(
     dataplane: &config::Dataplane,
     view: &WorkerView,
     connections: u32,
-    device_checksum: bool,
+    device: DeviceWork,
     (seed, secret): ([u8; 32], TcpSecret),
 ) -> Result<Stack, ConfigError> {
     let settings = StackConfig {
@@ -339,7 +353,8 @@ fn stack(
             config::Congestion::Cubic => CongestionControl::Cubic,
         },
         mtu: dataplane.outer.mtu,
-        tx_checksum: if device_checksum { TxChecksum::Device } else { TxChecksum::Software },
+        tx_checksum: if device.checksum { TxChecksum::Device } else { TxChecksum::Software },
+        segmentation_bytes: device.segmentation_bytes,
         // A local port names its worker, so that a NIC's flow rules can, too.
         ephemeral_ports: EphemeralPorts {
             stride: view.region().layout().workers,

@@ -29,6 +29,8 @@ pub struct PortParts<L> {
     pub mac: [u8; 6],
     /// What the device computes.
     pub offloads: Offloads,
+    /// Most mbufs of a packet that the device takes.
+    pub tx_segments_max: u16,
 }
 
 /// A port in use.

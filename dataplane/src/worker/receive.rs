@@ -9,11 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 use culvert_dataplane_config::IKE_NATT_PORT;
 use culvert_dpdk::{Burst, ChecksumStatus, Mbuf};
 use culvert_shm::{Counter, Path, Transport};
-use culvert_tcpstack::{EphemeralPorts, RxChecksum};
+use culvert_tcpstack::EphemeralPorts;
 
 use super::Worker;
 use super::core::Core;
-use super::drops;
 use super::handoff::Handed;
 use super::ike::{self, Encapsulated};
 use super::link::Link;
@@ -58,7 +57,10 @@ impl<L: Link> Worker<L> {
     fn take_frame(&mut self, port: usize, mut frame: Mbuf) {
         let Some(own) = self.core.net.ports.get(port).map(|port| port.mac) else { return };
         if !frame.linearize() {
-            return self.core.drop_for(DropReason::NoRoom);
+            return match self.take_chain(port, own, frame) {
+                Ok(()) => {}
+                Err(reason) => self.core.drop_for(reason),
+            };
         }
         let (header, cast) = match ether::parse(frame.data(), own) {
             Ok(parsed) => parsed,
@@ -166,7 +168,7 @@ impl<L: Link> Worker<L> {
     /// The worker whose connection a segment belongs to. A connection that a peer opens lives where
     /// its SYN arrives, and the NIC's hash sends the rest of it there too. The answers to one that
     /// this gateway opens may arrive anywhere: their port names its worker.
-    fn segment_owner(&self, header: &Header, packet: &[u8]) -> u16 {
+    pub(crate) fn segment_owner(&self, header: &Header, packet: &[u8]) -> u16 {
         let (own, workers) = (self.core.view.worker(), self.core.mesh.workers());
         let port = match header.upper(packet) {
             &[_, _, high, low, ..] => u16::from_be_bytes([high, low]),
@@ -175,21 +177,6 @@ impl<L: Link> Worker<L> {
         let ephemeral = EphemeralPorts::default();
         let ours = (ephemeral.first..=ephemeral.last).contains(&port);
         if ours && !self.listens.contains(&port) { port % workers.max(1) } else { own }
-    }
-
-    /// A TCP segment for a connection of this worker's.
-    pub(crate) fn take_segment(&mut self, mut packet: Mbuf) {
-        let core = &mut self.core;
-        core.count(Counter::TcpSegmentsIn);
-        let checksum = match packet.l4_checksum() {
-            ChecksumStatus::Bad => return core.count(Counter::TcpBadChecksum),
-            ChecksumStatus::Good | ChecksumStatus::Absent => RxChecksum::Verified,
-            ChecksumStatus::Unknown => RxChecksum::Unknown,
-        };
-        let now = super::stack_time(core.now_ns);
-        if let Err(reason) = self.tcp.receive(core, now, packet.data_mut(), checksum) {
-            core.count(drops::segment(reason));
-        }
     }
 }
 

@@ -57,6 +57,9 @@ fn pool() -> Pool {
     })
 }
 
+/// Buffers of a packet that the outer port takes.
+pub(crate) const SEGMENTS_MAX: u16 = 20;
+
 /// A frame in flight.
 pub(crate) type Frame = Vec<u8>;
 
@@ -72,16 +75,18 @@ impl Link for Wire {
         let mut count = 0;
         while !burst.is_full() {
             let Some(frame) = self.arriving.borrow_mut().pop_front() else { break };
-            let mut buffer = pool().alloc().unwrap();
-            assert!(buffer.extend_from_slice(&frame));
-            burst.push(buffer).unwrap();
+            let mut rest = &frame[..];
+            let buffer = pool().packet(frame.len(), |room| {
+                room.copy_from_slice(rest.split_off(..room.len()).unwrap());
+            });
+            burst.push(buffer.unwrap()).unwrap();
             count += 1;
         }
         count
     }
 
     fn transmit(&mut self, burst: &mut Burst) -> usize {
-        let frames = burst.drain().map(|frame| frame.data().to_vec());
+        let frames = burst.drain().map(|frame| frame.segments().flatten().copied().collect());
         let mut sent = self.sent.borrow_mut();
         let before = sent.len();
         sent.extend(frames);
@@ -130,6 +135,8 @@ pub(crate) struct Gateway {
     one_armed: bool,
     /// Whether a host behind it has its outer addresses.
     before_a_host: bool,
+    /// What the outer port's device computes.
+    offloads: Offloads,
     workers: Vec<Worker<Wire>>,
     outer: Vec<Wire>,
     inner: Vec<Wire>,
@@ -139,6 +146,21 @@ pub(crate) struct Gateway {
     inner_sent: Vec<Frame>,
 }
 
+/// How a gateway is built.
+struct Shape {
+    workers: u16,
+    one_armed: bool,
+    before_a_host: bool,
+    offloads: Offloads,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        let offloads = Offloads::default();
+        Self { workers: 1, one_armed: false, before_a_host: false, offloads }
+    }
+}
+
 impl Gateway {
     pub(crate) fn new() -> Self {
         Self::with_workers(1)
@@ -146,20 +168,26 @@ impl Gateway {
 
     /// Both sides on one port.
     pub(crate) fn one_armed() -> Self {
-        Self::made(1, true, false)
+        Self::made(&Shape { one_armed: true, ..Shape::default() })
     }
 
     pub(crate) fn with_workers(workers: u16) -> Self {
-        Self::made(workers, false, false)
+        Self::made(&Shape { workers, ..Shape::default() })
     }
 
     /// In the wire before the host on the inner link, which has the gateway's outer addresses.
     pub(crate) fn before_a_host() -> Self {
-        Self::made(1, false, true)
+        Self::made(&Shape { before_a_host: true, ..Shape::default() })
+    }
+
+    /// With an outer port that has these offloads.
+    pub(crate) fn with_offloads(offloads: Offloads) -> Self {
+        Self::made(&Shape { offloads, ..Shape::default() })
     }
 
     /// Fresh, its neighbours known.
-    fn made(workers: u16, one_armed: bool, before_a_host: bool) -> Self {
+    fn made(shape: &Shape) -> Self {
+        let Shape { workers, one_armed, before_a_host, offloads } = *shape;
         let layout = Layout { workers, ..LAYOUT };
         let region = Arc::new(Region::create(&layout).unwrap());
         let bell = Arc::new(Bell::new().unwrap());
@@ -170,6 +198,7 @@ impl Gateway {
             bell,
             one_armed,
             before_a_host,
+            offloads,
             workers: Vec::new(),
             outer: Vec::new(),
             inner: Vec::new(),
@@ -198,7 +227,11 @@ impl Gateway {
             let (outer, inner) = (Wire::default(), Wire::default());
             let parts = WorkerParts {
                 view,
-                outer: port(outer.clone(), OUTER_MAC),
+                outer: PortParts {
+                    offloads: self.offloads,
+                    tx_segments_max: SEGMENTS_MAX,
+                    ..port(outer.clone(), OUTER_MAC)
+                },
                 inner: (!self.one_armed).then(|| port(inner.clone(), INNER_MAC)),
                 pool: pool(),
                 mesh,
@@ -354,7 +387,7 @@ pub(crate) enum Told {
 }
 
 fn port(link: Wire, mac: MacAddr) -> PortParts<Wire> {
-    PortParts { link, mac: mac.0, offloads: Offloads::default() }
+    PortParts { link, mac: mac.0, offloads: Offloads::default(), tx_segments_max: 1 }
 }
 
 /// An IP packet in an Ethernet frame.

@@ -12,6 +12,7 @@ mod forwarding;
 mod handoff;
 mod ike;
 mod link;
+mod offload;
 mod paths;
 mod streams;
 mod transport_mode;

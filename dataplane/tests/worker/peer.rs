@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 
+use culvert_dataplane::net::{checksum, ip as ip_format};
 use culvert_esp::{Algorithm, InboundSa, OpenError, OutboundSa, Provider, ReplayWindow};
 use culvert_shm::sa::Algorithm as ShmAlgorithm;
 use culvert_shm::{
@@ -11,7 +12,8 @@ use culvert_shm::{
 };
 use culvert_tcpstack::framing::{self, Decoder, Frame};
 use culvert_tcpstack::{
-    ConnId, EphemeralPorts, Event, Instant, RxChecksum, Stack, StackConfig, Transmit,
+    ConnId, EphemeralPorts, Event, Instant, Packet, RxChecksum, SEGMENTATION_BYTES_MAX, Stack,
+    StackConfig, Transmit, TxChecksum,
 };
 
 use crate::fixture::{Gateway, OUTER_V4, PEER_V4};
@@ -24,6 +26,10 @@ pub(crate) struct Peer {
     pub(crate) events: Vec<Event>,
     /// The worker whose queue its packets reach.
     pub(crate) worker: usize,
+    /// Its device and the gateway's fill in checksums, and neither cuts or coalesces.
+    device: bool,
+    /// Octets of the longest packet that it got.
+    pub(crate) longest: usize,
 }
 
 #[derive(Default)]
@@ -34,22 +40,36 @@ impl Transmit for Packets {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = vec![0; len];
-        let result = fill(&mut packet);
-        self.0.push(packet);
-        result
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
+        let mut octets = vec![0; packet.bytes];
+        fill(&mut octets);
+        self.0.push(octets);
     }
 }
 
 impl Peer {
     /// `number` keeps the ports of several peers apart.
     pub(crate) fn new(number: u8) -> Self {
+        Self::made(number, StackConfig::default())
+    }
+
+    /// One that sends and takes packets of many segments.
+    pub(crate) fn with_long_packets(number: u8) -> Self {
+        let segmentation_bytes = SEGMENTATION_BYTES_MAX;
+        let tx_checksum = TxChecksum::Device;
+        Self::made(
+            number,
+            StackConfig { tx_checksum, segmentation_bytes, ..StackConfig::default() },
+        )
+    }
+
+    fn made(number: u8, config: StackConfig) -> Self {
         let first = 40_000 + 100 * u16::from(number);
         let ports = EphemeralPorts { first, last: first + 99, stride: 1, offset: 0 };
-        let config = StackConfig { ephemeral_ports: ports, ..StackConfig::default() };
+        let device = config.tx_checksum == TxChecksum::Device;
+        let config = StackConfig { ephemeral_ports: ports, ..config };
         let stack = Stack::new(config, [number; 32]).unwrap();
-        Self { stack, events: Vec::new(), worker: 0 }
+        Self { stack, events: Vec::new(), worker: 0, device, longest: 0 }
     }
 
     /// Carries packets both ways until nobody has anything to say.
@@ -66,12 +86,19 @@ impl Peer {
             }
             let mut out = Packets::default();
             self.stack.poll_transmit(now, &mut out);
-            for packet in &out.0 {
+            for packet in &mut out.0 {
+                if self.device {
+                    fill_checksum(packet);
+                }
                 gateway.outer_packet_to(self.worker, packet);
             }
             gateway.turn();
             let mut packets = gateway.outer_packets();
             for packet in packets.iter_mut().filter(|packet| packet.len() <= mtu) {
+                if self.device {
+                    fill_checksum(packet);
+                }
+                self.longest = self.longest.max(packet.len());
                 self.stack.handle_segment(now, packet, RxChecksum::Unknown, &mut |_, _| 0);
             }
             self.events.extend(std::iter::from_fn(|| self.stack.poll_event()));
@@ -145,6 +172,12 @@ impl Peer {
         };
         (id, *conn)
     }
+}
+
+/// What a device does for a TCP packet.
+fn fill_checksum(packet: &mut [u8]) {
+    let header = ip_format::parse(packet).unwrap();
+    checksum::fill(header.pseudo(), header.upper_mut(packet), 16, false);
 }
 
 /// An ESP packet in its frame.

@@ -5,7 +5,7 @@ use super::buffer::ChunkPool;
 use super::congestion::CongestionControl;
 use super::connection::{Connection, Context, Settings, State};
 use super::segment::{FourTuple, parse};
-use crate::api::Transmit;
+use crate::api::{Packet, Transmit};
 use crate::config::{RxChecksum, TxChecksum};
 use crate::time::{Duration, Instant};
 use std::collections::BinaryHeap;
@@ -57,11 +57,10 @@ impl Transmit for Out {
     fn has_room(&mut self) -> bool {
         true
     }
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = vec![0; len];
-        let result = fill(&mut packet);
-        self.0.push(packet);
-        result
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
+        let mut octets = vec![0; packet.bytes];
+        fill(&mut octets);
+        self.0.push(octets);
     }
 }
 
@@ -86,6 +85,7 @@ fn settings(congestion_control: CongestionControl) -> Settings {
         keepalive: None,
         time_wait: Duration::from_secs(60),
         tx_checksum: TxChecksum::Software,
+        segmentation_bytes: 0,
     }
 }
 

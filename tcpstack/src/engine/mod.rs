@@ -63,6 +63,7 @@ impl Shared {
                 keepalive: config.keepalive,
                 time_wait: TIME_WAIT,
                 tx_checksum: config.tx_checksum,
+                segmentation_bytes: config.segmentation_bytes,
             },
             pool: ChunkPool::new(config.buffers_bytes),
             head_of_line,

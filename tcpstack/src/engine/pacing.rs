@@ -28,6 +28,14 @@ impl Pacer {
             .then(|| Instant::from_micros((self.next_ns - BURST_NS).div_ceil(1000)))
     }
 
+    /// Octets that may leave at `now`, besides the segment with which the rate is exceeded.
+    pub(crate) fn allowance(&self, now: Instant, rate: u64) -> u64 {
+        let now_ns = now.micros() * 1000;
+        let next_ns = self.next_ns.max(now_ns.saturating_sub(LATE_NS));
+        let free_ns = (now_ns + BURST_NS).saturating_sub(next_ns);
+        free_ns.saturating_mul(rate) / 1_000_000_000
+    }
+
     /// `octets` leave at `now`, paced at `rate` octets a second.
     pub(crate) fn sent(&mut self, now: Instant, octets: u64, rate: u64) {
         let earliest = (now.micros() * 1000).saturating_sub(LATE_NS);
@@ -76,6 +84,21 @@ mod tests {
             }
         }
         assert!(sent > rate * 99 / 100, "{sent} of {rate}");
+    }
+
+    #[test]
+    fn what_is_allowed_at_once_is_what_one_by_one_would_be() {
+        let now = Instant::from_micros(1_000_000);
+        for rate in [100_000u64, 12_500_000, 1_250_000_000] {
+            let mut pacer = Pacer::new();
+            let allowed = pacer.allowance(now, rate) + 1_400;
+            let mut sent = 0;
+            while pacer.blocked_until(now).is_none() {
+                pacer.sent(now, 1_400, rate);
+                sent += 1_400;
+            }
+            assert!(allowed.abs_diff(sent) <= 1_400, "{allowed} or {sent} at {rate}");
+        }
     }
 
     #[test]

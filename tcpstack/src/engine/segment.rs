@@ -1,6 +1,6 @@
 //! Segments as values: taken from an IP packet and put into one, by `smoltcp::wire`.
 
-use crate::api::DropReason;
+use crate::api::{DropReason, HEADERS_BYTES_MAX};
 use crate::config::{RxChecksum, TxChecksum};
 pub(crate) use crate::table::FourTuple;
 use crate::time::Instant;
@@ -279,8 +279,7 @@ impl Options {
     }
 }
 
-/// The longest packet without payload: IPv6 and TCP with all options.
-pub(crate) const REPLY_BYTES_MAX: usize = IPV6_HEADER + TCP_HEADER_MAX;
+const _: () = assert!(HEADERS_BYTES_MAX == IPV6_HEADER + TCP_HEADER_MAX);
 
 /// Octets of the IP header for `address`.
 pub(crate) fn ip_header_len(address: IpAddr) -> usize {
@@ -292,9 +291,11 @@ pub(crate) fn packet_len(tuple: &FourTuple, segment: &Outgoing, payload_len: usi
     ip_header_len(tuple.local.ip()) + TCP_HEADER + segment.options.wire_len() + payload_len
 }
 
-/// Fills `out`, of exactly [`packet_len`] octets, with an IP packet; its payload comes from `fill`.
+/// Fills `out` with an IP packet of `packet_len` octets, or with its beginning, which has all
+/// headers; the payload comes from `fill`. Checksums in software need the whole packet.
 pub(crate) fn write(
     out: &mut [u8],
+    packet_len: usize,
     tuple: &FourTuple,
     marks: Marks,
     checksum: TxChecksum,
@@ -303,8 +304,7 @@ pub(crate) fn write(
 ) {
     let ip_len = ip_header_len(tuple.local.ip());
     let header = TCP_HEADER + segment.options.wire_len();
-    let tcp_len = out.len() - ip_len;
-    write_ip(out, tuple, marks, checksum, tcp_len);
+    write_ip(out, tuple, marks, packet_len - ip_len);
     let octets = &mut out[ip_len..];
     octets[..header].fill(0);
     segment.options.write(&mut octets[TCP_HEADER..header]);
@@ -326,14 +326,8 @@ pub(crate) fn write(
     }
 }
 
-#[allow(clippy::cast_possible_truncation)] // No packet exceeds the MTU, which is a u16.
-fn write_ip(
-    packet: &mut [u8],
-    tuple: &FourTuple,
-    marks: Marks,
-    checksum: TxChecksum,
-    tcp_len: usize,
-) {
+#[allow(clippy::cast_possible_truncation)] // No packet exceeds `SEGMENTATION_BYTES_MAX`.
+fn write_ip(packet: &mut [u8], tuple: &FourTuple, marks: Marks, tcp_len: usize) {
     match (tuple.local.ip(), tuple.remote.ip()) {
         (IpAddr::V4(local), IpAddr::V4(remote)) => {
             let mut ip = Ipv4Packet::new_unchecked(packet);
@@ -350,10 +344,7 @@ fn write_ip(
             ip.set_next_header(IpProtocol::Tcp);
             ip.set_src_addr(local);
             ip.set_dst_addr(remote);
-            ip.set_checksum(0);
-            if checksum == TxChecksum::Software {
-                ip.fill_checksum();
-            }
+            ip.fill_checksum();
         }
         (IpAddr::V6(local), IpAddr::V6(remote)) => {
             let mut ip = Ipv6Packet::new_unchecked(packet);

@@ -3,9 +3,9 @@
 
 use std::collections::VecDeque;
 
-use crate::api::Transmit;
+use crate::api::{HEADERS_BYTES_MAX, Packet, Transmit};
 use crate::config::TxChecksum;
-use crate::engine::segment::{Marks, Outgoing, REPLY_BYTES_MAX, packet_len, write};
+use crate::engine::segment::{Marks, Outgoing, packet_len, write};
 use crate::table::FourTuple;
 
 /// Answers that may wait: some for each packet of a burst.
@@ -13,7 +13,7 @@ const REPLIES_MAX: usize = 256;
 
 struct Reply {
     bytes: usize,
-    octets: [u8; REPLY_BYTES_MAX],
+    octets: [u8; HEADERS_BYTES_MAX],
 }
 
 /// The answers that wait.
@@ -41,9 +41,9 @@ impl Replies {
         answer: &Outgoing,
         checksum: TxChecksum,
     ) {
-        let mut octets = [0; REPLY_BYTES_MAX];
+        let mut octets = [0; HEADERS_BYTES_MAX];
         let bytes = packet_len(tuple, answer, 0);
-        write(&mut octets[..bytes], tuple, marks, checksum, answer, |_| {});
+        write(&mut octets[..bytes], bytes, tuple, marks, checksum, answer, |_| {});
         if self.waiting.len() == REPLIES_MAX {
             self.waiting.pop_front();
             self.lost += 1;
@@ -56,7 +56,9 @@ impl Replies {
         let mut sent = 0;
         while to.has_room() {
             let Some(Reply { bytes, octets }) = self.waiting.pop_front() else { break };
-            to.packet(bytes, |packet| packet.copy_from_slice(&octets[..bytes]));
+            to.packet(Packet { bytes, segment_bytes: None }, |packet| {
+                packet.copy_from_slice(&octets[..bytes]);
+            });
             sent += 1;
         }
         sent

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use culvert_tcpstack::{
-    ConnId, Event, Instant, RxChecksum, SegmentOutcome, Stack, StackConfig, Transmit,
+    ConnId, Event, Instant, Packet, RxChecksum, SegmentOutcome, Stack, StackConfig, Transmit,
 };
 
 /// Which end.
@@ -76,13 +76,12 @@ impl Transmit for Batch {
         self.packets.len() < self.room
     }
 
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
         assert!(self.has_room(), "a packet without asking for room");
         // What is not written stays visible.
-        let mut packet = vec![0xa5; len];
-        let result = fill(&mut packet);
-        self.packets.push(packet);
-        result
+        let mut octets = vec![0xa5; packet.bytes];
+        fill(&mut octets);
+        self.packets.push(octets);
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```text
 //! listen | connect | open [timestamps|bare|far] N     (N: the peer's window; see `Play::open`)
 //! < FLAGS SEQ(LEN) [ack N] [win N] [mss N] [ws N] [sackok] [ts=V[:E]] [sack A-B,C-D] [=> REASON]
-//! > FLAGS SEQ(LEN) [ack N] [win N] [mss N] [ws N] [sackok] [ts[:E]] [sack A-B,C-D]
+//! > FLAGS SEQ(LEN) [ack N] [win N] [mss N] [ws N] [sackok] [ts[:E]] [sack A-B,C-D] [cut N]
 //! > nothing
 //! write N | read N | close | abort | eager | lazy | too-big SEQ MTU yes|no
 //! event opened | event closed REASON | event writable
@@ -16,15 +16,15 @@
 //! that the SYN is 0; `=N` is an absolute number. Both real ones lie just below 2^32, so that every script wraps. A step may begin
 //! with `+T`: it happens T seconds after the step before it, and a segment that is expected must leave
 //! then, by [`TOLERANCE`]; `+T1~T2` gives bounds. Without it, it must leave at once. An option that is not named
-//! must not be there. Segments that nobody expected fail the script.
+//! must not be there; `cut N` says that the device is to make segments of N octets of it. Segments that nobody expected fail the script.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use culvert_tcpstack::{
-    CloseReason, CongestionControl, ConnId, Event, Instant, RxChecksum, SegmentOutcome, Stack,
-    StackConfig, Transmit,
+    CloseReason, CongestionControl, ConnId, Event, Instant, Packet, RxChecksum, SegmentOutcome,
+    Stack, StackConfig, Transmit, TxChecksum,
 };
 
 use crate::text::{parse_segment, pattern, peer_clock, seconds};
@@ -35,20 +35,24 @@ pub(crate) const TOLERANCE: Duration = Duration::from_millis(2);
 /// The peer's initial sequence number: its first octets wrap around 2^32.
 const PEER_ISN: u32 = 0xffff_fc00;
 const PEER_PORT: u16 = 4500;
+/// A buffer of a device that cuts packets.
+const PIECE: usize = 2000;
 
-#[derive(Default)]
-struct Out(Vec<Vec<u8>>);
+struct Out {
+    packets: Vec<(Packet, Vec<u8>)>,
+    /// The buffers of the device, in octets.
+    piece: usize,
+}
 
 impl Transmit for Out {
     fn has_room(&mut self) -> bool {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = vec![0xa5; len];
-        let result = fill(&mut packet);
-        self.0.push(packet);
-        result
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
+        let mut octets = vec![0xa5; packet.bytes];
+        octets.chunks_mut(self.piece).for_each(&mut fill);
+        self.packets.push((packet, octets));
     }
 }
 
@@ -71,6 +75,8 @@ pub(crate) struct Play {
     eager: bool,
     /// The shift of our windows.
     scale: u8,
+    /// Checksums and segments are the device's.
+    device: bool,
     /// The step being played.
     step: String,
 }
@@ -96,7 +102,9 @@ impl Play {
     pub(crate) fn new(config: StackConfig) -> Self {
         let now = Instant(10_000_000);
         let scale = (0..).find(|shift| config.rx_buffer_bytes >> shift <= 0xffff).unwrap();
+        let device = config.tx_checksum == TxChecksum::Device;
         Self {
+            device,
             stack: Stack::new(config, [7; 32]).unwrap(),
             now,
             id: None,
@@ -334,10 +342,16 @@ impl Play {
 
     /// Takes what the stack sends now, and its events.
     fn collect(&mut self) {
-        let mut out = Out::default();
+        let piece = if self.device { PIECE } else { usize::MAX };
+        let mut out = Out { packets: Vec::new(), piece };
         self.stack.poll_transmit(self.now, &mut out);
-        for packet in out.0 {
-            let segment = Segment::parse(&packet);
+        for (meta, packet) in out.packets {
+            let segment = if self.device {
+                Segment::parse_for_device(packet, meta.segment_bytes)
+            } else {
+                assert_eq!(meta.segment_bytes, None);
+                Segment::parse(&packet)
+            };
             if self.our_isn.is_none() || segment.flags & 0x12 == 0x12 {
                 self.our_isn = Some(segment.seq);
                 self.our_port = segment.source_port;

@@ -44,6 +44,7 @@ pub(crate) fn parse_segment(
             "win" => segment.window = number().parse().unwrap(),
             "mss" => segment.mss = Some(number().parse().unwrap()),
             "ws" => segment.scale = Some(number().parse().unwrap()),
+            "cut" => segment.cut = Some(number().parse().unwrap()),
             "sackok" => segment.sack_permitted = true,
             "sack" => {
                 let blocks = number().split(',').map(|block| block.split_once('-').unwrap());

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use culvert_tcpstack::{ConnError, Instant, Marking, Stack, StackConfig, TcpSecret, Transmit};
+use culvert_tcpstack::{
+    ConnError, Instant, Marking, Packet, Stack, StackConfig, TcpSecret, Transmit,
+};
 
 use crate::play::{Play, config, play};
 
@@ -18,11 +20,10 @@ impl Transmit for Packets {
         true
     }
 
-    fn packet<R>(&mut self, len: usize, fill: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut packet = vec![0xa5; len];
-        let result = fill(&mut packet);
-        self.0.push(packet);
-        result
+    fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
+        let mut octets = vec![0xa5; packet.bytes];
+        fill(&mut octets);
+        self.0.push(octets);
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Segment {
     pub(crate) timestamps: Option<(u32, u32)>,
     pub(crate) sack: Vec<(u32, u32)>,
     pub(crate) data: Vec<u8>,
+    /// The device is to cut it into segments of so many octets.
+    pub(crate) cut: Option<u16>,
 }
 
 impl Segment {
@@ -79,6 +81,14 @@ impl Segment {
         ip[10..12].copy_from_slice(&sum.to_be_bytes());
         ip.extend(tcp);
         ip
+    }
+
+    /// Does what is the device's to do for a packet that it cuts later, and parses it.
+    pub(crate) fn parse_for_device(mut packet: Vec<u8>, cut: Option<u16>) -> Self {
+        assert_eq!(packet[36..38], [0, 0], "left to the device");
+        let sum = pseudo_checksum(US, PEER, &packet[20..]);
+        packet[36..38].copy_from_slice(&sum.to_be_bytes());
+        Self { cut, ..Self::parse(&packet) }
     }
 
     /// A packet of the stack, with what must hold for each of them: checksums, DF, Not-ECT.

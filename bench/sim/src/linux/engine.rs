@@ -90,7 +90,7 @@ impl Engine {
             }
             octets.len()
         };
-        let busy = self.port.receive(|packet| {
+        let busy = self.port.receive(|packet, _| {
             stack.handle_segment(now, packet, RxChecksum::Unknown, &mut deliver);
         });
         ensure!(self.wrong.is_none(), "octet {:?} is not what was sent", self.wrong);

@@ -43,9 +43,9 @@ impl Shim {
         let (there, back) = (&mut self.there, &mut self.back);
         let mut busy = false;
         for (_, leg) in &mut self.left {
-            busy |= leg.receive(|packet| there.push(now, packet.to_vec()));
+            busy |= leg.receive(|packet, _| there.push(now, packet.to_vec()));
         }
-        busy |= self.right.receive(|packet| back.push(now, packet.to_vec()));
+        busy |= self.right.receive(|packet, _| back.push(now, packet.to_vec()));
         while let Some(packet) = there.pop(now) {
             self.right.send(&packet);
             busy = true;

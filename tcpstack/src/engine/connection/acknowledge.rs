@@ -10,8 +10,9 @@ const ACK_DELAY: Duration = Duration::from_millis(25);
 
 impl Receiver {
     /// Decides when the octets that came in order are acknowledged (RFC 5681, 4.2): every second
-    /// full segment at once, else after a delay.
-    pub(super) fn schedule_ack(&mut self, mss: u16, now: Instant) {
+    /// full segment at once, else after a delay. `payload` octets came just now: more than `mss` are
+    /// several segments that a device has put together, and count as such.
+    pub(super) fn schedule_ack(&mut self, mss: u16, payload: usize, now: Instant) {
         if self.window_opened(mss) {
             self.ack_now = true;
         }
@@ -19,7 +20,9 @@ impl Receiver {
             return;
         }
         if self.quick_acks > 0 {
-            self.quick_acks -= 1;
+            let segments = payload.div_ceil(usize::from(mss));
+            self.quick_acks =
+                self.quick_acks.saturating_sub(u8::try_from(segments).unwrap_or(u8::MAX));
             self.ack_now = true;
         }
         if self.unacknowledged >= 2 * u64::from(mss) {

@@ -263,7 +263,7 @@ impl Connection {
         if segment.flags.fin && self.may_receive() {
             self.rx.note_fin(end);
         }
-        self.rx.schedule_ack(self.tx.mss, context.now);
+        self.rx.schedule_ack(self.tx.mss, payload.len(), context.now);
         if self.rx.take_fin() {
             self.peer_finished(context.now);
         }

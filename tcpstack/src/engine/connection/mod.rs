@@ -56,6 +56,8 @@ pub(crate) struct Settings {
     /// How long TIME-WAIT lasts: 2 MSL.
     pub(crate) time_wait: Duration,
     pub(crate) tx_checksum: TxChecksum,
+    /// The longest packet that the device cuts, in octets.
+    pub(crate) segmentation_bytes: usize,
 }
 
 /// The states of RFC 9293, 3.3.2; LISTEN needs no connection.
@@ -248,7 +250,7 @@ impl Connection {
         take: &mut dyn FnMut(&mut [u8]) -> usize,
     ) {
         self.rx.lend(context, take);
-        self.rx.schedule_ack(self.tx.mss, context.now);
+        self.rx.schedule_ack(self.tx.mss, 0, context.now);
     }
 
     /// RFC 6191 and RFC 9293, 3.6.1: whether a SYN may take the place of this connection, which

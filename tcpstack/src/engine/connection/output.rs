@@ -1,8 +1,9 @@
 //! What leaves: retransmissions, new data, FIN, and acknowledgments.
 
 use super::plan::Plan;
+use super::sender::len;
 use super::{Connection, Context, State};
-use crate::api::Transmit;
+use crate::api::{HEADERS_BYTES_MAX, Packet, Transmit};
 use crate::engine::segment::{Flags, Options, Outgoing, SackBlocks, packet_len, timestamp, write};
 use std::ops::Range;
 
@@ -84,13 +85,13 @@ impl Connection {
             window: u16::MAX,
             options,
         };
-        self.emit(&segment, 0..0, context, sink);
+        self.emit(&segment, 0..0, 1, context, sink);
         if acknowledges {
             self.rx.acknowledged();
         }
         let stamp = timestamp(context.now, self.timestamp_offset);
         if first {
-            self.tx.sent_new(0..1, context.now);
+            self.tx.sent_new(0..1, 1, context.now);
         } else {
             self.tx.sent_again(&(0..1), stamp, context.now);
         }
@@ -109,18 +110,24 @@ impl Connection {
         if self.tx.una == 0 {
             return Progress::Done;
         }
-        for _ in 0..turn {
+        let mut left = turn;
+        while left > 0 {
             if !sink.has_room() {
                 return Progress::NoRoom;
             }
             match self.tx.plan(context.now) {
                 Plan::Nothing => return Progress::Done,
-                Plan::New(range) => {
-                    self.send_range(&range, context, sink);
-                    self.tx.sent_new(range, context.now);
+                Plan::New { range, alone } => {
+                    let segment = len(&range).max(u64::from(self.tx.mss));
+                    let range = if alone { range } else { self.lengthen(range, left, context) };
+                    let segments = len(&range).div_ceil(segment);
+                    left = left.saturating_sub(segments);
+                    self.send_range(&range, segment, context, sink);
+                    self.tx.sent_new(range, segment, context.now);
                 }
                 Plan::Retransmit(range) => {
-                    self.send_range(&range, context, sink);
+                    left -= 1;
+                    self.send_range(&range, len(&range), context, sink);
                     let stamp = timestamp(context.now, self.timestamp_offset);
                     self.tx.sent_again(&range, stamp, context.now);
                 }
@@ -129,15 +136,30 @@ impl Connection {
         Progress::Turn
     }
 
+    /// As many segments in one packet as the device cuts, and as may leave now.
+    fn lengthen(&self, range: Range<u64>, segments: u64, context: &Context<'_>) -> Range<u64> {
+        let device = context.settings.segmentation_bytes.saturating_sub(HEADERS_BYTES_MAX);
+        let most = segments.saturating_mul(u64::from(self.tx.mss)).min(device as u64);
+        self.tx.lengthen(range, most, context.now)
+    }
+
     /// Sends the octets of `range`; one behind the data is the FIN.
-    fn send_range(&mut self, range: &Range<u64>, context: &Context<'_>, sink: &mut impl Transmit) {
+    /// They leave as segments of `cut` octets each, in one packet for the device to cut if there are
+    /// several.
+    fn send_range(
+        &mut self,
+        range: &Range<u64>,
+        cut: u64,
+        context: &Context<'_>,
+        sink: &mut impl Transmit,
+    ) {
         let data_end = self.tx.buffer.end();
         let fin = self.tx.fin_queued() && range.end > data_end;
         let data = range.start..range.end.min(data_end);
         let flags =
             Flags { fin, psh: data.start < data.end && data.end == data_end, ..Flags::default() };
         let segment = self.segment(range.start, flags, SackBlocks::default(), context);
-        self.emit(&segment, data, context, sink);
+        self.emit(&segment, data, cut, context, sink);
         if !(self.sack && self.rx.has_sack_to_tell()) {
             self.rx.acknowledged();
         }
@@ -152,7 +174,7 @@ impl Connection {
         sink: &mut impl Transmit,
     ) {
         let segment = self.segment(offset, Flags::default(), sack, context);
-        self.emit(&segment, 0..0, context, sink);
+        self.emit(&segment, 0..0, 1, context, sink);
         self.rx.acknowledged();
     }
 
@@ -180,16 +202,27 @@ impl Connection {
         &mut self,
         segment: &Outgoing,
         data: Range<u64>,
+        cut: u64,
         context: &Context<'_>,
         sink: &mut impl Transmit,
     ) {
-        let len = usize::try_from(data.end.saturating_sub(data.start)).unwrap_or(0);
+        let payload = data.end.saturating_sub(data.start);
         let checksum = context.settings.tx_checksum;
-        self.segments_out += 1;
-        sink.packet(packet_len(&self.tuple, segment, len), |out| {
-            write(out, &self.tuple, self.marks, checksum, segment, |payload| {
-                self.tx.buffer.read(data.start, payload);
-            });
+        self.segments_out += payload.div_ceil(cut).max(1);
+        let bytes = packet_len(&self.tuple, segment, usize::try_from(payload).unwrap_or(0));
+        let segment_bytes = (payload > cut).then(|| u16::try_from(cut).unwrap_or(u16::MAX));
+        let (mut at, buffer) = (data.start, &self.tx.buffer);
+        let mut read = |out: &mut [u8]| {
+            buffer.read(at, out);
+            at += out.len() as u64;
+        };
+        let mut begun = false;
+        sink.packet(Packet { bytes, segment_bytes }, |out| {
+            if std::mem::replace(&mut begun, true) {
+                read(out);
+            } else {
+                write(out, bytes, &self.tuple, self.marks, checksum, segment, &mut read);
+            }
         });
     }
 }

@@ -9,7 +9,11 @@ use std::ops::Range;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     Retransmit(Range<u64>),
-    New(Range<u64>),
+    /// One segment, and unless it is to leave `alone`, more behind it.
+    New {
+        range: Range<u64>,
+        alone: bool,
+    },
     /// Nothing for now.
     Nothing,
 }
@@ -34,7 +38,9 @@ impl Sender {
             return self.plan_probe();
         }
         let lost = self.board.next_lost();
-        let fresh = self.next_probe_of_path(now).or_else(|| self.next_new());
+        let step = self.next_probe_of_path(now);
+        let alone = step.is_some();
+        let fresh = step.or_else(|| self.next_new());
         if lost.is_none() && fresh.is_none() {
             self.note_application_limit();
             return Plan::Nothing;
@@ -48,7 +54,7 @@ impl Sender {
             (Some(range), _) if self.may_leave(&range) || self.is_fast_retransmit() => {
                 Plan::Retransmit(range)
             }
-            (None, Some(range)) if self.may_leave(&range) => Plan::New(range),
+            (None, Some(range)) if self.may_leave(&range) => Plan::New { range, alone },
             _ => {
                 self.window_limited = true;
                 Plan::Nothing
@@ -94,13 +100,30 @@ impl Sender {
         worthwhile.then_some(range)
     }
 
+    /// `range`, one segment that may leave, and what may leave behind it: up to `most` octets.
+    pub(super) fn lengthen(&self, range: Range<u64>, most: u64, now: Instant) -> Range<u64> {
+        let mss = u64::from(self.mss);
+        if len(&range) < mss || most < 2 * mss {
+            return range;
+        }
+        let rate = self.controller.pacing_rate(self.rtt.smoothed());
+        let paced = rate.map_or(u64::MAX, |rate| self.pacer.allowance(now, rate) + mss);
+        let window = self.window().saturating_sub(self.board.pipe());
+        let waiting = self.buffer.end().saturating_sub(range.start);
+        let room = most.min(paced).min(window).min(self.edge.saturating_sub(range.start));
+        // Whole segments, unless it is all there is.
+        let run =
+            if waiting <= room && !self.fin { waiting } else { room.min(waiting) / mss * mss };
+        range.start..range.start + run.max(mss)
+    }
+
     /// A tail loss probe: new data if the window takes it, else the last segment again
     /// (RFC 8985, 7.3).
     fn plan_probe(&mut self) -> Plan {
         self.probe_due = false;
         if let Some(range) = self.next_new() {
             self.probe.sent(range.end, false);
-            return Plan::New(range);
+            return Plan::New { range, alone: true };
         }
         let Some(range) = self.board.last().map(|last| last.range.clone()) else {
             return Plan::Nothing;

@@ -240,17 +240,23 @@ impl Sender {
         }
     }
 
-    /// `range` leaves at `now` for the first time.
-    pub(super) fn sent_new(&mut self, range: Range<u64>, now: Instant) {
+    /// `range` leaves at `now` for the first time, in segments of `segment` octets.
+    pub(super) fn sent_new(&mut self, range: Range<u64>, segment: u64, now: Instant) {
         let stamp = self.stamp(now);
         self.nxt = range.end;
         self.override_silly = false;
-        if len(&range) > u64::from(self.mss) {
+        if segment > u64::from(self.mss) {
             self.path.probing(range.clone());
         }
         self.buffer.sent(self.nxt);
         self.account(&range, now);
-        self.board.push(range, stamp);
+        let board = &mut *self.board;
+        let mut start = range.start;
+        while start < range.end {
+            let end = range.end.min(start + segment);
+            board.push(start..end, stamp);
+            start = end;
+        }
     }
 
     /// `range` leaves at `now` again, with `timestamp` in its option.
