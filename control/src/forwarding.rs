@@ -222,6 +222,12 @@ impl Forwarding {
         self.installed.get(&spi_in)
     }
 
+    /// The protocol's name for the SA pair in this slot.
+    #[must_use]
+    pub fn child_of(&self, slot: SlotRef) -> Option<ChildId> {
+        self.installed.values().find(|sa| sa.slot == slot).map(|sa| sa.child)
+    }
+
     /// SA pairs that are past their lifetime.
     #[must_use]
     pub fn expired(&self, now_ns: u64) -> Vec<ChildId> {

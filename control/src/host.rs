@@ -24,9 +24,9 @@ impl Services {
     /// When an SA of this child ends at the latest.
     fn deadline_ns(&self, sa: &ChildSa) -> u64 {
         let connection = self.config.connection(&sa.connection);
-        let life_time = connection.and_then(|Connection { ike, children }| {
+        let life_time = connection.and_then(|Connection { ike, children, .. }| {
             let index = ike.children.iter().position(|child| child.name == sa.name)?;
-            Some(children.get(index)?.life_time)
+            children.get(index)?.life_time
         });
         let nanoseconds = life_time.and_then(|life_time| u64::try_from(life_time.as_nanos()).ok());
         culvert_shm::monotonic_ns().saturating_add(nanoseconds.unwrap_or(u64::MAX))

@@ -1,13 +1,17 @@
-//! Children that are to stand always: `start_action = "start"`.
+//! Children that are to stand, or to be set up when there is traffic: `start_action`,
+//! `close_action`, `dpd_action`.
 //!
-//! Each is tried, and after a failure tried again, ever more slowly, for ever. A little randomness
-//! keeps many gateways that lost the same peer from calling it in step.
+//! A child that is to stand is tried, and after a failure tried again, ever more slowly, for ever
+//! or as often as `keyingtries` says. A little randomness keeps many gateways that lost the same
+//! peer from calling it in step, and only so many are tried at once, so that a gateway with many
+//! connections does not call all of them in one moment.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use culvert_ike::{IkeSaId, Instant};
+use culvert_ike::{DownReason, IkeSaId, Instant};
 
-use crate::config::Connection;
+use crate::config::{Action, Child, Connection};
 
 /// Wait after the first failure.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -15,10 +19,14 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(60);
 /// A child that stood so long begins with the shortest wait again.
 const STABLE: Duration = Duration::from_secs(60);
+/// Connections that are tried at once; the others wait for their turn.
+const TRYING_MAX: usize = 256;
 
 /// How far a child is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// Nothing is to be done about it, but what [`Start::rest`] says.
+    Resting,
     /// To be tried then.
     Waiting(Instant),
     /// Being tried.
@@ -29,216 +37,297 @@ enum State {
     Held,
 }
 
-/// A child that is to stand.
+/// A child that something may have to be done about.
 struct Start {
-    connection: String,
     child: String,
+    actions: Child,
+    tries: Option<u32>,
+    /// What is done about it while it does not stand.
+    rest: Action,
     state: State,
     failures: u32,
+    /// Under which time it is in the queue.
+    queued: Option<Instant>,
 }
 
-/// All children that are to stand.
+/// What comes after a failure or an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing, or nothing before there is traffic.
+    Nothing,
+    /// It is tried again after this time.
+    In(Duration),
+    /// It was tried so often in vain that it is left alone.
+    GivenUp(u32),
+}
+
+/// All of them, by connection.
+#[derive(Default)]
 pub struct Starts {
-    list: Vec<Start>,
+    connections: HashMap<String, Vec<Start>>,
+    /// When which child of a connection is due. Those of connections of which one is being tried
+    /// are not here: they wait for its IKE SA.
+    queue: BTreeSet<(Instant, String, String)>,
+    /// Connections of which a child is being tried.
+    trying: HashSet<String>,
+    /// Whether [`Self::traps`] gives something else than before.
+    traps_changed: bool,
 }
 
 impl Starts {
-    /// The children of these connections that are to stand, all due at `now`.
-    #[must_use]
-    pub fn new(connections: &[Connection], now: Instant) -> Self {
-        let mut list = Vec::new();
+    /// Takes a configuration: what is new in it is due at `now`, what is gone is forgotten, and what
+    /// was there before goes on.
+    pub fn configure<'a>(
+        &mut self,
+        connections: impl Iterator<Item = &'a Connection>,
+        now: Instant,
+    ) {
+        let mut before = std::mem::take(&mut self.connections);
+        self.queue.clear();
+        self.trying.clear();
+        self.traps_changed = true;
         for connection in connections {
+            let name = &connection.ike.name;
+            let mut old = before.remove(name).unwrap_or_default();
             let children = connection.ike.children.iter().zip(&connection.children);
-            for (child, _) in children.filter(|(_, child)| child.start) {
-                list.push(Start {
-                    connection: connection.ike.name.clone(),
-                    child: child.name.clone(),
-                    state: State::Waiting(now),
-                    failures: 0,
-                });
-            }
+            let list = children.map(|(child, actions)| {
+                let known = old.iter().position(|start| start.child == child.name);
+                let known = known.map(|index| old.swap_remove(index));
+                Start::new(&child.name, *actions, connection.keyingtries, known, now)
+            });
+            let list: Vec<Start> = list.collect();
+            self.connections.insert(name.clone(), list);
+            self.settle(name);
         }
-        Self { list }
     }
 
     /// When the next one is due.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
-        let due = self.list.iter().filter_map(|start| match start.state {
-            State::Waiting(due) => Some(due),
-            _ => None,
-        });
-        due.min()
+        let free = self.trying.len() < TRYING_MAX;
+        self.queue.first().filter(|_| free).map(|(due, ..)| *due)
     }
 
     /// One child that is due: connection and child. Tell what became of it with [`Self::trying`] or
-    /// [`Self::failed`]. While a child of a connection is being tried the others wait for its IKE
-    /// SA.
+    /// [`Self::failed`].
     #[must_use]
     pub fn due(&self, now: Instant) -> Option<(String, String)> {
-        let trying = |connection: &str| {
-            let of_connection = self.list.iter().filter(|start| start.connection == connection);
-            of_connection.into_iter().any(|start| matches!(start.state, State::Trying(_)))
-        };
-        let mut due = self.list.iter().filter(|start| match start.state {
-            State::Waiting(due) => due <= now && !trying(&start.connection),
-            _ => false,
-        });
-        due.next().map(|start| (start.connection.clone(), start.child.clone()))
+        let (_, connection, child) =
+            self.queue.first().filter(|_| self.next().is_some_and(|due| due <= now))?;
+        Some((connection.clone(), child.clone()))
     }
 
-    fn find(&mut self, connection: &str, child: &str) -> Option<&mut Start> {
-        let same = |start: &&mut Start| start.connection == connection && start.child == child;
-        self.list.iter_mut().find(same)
+    /// The children that traffic sets up: connection and child; `None` if they are the same as at
+    /// the last time.
+    pub fn traps(&mut self) -> Option<Vec<(String, String)>> {
+        if !std::mem::take(&mut self.traps_changed) {
+            return None;
+        }
+        let mut traps = Vec::new();
+        for (connection, starts) in &self.connections {
+            let trapped = starts.iter().filter(|start| start.is_trapped());
+            traps.extend(trapped.map(|start| (connection.clone(), start.child.clone())));
+        }
+        Some(traps)
+    }
+
+    /// There is traffic for a child that it sets up; whether that has to be done now.
+    pub fn acquire(&mut self, connection: &str, child: &str, now: Instant) -> bool {
+        let begins = self.change(connection, child, |start| {
+            let begins = start.state == State::Resting && start.is_trapped();
+            if begins {
+                start.state = State::Waiting(now);
+            }
+            begins
+        });
+        begins.unwrap_or(false)
     }
 
     /// A child is being tried with this IKE SA.
     pub fn trying(&mut self, connection: &str, child: &str, ike: IkeSaId) {
-        if let Some(start) = self.find(connection, child) {
-            start.state = State::Trying(ike);
-        }
+        self.change(connection, child, |start| start.state = State::Trying(ike));
     }
 
     /// A child stands, whoever set it up.
     pub fn up(&mut self, connection: &str, child: &str, ike: IkeSaId, now: Instant) {
-        if let Some(start) = self.find(connection, child) {
-            start.state = State::Up(ike, now);
-        }
+        self.change(connection, child, |start| {
+            // A rekey is no new beginning.
+            if !matches!(start.state, State::Up(other, _) if other == ike) {
+                start.state = State::Up(ike, now);
+            }
+        });
     }
 
-    /// A child could not be tried, or has failed. The wait until it is due again, in case it is.
-    pub fn failed(
-        &mut self,
-        connection: &str,
-        child: &str,
-        now: Instant,
-        random: u8,
-    ) -> Option<Duration> {
-        self.find(connection, child)?.retry(now, random)
+    /// A child could not be tried. What comes next.
+    pub fn failed(&mut self, connection: &str, child: &str, now: Instant, random: u8) -> Next {
+        let next = self.change(connection, child, |start| start.retry(now, random));
+        next.unwrap_or(Next::Nothing)
     }
 
-    /// A child of this IKE SA failed or went: it is due again after a wait, which is returned.
+    /// A child of this IKE SA failed (without a reason) or has ended. What comes next.
     pub fn down(
         &mut self,
+        connection: &str,
         ike: IkeSaId,
         child: &str,
-        now: Instant,
-        random: u8,
-    ) -> Option<Duration> {
-        let mut of_child = self.list.iter_mut().filter(|start| start.child == child);
-        of_child.find(|start| start.is_with(ike))?.retry(now, random)
+        reason: Option<DownReason>,
+        (now, random): (Instant, u8),
+    ) -> Next {
+        let next = self.change(connection, child, |start| {
+            if start.is_with(ike) { start.ended(reason, now, random) } else { Next::Nothing }
+        });
+        next.unwrap_or(Next::Nothing)
     }
 
-    /// An IKE SA failed or went, with all its children. The shortest wait of them.
-    pub fn ike_down(&mut self, ike: IkeSaId, now: Instant, random: u8) -> Option<Duration> {
-        let of_ike = self.list.iter_mut().filter(|start| start.is_with(ike));
-        of_ike.filter_map(|start| start.retry(now, random)).min()
+    /// An IKE SA failed (without a reason) or has ended, with all its children. What comes first.
+    pub fn ike_down(
+        &mut self,
+        connection: &str,
+        ike: IkeSaId,
+        reason: Option<DownReason>,
+        (now, random): (Instant, u8),
+    ) -> Next {
+        let starts = self.connections.get_mut(connection).map(Vec::as_mut_slice);
+        let of_ike = starts.unwrap_or_default().iter_mut().filter(|start| start.is_with(ike));
+        let next =
+            of_ike.map(|start| start.ended(reason, now, random)).min_by_key(|next| match next {
+                Next::In(wait) => *wait,
+                Next::GivenUp(_) => Duration::MAX.saturating_sub(RETRY_MIN),
+                Next::Nothing => Duration::MAX,
+            });
+        self.settle(connection);
+        next.unwrap_or(Next::Nothing)
     }
 
     /// Somebody terminated the connection, or a child of it: it is left alone.
     pub fn hold(&mut self, connection: &str, child: Option<&str>) {
-        let concerned = |start: &&mut Start| {
-            start.connection == connection && child.is_none_or(|child| child == start.child)
-        };
-        self.list.iter_mut().filter(concerned).for_each(|start| start.state = State::Held);
+        let starts = self.connections.get_mut(connection).map(Vec::as_mut_slice);
+        for start in starts.unwrap_or_default() {
+            if child.is_none_or(|child| child == start.child) {
+                start.state = State::Held;
+            }
+        }
+        self.settle(connection);
     }
 
     /// Everything is left alone: the gateway stops.
     pub fn hold_all(&mut self) {
-        self.list.iter_mut().for_each(|start| start.state = State::Held);
+        let names: Vec<String> = self.connections.keys().cloned().collect();
+        names.iter().for_each(|name| self.hold(name, None));
+    }
+
+    fn change<T>(
+        &mut self,
+        connection: &str,
+        child: &str,
+        change: impl FnOnce(&mut Start) -> T,
+    ) -> Option<T> {
+        let starts = self.connections.get_mut(connection)?;
+        let result = change(starts.iter_mut().find(|start| start.child == child)?);
+        self.settle(connection);
+        Some(result)
+    }
+
+    /// Brings the queue up to date with the children of a connection.
+    fn settle(&mut self, connection: &str) {
+        let starts = self.connections.get_mut(connection).map(Vec::as_mut_slice);
+        let starts = starts.unwrap_or_default();
+        for start in &mut *starts {
+            if let Some(due) = start.queued.take() {
+                self.queue.remove(&(due, connection.to_owned(), start.child.clone()));
+            }
+        }
+        self.traps_changed |= starts.iter().any(|start| start.actions.may_trap());
+        if starts.iter().any(|start| matches!(start.state, State::Trying(_))) {
+            self.trying.insert(connection.to_owned());
+            return;
+        }
+        self.trying.remove(connection);
+        for start in starts {
+            if let State::Waiting(due) = start.state {
+                start.queued = Some(due);
+                self.queue.insert((due, connection.to_owned(), start.child.clone()));
+            }
+        }
     }
 }
 
 impl Start {
+    fn new(
+        child: &str,
+        actions: Child,
+        tries: Option<u32>,
+        known: Option<Self>,
+        now: Instant,
+    ) -> Self {
+        let fresh = Self {
+            child: child.to_owned(),
+            actions,
+            tries,
+            rest: actions.start,
+            state: if actions.start == Action::Start {
+                State::Waiting(now)
+            } else {
+                State::Resting
+            },
+            failures: 0,
+            queued: None,
+        };
+        match known {
+            // What was at rest, and is to stand or be trapped from now on, begins as if it were new.
+            Some(known) if known.actions.start != actions.start => match known.state {
+                State::Resting | State::Waiting(_) => fresh,
+                _ => Self { actions, tries, rest: actions.start, queued: None, ..known },
+            },
+            Some(known) => Self { actions, tries, queued: None, ..known },
+            None => fresh,
+        }
+    }
+
     fn is_with(&self, ike: IkeSaId) -> bool {
         matches!(self.state, State::Trying(other) | State::Up(other, _) if other == ike)
     }
 
-    fn retry(&mut self, now: Instant, random: u8) -> Option<Duration> {
+    fn is_trapped(&self) -> bool {
+        self.rest == Action::Trap && self.state != State::Held
+    }
+
+    /// It failed, or does not stand any more.
+    fn ended(&mut self, reason: Option<DownReason>, now: Instant, random: u8) -> Next {
+        self.rest = match reason {
+            None => self.rest,
+            Some(DownReason::DeletedByPeer) => self.actions.close,
+            Some(DownReason::PeerDead) => self.actions.dpd,
+            Some(_) => self.actions.start,
+        };
+        self.retry(now, random)
+    }
+
+    fn retry(&mut self, now: Instant, random: u8) -> Next {
         match self.state {
-            State::Held => return None,
+            State::Held => return Next::Nothing,
             State::Up(_, since) if now.since(since) >= STABLE => self.failures = 0,
             _ => {}
+        }
+        if self.rest != Action::Start {
+            self.state = State::Resting;
+            return Next::Nothing;
+        }
+        if !matches!(self.state, State::Up(..))
+            && let Some(tries) = self.tries.filter(|tries| self.failures + 1 >= *tries)
+        {
+            (self.state, self.failures) = (State::Resting, 0);
+            return Next::GivenUp(tries);
         }
         let doubled = RETRY_MIN.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);
         // Up to a quarter more.
         let wait = doubled + doubled.saturating_mul(random.into()) / 1024;
         self.failures = self.failures.saturating_add(1);
         self.state = State::Waiting(now + wait);
-        Some(wait)
+        Next::In(wait)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use culvert_ike::{ChildConfig, ConnectionConfig, IdentityPattern};
-
-    use super::*;
-    use crate::config::Child;
-
-    fn starts() -> Starts {
-        let id = "gw.example".parse().expect("an identity");
-        let mut ike = ConnectionConfig::new("branch", id, IdentityPattern::Any);
-        let mut children = Vec::new();
-        for (name, start) in [("one", true), ("two", true), ("asked", false)] {
-            let ts = vec!["10.0.0.0/8".parse().expect("a selector")];
-            ike.children.push(Arc::new(ChildConfig::new(name, ts.clone(), ts)));
-            children.push(Child { start, life_time: Duration::from_secs(60) });
-        }
-        Starts::new(&[Connection { ike: Arc::new(ike), children }], at(0))
-    }
-
-    fn at(seconds: u64) -> Instant {
-        Instant::from_micros(seconds * 1_000_000)
-    }
-
-    const IKE: IkeSaId = IkeSaId(1);
-
-    #[test]
-    fn children_of_one_connection_are_tried_one_after_the_other() {
-        let mut starts = starts();
-        assert_eq!(starts.due(at(0)), Some(("branch".into(), "one".into())));
-        starts.trying("branch", "one", IKE);
-        assert_eq!(starts.due(at(0)), None, "the second waits for the first one's IKE SA");
-        starts.up("branch", "one", IKE, at(1));
-        assert_eq!(starts.due(at(1)), Some(("branch".into(), "two".into())));
-        starts.up("branch", "two", IKE, at(1));
-        assert_eq!(starts.next(), None);
-    }
-
-    #[test]
-    fn waits_double_up_to_a_minute_and_begin_anew_after_a_stable_time() {
-        let mut starts = starts();
-        starts.hold("branch", None);
-        starts.up("branch", "one", IKE, at(0));
-        let waits: Vec<u64> = (0..9)
-            .filter_map(|_| starts.failed("branch", "one", at(0), 0))
-            .map(|wait| wait.as_secs())
-            .collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        starts.up("branch", "one", IKE, at(100));
-        assert_eq!(starts.ike_down(IKE, at(110), 0), Some(RETRY_MAX), "it stood too shortly");
-        starts.up("branch", "one", IKE, at(200));
-        assert_eq!(starts.down(IKE, "one", at(260), 0), Some(RETRY_MIN));
-        assert_eq!(starts.next(), Some(at(261)));
-    }
-
-    #[test]
-    fn what_somebody_terminated_stays_down() {
-        let mut starts = starts();
-        starts.trying("branch", "one", IKE);
-        starts.hold("branch", None);
-        assert_eq!(starts.ike_down(IKE, at(1), 0), None);
-        assert_eq!((starts.due(at(1000)), starts.next()), (None, None));
-    }
-
-    #[test]
-    fn the_down_of_another_ike_sa_changes_nothing() {
-        let mut starts = starts();
-        starts.up("branch", "one", IkeSaId(2), at(5));
-        assert_eq!(starts.down(IKE, "one", at(6), 0), None);
-        assert_eq!(starts.ike_down(IKE, at(6), 0), None);
-    }
-}
+#[path = "starts_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@
 mod support;
 
 use culvert_api::{Code, Command, IkeSa, Target, Transport};
-use support::pair::{Pair, ask, initiate, pair};
+use support::pair::{Pair, ask, initiate, pair, told};
 use support::{Gateway, eventually};
 
 const WAIT_S: u32 = 15;
@@ -34,13 +34,6 @@ fn rekey(target: Target) -> Command {
 
 fn move_to(to: Transport) -> Command {
     Command::Move { target: other(), to, local: None, remote: None, wait_s: WAIT_S }
-}
-
-/// Waits for an event that begins so.
-fn told(gateway: &Gateway, beginning: &str) -> String {
-    eventually(beginning, || {
-        gateway.events().into_iter().find(|event| event.starts_with(beginning))
-    })
 }
 
 // RFC 7296, 1.3.3 and 2.8.

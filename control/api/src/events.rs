@@ -167,6 +167,11 @@ pub enum Happening {
         /// When, in seconds from now.
         in_s: u64,
     },
+    /// What is to stand was tried so often in vain that it is left alone, as `keyingtries` says.
+    GivenUp {
+        /// How often.
+        attempts: u32,
+    },
     /// A TCP connection opened.
     TcpOpened {
         /// The peer's address and port.
@@ -246,6 +251,9 @@ impl fmt::Display for Happening {
                 f.write_str("TCP connection lost, the peer is to open a new one")
             }
             Self::Retry { in_s } => write!(f, "next attempt in {in_s} s"),
+            Self::GivenUp { attempts } => {
+                write!(f, "given up after {attempts} attempts, as keyingtries says")
+            }
             Self::TcpOpened { remote, originator: true } => {
                 write!(f, "TCP connection to {remote} open")
             }

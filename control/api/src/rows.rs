@@ -101,8 +101,14 @@ pub struct Child {
     pub local_ts: Vec<String>,
     /// Selectors of the peer's side.
     pub remote_ts: Vec<String>,
-    /// `none` or `start`.
+    /// `none`, `trap` or `start`.
     pub start_action: String,
+    /// What is done when the peer has deleted it, likewise.
+    #[serde(default)]
+    pub close_action: String,
+    /// What is done when the peer does not answer any more, likewise.
+    #[serde(default)]
+    pub dpd_action: String,
 }
 
 /// An IKE SA.

@@ -2,7 +2,6 @@
 //! of a helper means that it has already noted one.
 
 use std::fmt::Display;
-use std::net::IpAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -10,25 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_dataplane_config::{Dataplane, Problems, RUNTIME_DIR_DEFAULT, Source};
-use culvert_ike::{
-    AddressMatch, ConnectionConfig, Identity, IdentityPattern, IkeProposal, Retransmission,
-    TransportChoice,
-};
+use culvert_ike::{EndpointConfig, IdentityPattern};
 use culvert_shm::Name;
 use serde_spanned::Spanned;
 
+use super::Config;
 use super::secret::{self, Secrets};
-use super::section::{
-    ConnectionSection, ControlSection, FileSection, SecretSection, TransportSection, UniqueSection,
-};
-use super::{CONNECTIONS_MAX, Config, Connection};
+use super::section::{ControlSection, FileSection, SecretSection};
+use super::values::{Time, time_text};
 
 /// Permissions of the control socket: its owner and group may use it.
 const SOCKET_MODE_DEFAULT: u32 = 0o660;
 /// Most addresses, proposals and owners in one list.
 pub(super) const LIST_MAX: usize = 32;
-/// How long a connection that fell back stays on TCP before UDP is tried again.
-const UDP_PROBE_DEFAULT_S: u64 = 600;
+/// Most half-open IKE SAs that can be allowed; the protocol's own limit for all IKE SAs is less.
+const HALF_OPEN_MAX: u64 = 1 << 20;
+/// Most zero bits of a puzzle: an hour of one core.
+const PUZZLE_BITS: RangeInclusive<u64> = 1..=32;
 
 /// Checks the whole file.
 pub(super) fn file(
@@ -47,6 +44,7 @@ pub(super) fn file(
         checker.problem(&pools.span(), reason);
     }
     let (runtime_dir, socket_mode) = checker.control(&section.control);
+    let limits = checker.limits(&section.control);
     checker.secrecy(section);
     let warnings = checker.warnings;
     let socket_group = section.control.socket_group.as_ref();
@@ -58,6 +56,7 @@ pub(super) fn file(
         socket_group: socket_group.map(|group| group.get_ref().clone()),
         connections,
         secrets: Arc::new(secrets),
+        limits,
         warnings,
     })
 }
@@ -65,7 +64,7 @@ pub(super) fn file(
 pub(super) struct Checker<'a> {
     source: &'a Source,
     problems: &'a mut Problems,
-    dataplane: Option<&'a Dataplane>,
+    pub(super) dataplane: Option<&'a Dataplane>,
     warnings: Vec<String>,
 }
 
@@ -75,7 +74,11 @@ impl Checker<'_> {
     }
 
     /// Notes the error of a parser.
-    fn parsed<T, E: Display>(&mut self, span: &Range<usize>, result: Result<T, E>) -> Option<T> {
+    pub(super) fn parsed<T, E: Display>(
+        &mut self,
+        span: &Range<usize>,
+        result: Result<T, E>,
+    ) -> Option<T> {
         result.map_err(|error| self.problem(span, error.to_string())).ok()
     }
 
@@ -116,9 +119,54 @@ impl Checker<'_> {
         *value.get_ref()
     }
 
-    fn port(&mut self, key: &str, value: Option<&Spanned<u64>>, default: u16) -> u16 {
+    pub(super) fn port(&mut self, key: &str, value: Option<&Spanned<u64>>, default: u16) -> u16 {
         let port = self.number(key, value, 1..=u64::from(u16::MAX), default.into());
         u16::try_from(port).unwrap_or(default)
+    }
+
+    /// A count, in the type that the protocol wants.
+    fn count(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<u64>>,
+        allowed: RangeInclusive<u64>,
+        default: usize,
+    ) -> usize {
+        let number = self.number(key, value, allowed, u64::try_from(default).unwrap_or(u64::MAX));
+        usize::try_from(number).unwrap_or(default)
+    }
+
+    /// A time within bounds.
+    pub(super) fn time(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<Time>>,
+        allowed: RangeInclusive<Duration>,
+        default: Duration,
+    ) -> Duration {
+        let Some(value) = value else { return default };
+        let Time(time) = *value.get_ref();
+        if !allowed.contains(&time) {
+            let [low, high] = [allowed.start(), allowed.end()].map(|end| time_text(*end));
+            self.problem(&value.span(), format!("{key} must be between {low} and {high}"));
+            return default;
+        }
+        time
+    }
+
+    /// A time within bounds, or 0 for never.
+    pub(super) fn time_or_never(
+        &mut self,
+        key: &str,
+        value: Option<&Spanned<Time>>,
+        allowed: RangeInclusive<Duration>,
+        default: Option<Duration>,
+    ) -> Option<Duration> {
+        match value {
+            None => default,
+            Some(value) if value.get_ref().0.is_zero() => None,
+            Some(_) => Some(self.time(key, value, allowed, Duration::ZERO)),
+        }
     }
 
     /// Names stand in tables and in the shared memory, which holds [`Name::MAX`] octets of each.
@@ -147,6 +195,46 @@ impl Checker<'_> {
             runtime_dir.unwrap_or_else(|| RUNTIME_DIR_DEFAULT.into()),
             mode.unwrap_or(SOCKET_MODE_DEFAULT),
         )
+    }
+
+    /// What peers that are not authenticated yet may ask of the gateway (RFC 7296, 2.6; RFC 8019).
+    fn limits(&mut self, section: &ControlSection) -> EndpointConfig {
+        let defaults = EndpointConfig::default();
+        let peers = self.dataplane.and_then(|dataplane| usize::try_from(dataplane.peers).ok());
+        let all = 1..=HALF_OPEN_MAX;
+        let half_open = section.half_open_max.as_ref();
+        let half_open_max =
+            self.count("half_open_max", half_open, all.clone(), defaults.half_open_max);
+        let most = u64::try_from(half_open_max).unwrap_or(HALF_OPEN_MAX);
+        let of_source = section.half_open_per_source_max.as_ref();
+        let of_source_default = defaults.half_open_per_source_max.min(half_open_max);
+        let of_source =
+            self.count("half_open_per_source_max", of_source, 1..=most, of_source_default);
+        let cookies = section.cookie_threshold.as_ref();
+        let cookies =
+            self.count("cookie_threshold", cookies, 0..=HALF_OPEN_MAX, defaults.cookie_threshold);
+        let puzzles = section.puzzle_threshold.as_ref();
+        let puzzles =
+            self.count("puzzle_threshold", puzzles, 0..=HALF_OPEN_MAX, defaults.puzzle_threshold);
+        let bits = section.puzzle_bits.as_ref();
+        let bits = self.number("puzzle_bits", bits, PUZZLE_BITS, defaults.puzzle_bits.into());
+        let timeout = section.half_open_timeout.as_ref();
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(600);
+        EndpointConfig {
+            ike_sas_max: peers.unwrap_or(defaults.ike_sas_max),
+            half_open_max,
+            half_open_per_source_max: of_source,
+            cookie_threshold: cookies,
+            puzzle_threshold: puzzles,
+            puzzle_bits: u8::try_from(bits).unwrap_or(defaults.puzzle_bits),
+            half_open_timeout: self.time(
+                "half_open_timeout",
+                timeout,
+                bounds,
+                defaults.half_open_timeout,
+            ),
+            ..defaults
+        }
     }
 
     fn secrets(&mut self, section: &FileSection) -> Secrets {
@@ -201,132 +289,4 @@ impl Checker<'_> {
             self.readable(&path);
         }
     }
-
-    fn connections(&mut self, section: &FileSection, secrets: &Secrets) -> Vec<Connection> {
-        let sections = &section.connections;
-        if sections.len() > CONNECTIONS_MAX {
-            self.problem(&(0..0), format!("more than {CONNECTIONS_MAX} connections"));
-            return Vec::new();
-        }
-        let check = |(name, section): (&String, &Spanned<ConnectionSection>)| {
-            self.name("connection", name, &section.span());
-            self.connection(name, section, secrets)
-        };
-        sections.iter().filter_map(check).collect()
-    }
-
-    fn connection(
-        &mut self,
-        name: &str,
-        place: &Spanned<ConnectionSection>,
-        secrets: &Secrets,
-    ) -> Option<Connection> {
-        let section = place.get_ref();
-        let (local_id, remote_id) = self.identities(section, secrets)?;
-        let mut ike = ConnectionConfig::new(name, local_id, remote_id);
-        ike.local_addrs = self.addresses(section.local_addrs.as_deref(), true);
-        ike.remote_addrs = self.addresses(section.remote_addrs.as_deref(), false);
-        ike.local_port = self.port("local_port", section.local_port.as_ref(), ike.local_port);
-        ike.remote_port = self.port("remote_port", section.remote_port.as_ref(), ike.remote_port);
-        let tcp_port = section.tcp_remote_port.as_ref();
-        ike.tcp_remote_port = self.port("tcp_remote_port", tcp_port, ike.tcp_remote_port);
-        ike.transport = match section.transport.unwrap_or(TransportSection::Auto) {
-            TransportSection::Udp => TransportChoice::Udp,
-            TransportSection::Tcp => TransportChoice::Tcp,
-            TransportSection::Auto => TransportChoice::Auto,
-        };
-        let fallback = section.fallback_after.as_ref();
-        // RFC 9329, 5.1: at least two, because UDP may lose one.
-        let fallback = self.number("fallback_after", fallback, 2..=20, ike.fallback_after.into());
-        ike.fallback_after = u32::try_from(fallback).unwrap_or(ike.fallback_after);
-        ike.encap = section.encap.unwrap_or(ike.encap);
-        if let Some(proposals) = &section.proposals {
-            ike.proposals = self.list::<IkeProposal>("proposals", proposals, LIST_MAX);
-        }
-        ike.retransmission = self.retransmission(section);
-        let dpd = section.dpd_delay_s.as_ref();
-        let dpd = self.number("dpd_delay_s", dpd, 0..=86_400, 0);
-        ike.dpd_delay = (dpd > 0).then(|| Duration::from_secs(dpd));
-        let probe = section.udp_probe_s.as_ref();
-        let probe = self.number("udp_probe_s", probe, 0..=86_400, UDP_PROBE_DEFAULT_S);
-        ike.udp_probe = (probe > 0).then(|| Duration::from_secs(probe));
-        ike.unique = section.unique != Some(UniqueSection::Never);
-        let children = self.children(place, &mut ike);
-        Some(Connection { ike: Arc::new(ike), children })
-    }
-
-    fn identities(
-        &mut self,
-        section: &ConnectionSection,
-        secrets: &Secrets,
-    ) -> Option<(Identity, IdentityPattern)> {
-        let (local, remote) = (&section.local.id, &section.remote.id);
-        let local_id = self.parsed(&local.span(), local.get_ref().parse::<Identity>());
-        let remote_id = self.parsed(&remote.span(), remote.get_ref().parse::<IdentityPattern>());
-        let (local_id, remote_id) = (local_id?, remote_id?);
-        if !secrets.covers(&local_id, &remote_id) {
-            let reason = format!(
-                "no pre-shared key belongs to {remote_id} or {local_id}: add a section \
-                 [secrets.<name>] with id = [\"{remote_id}\"] and a secret"
-            );
-            self.problem(&remote.span(), reason);
-        }
-        Some((local_id, remote_id))
-    }
-
-    fn addresses(&mut self, values: Option<&[Spanned<String>]>, own: bool) -> Vec<AddressMatch> {
-        let Some(values) = values else { return vec![AddressMatch::Any] };
-        if let Some(value) = values.get(LIST_MAX) {
-            self.problem(&value.span(), format!("more than {LIST_MAX} addresses"));
-        }
-        let parse = |value: &Spanned<String>| {
-            let text = value.get_ref();
-            let Some(address) = address(text) else {
-                let reason =
-                    format!("{text:?} is not %any, an address or a network such as 192.0.2.0/24");
-                self.problem(&value.span(), reason);
-                return None;
-            };
-            self.owned(value, &address, own);
-            Some(address)
-        };
-        let list: Vec<AddressMatch> = values.iter().filter_map(parse).collect();
-        if list.is_empty() { vec![AddressMatch::Any] } else { list }
-    }
-
-    /// An own address must be one of the outer side's; a peer's must not be.
-    fn owned(&mut self, value: &Spanned<String>, address: &AddressMatch, own: bool) {
-        let (Some(dataplane), Some(address)) = (self.dataplane, address.address()) else { return };
-        let is_own = dataplane.outer.addresses.iter().any(|other| other.address() == address);
-        if own && !is_own {
-            let reason = format!("{address} is not one of the addresses in [dataplane.outer]");
-            self.problem(&value.span(), reason);
-        } else if !own && is_own {
-            self.problem(&value.span(), format!("{address} is this gateway's own address"));
-        }
-    }
-
-    fn retransmission(&mut self, section: &ConnectionSection) -> Retransmission {
-        let mut retransmission = Retransmission::default();
-        let default_ms = u64::try_from(retransmission.timeout.as_millis()).unwrap_or(u64::MAX);
-        let timeout = section.retransmit_timeout_ms.as_ref();
-        let timeout = self.number("retransmit_timeout_ms", timeout, 100..=60_000, default_ms);
-        retransmission.timeout = Duration::from_millis(timeout);
-        let tries = section.retransmit_tries.as_ref();
-        let tries = self.number("retransmit_tries", tries, 1..=20, retransmission.tries.into());
-        retransmission.tries = u32::try_from(tries).unwrap_or(retransmission.tries);
-        retransmission
-    }
-}
-
-/// `%any`, an address, or a network.
-fn address(text: &str) -> Option<AddressMatch> {
-    if text == "%any" {
-        return Some(AddressMatch::Any);
-    }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(AddressMatch::Address(address));
-    }
-    let network = text.parse::<culvert_dataplane_config::Network>().ok()?;
-    Some(AddressMatch::Network(network.address(), network.prefix_len()))
 }

@@ -5,20 +5,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::{
-    ChildConfig, ChildMode, ConnectionConfig, EspProposal, Lifetime, TrafficSelector,
+    ChildConfig, ChildMode, ConnectionConfig, EspProposal, Lifetime, TrafficSelector, Volume,
 };
 use culvert_shm::SelectorList;
 use serde_spanned::Spanned;
 
 use super::check::{Checker, LIST_MAX};
-use super::section::{ChildSection, ConnectionSection, ModeSection, StartSection};
-use super::{CHILDREN_MAX, Child};
+use super::connection::{MARGIN, REKEY_TIME};
+use super::section::{ActionSection, ChildSection, ConnectionSection, ModeSection};
+use super::values::Amount;
+use super::{Action, CHILDREN_MAX, Child};
 use crate::policies;
 
-/// Lifetime of an SA when the file does not say: a day.
-const LIFE_TIME_DEFAULT_S: u64 = 86_400;
-/// Bounds of a lifetime: a minute to thirty days.
-const LIFE_TIME_S: RangeInclusive<u64> = 60..=30 * 86_400;
+const SECOND: Duration = Duration::from_secs(1);
+/// Bounds of an SA's life: long enough that its rekey can be tried again.
+const LIFE_TIME: RangeInclusive<Duration> =
+    Duration::from_secs(2)..=Duration::from_secs(2 * 365 * 86_400);
+
+/// What the section's word means.
+fn action(section: ActionSection) -> Action {
+    match section {
+        ActionSection::None => Action::None,
+        ActionSection::Trap => Action::Trap,
+        ActionSection::Start => Action::Start,
+    }
+}
 
 impl Checker<'_> {
     pub(super) fn children(
@@ -39,9 +50,10 @@ impl Checker<'_> {
         for (name, section) in sections {
             self.name("child", name, &section.span());
             let Some((config, child)) = self.child(name, section) else { continue };
-            if let Some(start) = section.get_ref().start_action.as_ref().filter(|_| child.start) {
-                self.startable(start, ike);
-            }
+            let section = section.get_ref();
+            self.callable("start_action", section.start_action.as_ref(), ike);
+            self.callable("close_action", section.close_action.as_ref(), ike);
+            self.callable("dpd_action", section.dpd_action.as_ref(), ike);
             ike.children.push(Arc::new(config));
             children.push(child);
         }
@@ -49,10 +61,18 @@ impl Checker<'_> {
     }
 
     /// Who is to be called must have an address.
-    fn startable(&mut self, start: &Spanned<StartSection>, ike: &ConnectionConfig) {
-        if ike.remote_addrs.iter().all(|address| address.address().is_none()) {
-            let reason = "start_action = \"start\" needs the peer's address in remote_addrs";
-            self.problem(&start.span(), reason);
+    fn callable(
+        &mut self,
+        key: &str,
+        section: Option<&Spanned<ActionSection>>,
+        ike: &ConnectionConfig,
+    ) {
+        let Some(section) = section else { return };
+        let action = action(*section.get_ref());
+        if action != Action::None && ike.remote_addrs.iter().all(|a| a.address().is_none()) {
+            let reason =
+                format!("{key} = {:?} needs the peer's address in remote_addrs", action.name());
+            self.problem(&section.span(), reason);
         }
     }
 
@@ -100,9 +120,11 @@ impl Checker<'_> {
             || vec![EspProposal::default()],
             |proposals| self.list("esp_proposals", proposals, LIST_MAX),
         );
-        let life_time = section.life_time_s.as_ref();
-        let life_time = self.number("life_time_s", life_time, LIFE_TIME_S, LIFE_TIME_DEFAULT_S);
-        let start = section.start_action.as_ref().map(|start| *start.get_ref());
+        let (lifetime, life_time) = self.child_lifetime(section);
+        let octets =
+            self.volume("bytes", section.rekey_bytes.as_ref(), section.life_bytes.as_ref());
+        let packets =
+            self.volume("packets", section.rekey_packets.as_ref(), section.life_packets.as_ref());
         if local_ts.is_empty() || remote_ts.is_empty() {
             return None;
         }
@@ -113,12 +135,67 @@ impl Checker<'_> {
         let mut config = ChildConfig::new(name, local_ts, remote_ts);
         config.mode = mode;
         config.proposals = proposals;
-        config.lifetime = Lifetime::within(Duration::from_secs(life_time));
+        config.lifetime = lifetime;
+        (config.octets, config.packets) = (octets, packets);
+        let chosen =
+            |section: Option<&Spanned<ActionSection>>| section.map(|s| action(*s.get_ref()));
+        let start = chosen(section.start_action.as_ref()).unwrap_or_default();
         let child = Child {
-            start: start == Some(StartSection::Start),
-            life_time: Duration::from_secs(life_time),
+            start,
+            close: chosen(section.close_action.as_ref()).unwrap_or(start),
+            dpd: chosen(section.dpd_action.as_ref()).unwrap_or(start),
+            life_time,
         };
         Some((config, child))
+    }
+
+    /// When a pair is rekeyed, and when it ends. As in swanctl each follows from the other: it ends a
+    /// tenth later than it is rekeyed.
+    fn child_lifetime(&mut self, section: &ChildSection) -> (Lifetime, Option<Duration>) {
+        let life = section.life_time.as_ref();
+        let life_time = life.map(|life| self.time("life_time", Some(life), LIFE_TIME, SECOND));
+        let default = match life_time {
+            Some(life_time) => Lifetime::within(life_time),
+            None => Lifetime::CHILD,
+        };
+        let rekey = section.rekey_time.as_ref();
+        let rekey_time = self.time_or_never("rekey_time", rekey, REKEY_TIME, default.rekey_time);
+        let Some(rekey_time) = rekey_time else {
+            return (Lifetime::UNLIMITED, life_time);
+        };
+        let over_time = match life_time {
+            Some(life_time) => life_time.saturating_sub(rekey_time),
+            None => rekey_time / 10,
+        };
+        if let Some(life) = life.filter(|_| over_time.is_zero()) {
+            self.problem(&life.span(), "life_time must be longer than rekey_time");
+        }
+        let random = section.rand_time.as_ref();
+        let rand_time = self.time("rand_time", random, MARGIN, over_time.min(rekey_time));
+        self.random_part(random, Some(rekey_time));
+        let lifetime = Lifetime { rekey_time: Some(rekey_time), over_time, rand_time };
+        (lifetime, Some(rekey_time + over_time))
+    }
+
+    /// What a pair may carry; 0 is no limit. It ends a tenth after it is rekeyed, as in swanctl.
+    fn volume(
+        &mut self,
+        what: &str,
+        rekey: Option<&Spanned<Amount>>,
+        life: Option<&Spanned<Amount>>,
+    ) -> Volume {
+        let amount = |value: Option<&Spanned<Amount>>| {
+            value.map(|value| value.get_ref().0).filter(|amount| *amount > 0)
+        };
+        let (rekey_at, end) = (amount(rekey), amount(life));
+        if let (Some(rekey_at), Some(end), Some(life)) = (rekey_at, end, life)
+            && end <= rekey_at
+        {
+            let reason = format!("life_{what} must be more than rekey_{what}");
+            self.problem(&life.span(), reason);
+        }
+        let tenth_more = |rekey_at: u64| rekey_at.saturating_add((rekey_at / 10).max(1));
+        Volume { rekey: rekey_at, life: end.or_else(|| rekey_at.map(tenth_more)) }
     }
 }
 

@@ -6,17 +6,19 @@
 
 mod check;
 mod children;
+mod connection;
 mod secret;
 mod section;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_dataplane_config::{ConfigError, Dataplane, Problems, Source};
-use culvert_ike::ConnectionConfig;
+use culvert_ike::{ConnectionConfig, EndpointConfig};
 
 pub use secret::Secrets;
 
@@ -41,6 +43,8 @@ pub struct Config {
     pub connections: Vec<Connection>,
     /// The pre-shared keys.
     pub secrets: Arc<Secrets>,
+    /// How much peers that are not authenticated yet may ask of the gateway.
+    pub limits: EndpointConfig,
     /// What is allowed but not wise, each with its file.
     pub warnings: Vec<String>,
 }
@@ -52,15 +56,54 @@ pub struct Connection {
     pub ike: Arc<ConnectionConfig>,
     /// What the host needs to know of its children, in the order of `ike.children`.
     pub children: Vec<Child>,
+    /// Attempts in a row to set up what is to stand; `None`: for ever.
+    pub keyingtries: Option<u32>,
 }
 
 /// A child of a connection, as far as the protocol does not need to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Child {
-    /// Whether it is to stand always.
-    pub start: bool,
-    /// How long its SA forwards at most.
-    pub life_time: Duration,
+    /// What is done when the gateway starts, and when its SA has ended for a reason that none of the
+    /// others is about.
+    pub start: Action,
+    /// What is done when the peer has deleted its SA.
+    pub close: Action,
+    /// What is done when the peer does not answer any more.
+    pub dpd: Action,
+    /// How long its SA forwards at most; `None`: for ever.
+    pub life_time: Option<Duration>,
+}
+
+impl Child {
+    /// Whether traffic may ever have to set it up.
+    #[must_use]
+    pub fn may_trap(&self) -> bool {
+        [self.start, self.close, self.dpd].contains(&Action::Trap)
+    }
+}
+
+/// What is done about a child without SA.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is set up when there is traffic for it.
+    Trap,
+    /// It is set up.
+    Start,
+}
+
+impl Action {
+    /// As the configuration spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Trap => "trap",
+            Self::Start => "start",
+        }
+    }
 }
 
 impl Config {

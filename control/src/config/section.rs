@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_spanned::Spanned;
 use zeroize::Zeroizing;
 
+use super::values::{Amount, Time};
+
 /// The whole file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,6 +31,12 @@ pub(super) struct ControlSection {
     pub(super) runtime_dir: Option<Spanned<PathBuf>>,
     pub(super) socket_mode: Option<Spanned<String>>,
     pub(super) socket_group: Option<Spanned<String>>,
+    pub(super) half_open_max: Option<Spanned<u64>>,
+    pub(super) half_open_per_source_max: Option<Spanned<u64>>,
+    pub(super) half_open_timeout: Option<Spanned<Time>>,
+    pub(super) cookie_threshold: Option<Spanned<u64>>,
+    pub(super) puzzle_threshold: Option<Spanned<u64>>,
+    pub(super) puzzle_bits: Option<Spanned<u64>>,
 }
 
 /// `[connections.<name>]`.
@@ -48,8 +56,20 @@ pub(super) struct ConnectionSection {
     pub(super) remote: EndSection,
     pub(super) retransmit_timeout_ms: Option<Spanned<u64>>,
     pub(super) retransmit_tries: Option<Spanned<u64>>,
-    pub(super) dpd_delay_s: Option<Spanned<u64>>,
-    pub(super) udp_probe_s: Option<Spanned<u64>>,
+    pub(super) tcp_response_timeout: Option<Spanned<Time>>,
+    pub(super) rekey_time: Option<Spanned<Time>>,
+    pub(super) over_time: Option<Spanned<Time>>,
+    pub(super) rand_time: Option<Spanned<Time>>,
+    pub(super) reauth_time: Option<Spanned<Time>>,
+    #[serde(alias = "dpd_delay_s")]
+    pub(super) dpd_delay: Option<Spanned<Time>>,
+    pub(super) mobike: Option<bool>,
+    pub(super) additional_addrs: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(alias = "udp_probe_s")]
+    pub(super) udp_probe: Option<Spanned<Time>>,
+    pub(super) fragmentation: Option<bool>,
+    pub(super) fragment_size: Option<Spanned<u64>>,
+    pub(super) keyingtries: Option<Spanned<u64>>,
     pub(super) unique: Option<UniqueSection>,
     #[serde(default)]
     pub(super) children: BTreeMap<String, Spanned<ChildSection>>,
@@ -96,8 +116,17 @@ pub(super) struct ChildSection {
     pub(super) local_ts: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) remote_ts: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) esp_proposals: Option<Spanned<Vec<Spanned<String>>>>,
-    pub(super) start_action: Option<Spanned<StartSection>>,
-    pub(super) life_time_s: Option<Spanned<u64>>,
+    pub(super) start_action: Option<Spanned<ActionSection>>,
+    pub(super) close_action: Option<Spanned<ActionSection>>,
+    pub(super) dpd_action: Option<Spanned<ActionSection>>,
+    pub(super) rekey_time: Option<Spanned<Time>>,
+    #[serde(alias = "life_time_s")]
+    pub(super) life_time: Option<Spanned<Time>>,
+    pub(super) rand_time: Option<Spanned<Time>>,
+    pub(super) rekey_bytes: Option<Spanned<Amount>>,
+    pub(super) life_bytes: Option<Spanned<Amount>>,
+    pub(super) rekey_packets: Option<Spanned<Amount>>,
+    pub(super) life_packets: Option<Spanned<Amount>>,
 }
 
 /// `mode`, of which two of swanctl's values are known.
@@ -108,11 +137,14 @@ pub(super) enum ModeSection {
     Transport,
 }
 
-/// `start_action`.
+/// `start_action`, `close_action` and `dpd_action`, with the older names of the last.
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum StartSection {
+pub(super) enum ActionSection {
+    #[serde(alias = "clear")]
     None,
+    Trap,
+    #[serde(alias = "restart")]
     Start,
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use culvert_ike::{Lifetime, Volume};
 use proptest::prelude::*;
 
 use super::*;
@@ -34,7 +35,7 @@ remote = { auth = "psk", id = "*.road.example" }
 [connections.road.children.all]
 local_ts = ["0.0.0.0/0"]
 remote_ts = ["10.9.0.0/16"]
-life_time_s = 3600
+life_time = "1h"
 [secrets.ike-branch]
 id = ["branch.example"]
 secret = "0x0011223344556677"
@@ -55,9 +56,9 @@ fn a_good_file_comes_out_as_written() {
     assert_eq!(branch.ike.proposals.len(), 2);
     assert_eq!(branch.ike.children[0].proposals[0].esn, [true]);
     assert_eq!(branch.ike.children[0].remote_ts[1].to_string(), "10.3.0.0-10.3.0.9[tcp/80]");
-    assert!(branch.children[0].start);
+    assert_eq!(branch.children[0].start, Action::Start);
     let road = config.connection("road").expect("configured");
-    assert_eq!(road.children[0].life_time, Duration::from_secs(3600));
+    assert_eq!(road.children[0].life_time, Some(Duration::from_secs(3600)));
     let local = "gw.example".parse().expect("an identity");
     let find = |remote: &str| {
         let secret = config.secrets.find(&local, &remote.parse().expect("an identity"));
@@ -66,6 +67,99 @@ fn a_good_file_comes_out_as_written() {
     assert_eq!(find("branch.example"), Some(vec![0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77]));
     assert_eq!(find("car7.road.example"), Some(b"foobar".to_vec()));
     assert_eq!(find("stranger.example"), None);
+}
+
+/// What the file says in place of `fallback_after`, and of the second child's `life_time`.
+fn with(connection: &str, child: &str) -> Config {
+    let text = GOOD.replace("fallback_after = 3", connection).replace("life_time = \"1h\"", child);
+    load(text).map_err(|error| error.to_string()).expect("good")
+}
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_secs(minutes * 60)
+}
+
+#[test]
+fn lifetimes_follow_from_each_other_as_in_swanctl() {
+    let ike = |text| with(text, "").connection("branch").expect("there").ike.lifetime;
+    let lifetime = |rekey_time, over_time, rand_time| Lifetime { rekey_time, over_time, rand_time };
+    assert_eq!(ike(""), lifetime(Some(minutes(240)), minutes(24), minutes(24)));
+    assert_eq!(
+        ike("rekey_time = \"100m\""),
+        lifetime(Some(minutes(100)), minutes(10), minutes(10))
+    );
+    let both = "rekey_time = \"100m\"\nreauth_time = \"300m\"\nrand_time = 0";
+    assert_eq!(ike(both), lifetime(Some(minutes(100)), minutes(30), Duration::ZERO));
+    assert_eq!(ike("rekey_time = 0").rekey_time, None);
+    let child = |text| {
+        let config = with("", text);
+        let road = config.connection("road").expect("there");
+        (road.ike.children[0].lifetime, road.children[0].life_time)
+    };
+    let hour = lifetime(Some(minutes(60)), minutes(6), minutes(6));
+    assert_eq!(child(""), (hour, Some(minutes(66))));
+    assert_eq!(child("rekey_time = \"60m\""), (hour, Some(minutes(66))));
+    assert_eq!(child("life_time = \"66m\""), (hour, Some(minutes(66))));
+    let apart = lifetime(Some(minutes(10)), minutes(20), minutes(1));
+    let text = "rekey_time = \"10m\"\nlife_time = \"30m\"\nrand_time = \"1m\"";
+    assert_eq!(child(text), (apart, Some(minutes(30))));
+    assert_eq!(child("rekey_time = 0"), (Lifetime::UNLIMITED, None));
+    assert_eq!(child("rekey_time = 0\nlife_time = 60"), (Lifetime::UNLIMITED, Some(minutes(1))));
+}
+
+#[test]
+fn volumes_are_amounts_and_end_a_tenth_later() {
+    let volumes = |text| {
+        let config = with("", text);
+        let child = Arc::clone(&config.connection("road").expect("there").ike.children[0]);
+        (child.octets, child.packets)
+    };
+    let volume = |rekey, life| Volume { rekey, life };
+    assert_eq!(volumes(""), (Volume::default(), Volume::default()));
+    let octets = volume(Some(1 << 30), Some((1 << 30) + (1 << 30) / 10));
+    let packets = volume(Some(1000), Some(5000));
+    let text = "rekey_bytes = \"1G\"\nrekey_packets = 1000\nlife_packets = 5000";
+    assert_eq!(volumes(text), (octets, packets));
+    assert_eq!(volumes("rekey_bytes = 0\nlife_bytes = 7").0, volume(None, Some(7)));
+}
+
+#[test]
+fn what_is_done_about_an_end_is_what_is_done_at_the_start_unless_said_otherwise() {
+    let text = "start_action = \"trap\"\ndpd_action = \"clear\"";
+    let text = GOOD.replace("start_action = \"start\"", text);
+    let config = load(text).map_err(|error| error.to_string()).expect("good");
+    let child = config.connection("branch").expect("there").children[0];
+    assert_eq!((child.start, child.close, child.dpd), (Action::Trap, Action::Trap, Action::None));
+}
+
+#[test]
+fn the_protocol_gets_what_the_connection_says() {
+    let text = "dpd_delay = 0\nmobike = false\nudp_probe = 0\nfragmentation = false\n\
+                fragment_size = 1400\nkeyingtries = 3\ntcp_response_timeout = \"20s\"\n\
+                additional_addrs = [\"2001:db8::1\"]\nunique = \"never\"";
+    let config = with(text, "");
+    let branch = config.connection("branch").expect("there");
+    let ike = &branch.ike;
+    assert_eq!((ike.dpd_delay, ike.udp_probe), (None, None));
+    assert_eq!((ike.mobike, ike.fragmentation, ike.unique), (false, false, false));
+    assert_eq!((ike.fragment_size, branch.keyingtries), (1400, Some(3)));
+    assert_eq!(ike.tcp_response_timeout, Duration::from_secs(20));
+    assert_eq!(ike.additional_addrs, ["2001:db8::1".parse::<std::net::IpAddr>().expect("one")]);
+    let defaults = with("", "");
+    let defaults = defaults.connection("branch").expect("there");
+    assert_eq!(defaults.ike.dpd_delay, Some(Duration::from_secs(30)));
+    assert_eq!((defaults.ike.mobike, defaults.keyingtries), (true, None));
+}
+
+#[test]
+fn limits_of_half_open_ike_sas_can_be_set() {
+    let text = "socket_mode = \"0660\"\nhalf_open_max = 100\ncookie_threshold = 0\n\
+                puzzle_threshold = 50\npuzzle_bits = 20\nhalf_open_timeout = \"5s\"";
+    let config = load(GOOD.replace("socket_mode = \"0660\"", text));
+    let limits = config.map_err(|error| error.to_string()).expect("good").limits;
+    assert_eq!((limits.half_open_max, limits.half_open_per_source_max), (100, 100));
+    assert_eq!((limits.cookie_threshold, limits.puzzle_threshold), (0, 50));
+    assert_eq!((limits.puzzle_bits, limits.half_open_timeout), (20, Duration::from_secs(5)));
 }
 
 /// What to replace in [`GOOD`], by what, and how the message begins, from the line on.
@@ -120,10 +214,62 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     ("10.2.0.0/24", "10.2.0.0/33", "19: `/33` is no prefix length of that address family"),
     ("aes128gcm16-esn", "aes128gcm16-prfsha256", "20: `prfsha256` in"),
-    ("start_action = \"start\"", "start_action = \"trap\"", "21: unknown variant `trap`"),
+    ("start_action = \"start\"", "start_action = \"hold\"", "21: unknown variant `hold`"),
     ("[connections.road.children.all]", "[connections.branch]", "25: duplicate key"),
-    ("life_time_s = 3600", "life_time_s = 3", "28: life_time_s must be between 60 and 2592000"),
-    ("life_time_s = 3600", "lifetime = 3", "28: unknown field `lifetime`, expected one of"),
+    ("life_time = \"1h\"", "life_time = \"1w\"", "28: \"1w\" is not a time: seconds, or a text"),
+    ("life_time = \"1h\"", "life_time = -1", "28: \"-1\" is not a time: seconds, or a text"),
+    (
+        "life_time = \"1h\"",
+        "life_time = \"1h\"\nrekey_time = \"1h\"",
+        "28: life_time must be longer than rekey_time",
+    ),
+    (
+        "life_time = \"1h\"",
+        "rekey_time = \"1h\"\nrand_time = \"2h\"",
+        "29: rand_time must not be longer than rekey_time",
+    ),
+    (
+        "life_time = \"1h\"",
+        "rekey_bytes = \"1G\"\nlife_bytes = \"1024M\"",
+        "29: life_bytes must be more than rekey_bytes",
+    ),
+    (
+        "life_time = \"1h\"",
+        "rekey_packets = \"1x\"",
+        "28: \"1x\" is not an amount: a number, or a text",
+    ),
+    (
+        "life_time = \"1h\"",
+        "dpd_action = \"restart\"",
+        "28: dpd_action = \"start\" needs the peer's address in remote_addrs",
+    ),
+    (
+        "life_time = \"1h\"",
+        "close_action = \"trap\"",
+        "28: close_action = \"trap\" needs the peer's address in remote_addrs",
+    ),
+    (
+        "fallback_after = 3",
+        "additional_addrs = [\"192.0.2.77\"]",
+        "13: 192.0.2.77 is not one of the addresses in [dataplane.outer]",
+    ),
+    ("fallback_after = 3", "udp_probe = 1", "13: udp_probe must be between 10s and 1d"),
+    ("fallback_after = 3", "dpd_delay = \"2d\"", "13: dpd_delay must be between 1s and 1d"),
+    ("fallback_after = 3", "fragment_size = 100", "13: fragment_size must be between 576 and 9000"),
+    (
+        "fallback_after = 3",
+        "mobike = \"yes\"",
+        "13: invalid type: string \"yes\", expected a boolean",
+    ),
+    ("fallback_after = 3", "rekey_time = 31536001", "13: rekey_time must be between 1s and 365d"),
+    ("socket_mode = \"0660\"", "puzzle_bits = 33", "8: puzzle_bits must be between 1 and 32"),
+    (
+        "socket_mode = \"0660\"",
+        "half_open_max = 9\nhalf_open_per_source_max = 10",
+        "9: half_open_per_source_max must be between 1 and 9",
+    ),
+    ("life_time = \"1h\"", "life_time = 1", "28: life_time must be between 2s and 730d"),
+    ("life_time = \"1h\"", "lifetime = 3", "28: unknown field `lifetime`, expected one of"),
     ("0x0011", "0x011", "31: after 0x an even number of hexadecimal digits must follow"),
     ("\"0sZm9vYmFy\"", "\"\"", "34: the secret is empty"),
     (

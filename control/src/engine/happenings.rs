@@ -4,7 +4,6 @@ use culvert_api::{Code, Happening, Outcome, Refusal, Side, Transport};
 use culvert_ike::{ChildId, DownReason, Event, IkeSaId, IkeSnapshot, RekeyCause};
 
 use super::commands::{about, named};
-use super::known::KnownChild;
 use super::waiters::{Awaited, Decided};
 use super::{Engine, random_octet};
 use crate::convert::Way;
@@ -38,7 +37,7 @@ impl Engine {
                 let reason = error.to_string();
                 let happening = Happening::IkeFailed { reason: reason.clone() };
                 self.history.note(Some(&connection), Some(ike), happening);
-                self.ike_gone(ike, &connection, &reason);
+                self.ike_gone(ike, &connection, None, &reason);
             }
             Event::Refused { path, error } => {
                 let reason = format!("{path}: {error}");
@@ -100,20 +99,21 @@ impl Engine {
         let message = format!("IKE SA {ike} of {connection} is gone: {text}");
         let gone = Ok(of_ike(ike, connection, message));
         self.waiters.tell(|awaited| *awaited == Awaited::IkeGone(ike), &gone);
-        self.ike_gone(ike, connection, &text);
+        self.ike_gone(ike, connection, Some(reason), &text);
     }
 
-    /// An IKE SA is gone, or did not come about: nothing of it may be left.
-    fn ike_gone(&mut self, ike: IkeSaId, connection: &str, reason: &str) {
+    /// An IKE SA is gone, or (without a reason) did not come about: nothing of it may be left.
+    fn ike_gone(&mut self, ike: IkeSaId, connection: &str, reason: Option<DownReason>, text: &str) {
         self.services.forwarding.forget_peer(ike);
         self.known.ike_gone(ike);
         self.known.successors.retain(|_, old| *old != ike);
-        let wait = self.starts.ike_down(ike, clock::now(), random_octet());
-        self.note_retry(connection, wait);
+        let when = (clock::now(), random_octet());
+        let next = self.starts.ike_down(connection, ike, reason, when);
+        self.note_next(connection, next);
         if let Some(old) = self.known.successors.remove(&ike) {
-            self.not_reauthenticated(old, reason);
+            self.not_reauthenticated(old, text);
         }
-        let refusal = Err(Refusal::new(Code::Failed, reason));
+        let refusal = Err(Refusal::new(Code::Failed, text));
         self.waiters.tell(|awaited| awaited.ike() == ike, &refusal);
     }
 
@@ -170,14 +170,8 @@ impl Engine {
         let spi_in = format!("{:08x}", pair.spi_in);
         let happening = self.child_news(pair, replaces);
         self.history.note(Some(&sa.connection), Some(ike), happening);
-        let known = KnownChild {
-            ike,
-            connection: sa.connection.clone(),
-            name: name.to_owned(),
-            spi_in: pair.spi_in,
-            rekeying: None,
-        };
-        self.known.children.insert(child, known);
+        let metered = self.is_metered(&sa.connection, name);
+        self.known.child_up(&sa, pair, metered);
         // With the first child it is known how ESP travels.
         self.known.moved(ike, convert::way(&sa));
         self.starts.up(&sa.connection, name, ike, clock::now());
@@ -236,8 +230,9 @@ impl Engine {
         );
         // What ends with its IKE SA is begun anew with it, and a rekey has a successor.
         if !matches!(reason, DownReason::Rekeyed | DownReason::IkeGone) {
-            let wait = self.starts.down(ike, &name, clock::now(), random_octet());
-            self.note_retry(&connection, wait);
+            let when = (clock::now(), random_octet());
+            let next = self.starts.down(&connection, ike, &name, Some(reason), when);
+            self.note_next(&connection, next);
         }
     }
 
@@ -249,8 +244,9 @@ impl Engine {
             Some(ike),
             Happening::ChildFailed { child: name.clone(), reason },
         );
-        let wait = self.starts.down(ike, &name, clock::now(), random_octet());
-        self.note_retry(&connection, wait);
+        let when = (clock::now(), random_octet());
+        let next = self.starts.down(&connection, ike, &name, None, when);
+        self.note_next(&connection, next);
         let awaited = Awaited::ChildUp(ike, name);
         self.waiters.tell(|other| *other == awaited, &refusal);
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use culvert_api::Side;
-use culvert_ike::{ChildId, IkeSaId, IkeSnapshot};
+use culvert_ike::{ChildId, ChildSnapshot, IkeSaId, IkeSnapshot};
 
 use crate::convert::{self, Way};
 
@@ -13,6 +13,8 @@ pub(super) struct KnownChild {
     pub(super) connection: String,
     pub(super) name: String,
     pub(super) spi_in: u32,
+    /// Whether it may carry only so much.
+    pub(super) metered: bool,
     /// Why this side is rekeying it.
     pub(super) rekeying: Option<String>,
 }
@@ -40,6 +42,19 @@ impl Known {
     pub(super) fn ike_up(&mut self, sa: &IkeSnapshot) {
         let known = KnownIke { spis: spis(sa), way: convert::way(sa), rekeying: None };
         self.ikes.insert(sa.id, known);
+    }
+
+    /// A CHILD SA stands.
+    pub(super) fn child_up(&mut self, sa: &IkeSnapshot, pair: &ChildSnapshot, metered: bool) {
+        let known = KnownChild {
+            ike: sa.id,
+            connection: sa.connection.clone(),
+            name: pair.name.clone(),
+            spi_in: pair.spi_in,
+            metered,
+            rekeying: None,
+        };
+        self.children.insert(pair.id, known);
     }
 
     /// An IKE SA has new SPIs: the old ones, and who began why.

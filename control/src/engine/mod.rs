@@ -10,6 +10,7 @@ mod known;
 mod records;
 mod rows;
 mod targets;
+mod usage;
 mod waiters;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use culvert_api::{Event, Happening};
 use culvert_dataplane_config::Dataplane;
-use culvert_ike::{Endpoint, EndpointConfig, IkeSaId, IkeState, Instant, Transmit};
+use culvert_ike::{Endpoint, IkeSaId, IkeState, Instant, Transmit};
 use culvert_shm::{ControlView, Down, Layout};
 use tokio::sync::broadcast;
 
@@ -25,7 +26,7 @@ use crate::config::Config;
 use crate::forwarding::Forwarding;
 use crate::history::History;
 use crate::host::{self, Services};
-use crate::starts::Starts;
+use crate::starts::{Next, Starts};
 use crate::tcp::Tcp;
 use crate::{clock, convert};
 
@@ -80,13 +81,12 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config) -> Self {
         let now = clock::now();
-        let ike_sas_max = usize::try_from(config.dataplane.peers).unwrap_or(usize::MAX);
-        let limits = EndpointConfig { ike_sas_max, ..EndpointConfig::default() };
         let mut octets = [0; 8];
         host::random(&mut octets);
-        let starts = Starts::new(&config.connections, now);
+        let mut starts = Starts::default();
+        starts.configure(config.connections.iter(), now);
         Self {
-            endpoint: Endpoint::new(limits),
+            endpoint: Endpoint::new(config.limits.clone()),
             services: Services { forwarding: Forwarding::default(), config },
             // The upper half tells this process's requests from an earlier one's.
             tcp: Tcp::new(u64::from_ne_bytes(octets) & !0 << 32),
@@ -254,6 +254,7 @@ impl Engine {
         let gone =
             self.dataplane == Link::Down && now.since(self.dataplane_since) >= DATAPLANE_GONE_AFTER;
         self.services.forwarding.tend(clock::to_ns(now), gone);
+        self.tell_usage();
         self.end_expired(now);
         self.close_unused(now);
         self.waiters.tidy();
@@ -275,20 +276,23 @@ impl Engine {
             match self.begin(now, &connection, &child) {
                 Ok(ike) => self.starts.trying(&connection, &child, ike),
                 Err(error) => {
-                    let wait = self.starts.failed(&connection, &child, now, random_octet());
+                    let next = self.starts.failed(&connection, &child, now, random_octet());
                     let reason = error.to_string();
                     self.history.note(Some(&connection), None, Happening::IkeFailed { reason });
-                    self.note_retry(&connection, wait);
+                    self.note_next(&connection, next);
                 }
             }
         }
     }
 
-    fn note_retry(&mut self, connection: &str, wait: Option<Duration>) {
-        if let Some(wait) = wait {
-            let happening = Happening::Retry { in_s: wait.as_secs() };
-            self.history.note(Some(connection), None, happening);
-        }
+    /// Tells what comes after a failure.
+    fn note_next(&mut self, connection: &str, next: Next) {
+        let happening = match next {
+            Next::Nothing => return,
+            Next::In(wait) => Happening::Retry { in_s: wait.as_secs() },
+            Next::GivenUp(attempts) => Happening::GivenUp { attempts },
+        };
+        self.history.note(Some(connection), None, happening);
     }
 
     /// Deletes every SA of this process, politely. Afterwards take turns until

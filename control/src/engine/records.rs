@@ -71,8 +71,7 @@ impl Engine {
             }
             Record::Other(Up::PathMoved { peer }) => self.path_moved(now, peer),
             Record::Other(Up::SequenceNearlyExhausted { sa }) => {
-                // Until SAs are rekeyed, an SA without numbers left ends there.
-                tracing::warn!(%sa, "an SA has nearly used up its sequence numbers");
+                self.sequence_low(sa);
             }
             Record::Other(Up::Restarted { epoch }) => self.worker_restarted(now, worker, epoch),
             // `Record::of` has made a message of it.

@@ -123,7 +123,7 @@ impl Engine {
         }
     }
 
-    fn counts(&self, spi_in: u32) -> SaCounts {
+    pub(super) fn counts(&self, spi_in: u32) -> SaCounts {
         let pair = self.services.forwarding.installed(spi_in);
         let counts = pair.zip(self.services.forwarding.view());
         counts.and_then(|(pair, view)| view.sa_counts(pair.slot)).unwrap_or_default()
@@ -235,7 +235,9 @@ fn configured(connection: &config::Connection, ike_sas: u64) -> Connection {
         name: child.name.clone(),
         local_ts: selectors(&child.local_ts),
         remote_ts: selectors(&child.remote_ts),
-        start_action: if host.start { "start" } else { "none" }.to_owned(),
+        start_action: host.start.name().to_owned(),
+        close_action: host.close.name().to_owned(),
+        dpd_action: host.dpd.name().to_owned(),
     });
     Connection {
         name: ike.name.clone(),

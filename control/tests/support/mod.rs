@@ -265,6 +265,13 @@ impl Dataplane {
         }
     }
 
+    /// Tells control that the sequence numbers of the only SA are nearly used up.
+    pub(crate) fn exhaust(&mut self) {
+        let index = *self.sas.keys().next().expect("an SA");
+        let Load::Live(sa, _) = self.worker.load_sa(index) else { panic!("no SA in its slot") };
+        self.send(&Up::SequenceNearlyExhausted { sa });
+    }
+
     /// Moves the peer of the only SA, as a worker does that has opened a packet from there.
     pub(crate) fn move_peer(&mut self, remote: SocketAddr) {
         let peer = self.sas.values().next().expect("an SA").peer;

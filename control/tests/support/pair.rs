@@ -113,3 +113,17 @@ pub(crate) fn ask(gateway: &Gateway, command: Command) -> Result<Vec<String>, (C
         Err(other) => panic!("no answer: {other}"),
     }
 }
+
+/// A configuration of [`config`] with more settings of the connection and of its child.
+pub(crate) fn with(config: &str, connection: &str, child: &str) -> String {
+    let config = config.replace("fallback_after = 2", &format!("fallback_after = 2\n{connection}"));
+    let proposals = "esp_proposals = [\"aes256gcm16-esn\"]";
+    config.replace(proposals, &format!("{proposals}\n{child}"))
+}
+
+/// Waits for an event that begins so.
+pub(crate) fn told(gateway: &Gateway, beginning: &str) -> String {
+    eventually(beginning, || {
+        gateway.events().into_iter().find(|event| event.starts_with(beginning))
+    })
+}

@@ -1,0 +1,125 @@
+//! How long SAs live by their settings, and what is done when they end.
+
+#![allow(clippy::panic, reason = "helpers of tests fail the test")]
+
+mod support;
+
+use culvert_api::{Command, Target};
+use support::eventually;
+use support::pair::{LEFT, Pair, RIGHT, config, initiate, pair_of, told, with};
+
+/// Two gateways of which the left one has these settings besides.
+fn pair(connection: &str, child: &str) -> Pair {
+    let left = with(&config(&LEFT, "udp", "shared"), connection, child);
+    pair_of(&left, &config(&RIGHT, "auto", "shared"), true)
+}
+
+fn up(connection: &str, child: &str) -> Pair {
+    let pair = pair(connection, child);
+    initiate(&mut pair.left.client()).expect("up");
+    eventually("the responder shows it", || (pair.right.status().child_sas == 1).then_some(()));
+    eventually("the worker has it", || (!pair.network.ends()[0].sas.is_empty()).then_some(()));
+    pair
+}
+
+fn assert_rekeyed(pair: &Pair, why: &str) {
+    let event = told(&pair.left, "CHILD SA net rekeyed from ");
+    assert!(event.ends_with(&format!(" from here: {why}")), "{event}");
+    eventually("one pair is left", || {
+        let sas = pair.left.sas();
+        (sas.len() == 1 && sas[0].children.len() == 1).then_some(())
+    });
+}
+
+#[test]
+fn a_child_sa_is_rekeyed_by_its_age() {
+    let pair = up("", "rekey_time = 2\nlife_time = 60\nrand_time = 0");
+    assert_rekeyed(&pair, "its time had come");
+}
+
+#[test]
+fn an_ike_sa_is_rekeyed_by_its_age() {
+    let pair = up("rekey_time = 2\nover_time = 60\nrand_time = 0", "");
+    let event = told(&pair.left, "IKE SA rekeyed from ");
+    assert!(event.ends_with(" from here: its time had come"), "{event}");
+}
+
+#[test]
+fn an_ike_sa_is_authenticated_anew_by_its_age() {
+    let pair = up("reauth_time = 2", "");
+    told(&pair.left, "authenticated anew: IKE SA ");
+}
+
+#[test]
+fn a_child_sa_is_rekeyed_by_what_it_has_carried() {
+    let pair = up("", "rekey_packets = 2\nlife_packets = 1000");
+    pair.network.ends()[0].count_traffic(100);
+    pair.network.ends()[0].count_traffic(100);
+    assert_rekeyed(&pair, "it had carried enough");
+}
+
+#[test]
+fn a_child_sa_ends_when_it_has_carried_all_that_it_may() {
+    let pair = up("", "life_bytes = 5000");
+    pair.network.ends()[0].count_traffic(5000);
+    told(&pair.left, "CHILD SA net ");
+    eventually("it has ended", || {
+        let events = pair.left.events();
+        events.iter().any(|event| event.contains("down: its lifetime is over")).then_some(())
+    });
+}
+
+// RFC 4303, 3.3.3: a sequence number is never used twice, so an SA without new keys would end.
+#[test]
+fn a_child_sa_is_rekeyed_before_its_sequence_numbers_are_used_up() {
+    let pair = up("", "");
+    pair.network.ends()[0].exhaust();
+    assert_rekeyed(&pair, "its sequence numbers are nearly used up");
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_called_again_where_dpd_action_says_so() {
+    let pair = up("dpd_delay = 1", "dpd_action = \"restart\"");
+    pair.network.pass_udp(false);
+    let down = told(&pair.left, "IKE SA down: ");
+    assert!(down.contains("does not answer any more"), "{down}");
+    told(&pair.left, "next attempt in 1 s");
+    pair.network.pass_udp(true);
+    eventually("it is up again", || (pair.left.status().child_sas == 1).then_some(()));
+}
+
+#[test]
+fn what_the_peer_deletes_comes_back_only_where_close_action_says_so() {
+    let pair = pair("", "start_action = \"start\"\nclose_action = \"none\"");
+    let delete = || {
+        let target = Target::Connection("other".into());
+        let command = Command::Terminate { target, wait_s: 15 };
+        pair.right.client().rows(command).expect("deleted");
+    };
+    eventually("it came up by itself", || (pair.right.status().child_sas == 1).then_some(()));
+    delete();
+    told(&pair.left, "IKE SA down: deleted by the peer");
+    let events = pair.left.events();
+    assert!(!events.iter().any(|event| event.starts_with("next attempt")), "{events:#?}");
+    assert_eq!(pair.left.sas(), []);
+}
+
+#[test]
+fn attempts_end_where_keyingtries_says_so() {
+    let pair = pair("keyingtries = 2", "start_action = \"start\"");
+    let failed = |gateway: &support::Gateway| {
+        let events = gateway.events();
+        events.iter().filter(|event| event.starts_with("IKE SA failed")).count()
+    };
+    eventually("it came up by itself", || (pair.left.status().child_sas == 1).then_some(()));
+    pair.network.pass_udp(false);
+    let target = Target::Connection("other".into());
+    pair.right.client().rows(Command::Terminate { target, wait_s: 0 }).expect("deleted");
+    // The right end's Delete is lost as well; the left one finds out by itself.
+    let target = Target::Ike(pair.left.sas()[0].id.expect("numbered"));
+    pair.left.client().rows(Command::Terminate { target, wait_s: 15 }).expect("deleted");
+    let command = Command::Initiate { connection: "other".into(), child: None, wait_s: 0 };
+    pair.left.client().rows(command).expect("begun");
+    assert_eq!(told(&pair.left, "given up"), "given up after 2 attempts, as keyingtries says");
+    assert_eq!(failed(&pair.left), 2);
+}
