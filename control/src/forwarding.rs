@@ -292,6 +292,15 @@ impl Forwarding {
         (state.last_authentic_ns > 0).then(|| clock::from_ns(state.last_authentic_ns))
     }
 
+    /// When a packet was last sent to a peer.
+    #[must_use]
+    pub fn last_outbound(&self, ike: IkeSaId) -> Option<Instant> {
+        let view = self.view.as_ref()?;
+        let of_peer = self.installed.values().filter(|sa| sa.ike == ike);
+        let last_ns = of_peer.filter_map(|sa| Some(view.sa_counts(sa.slot)?.last_out_ns)).max()?;
+        (last_ns > 0).then(|| clock::from_ns(last_ns))
+    }
+
     /// Forgets a peer whose IKE SA is gone, with whatever SAs are left of it.
     pub fn forget_peer(&mut self, ike: IkeSaId) {
         let of_ike = self.installed.iter().filter(|(_, sa)| sa.ike == ike);

@@ -90,6 +90,10 @@ impl Host for Services {
     fn last_inbound(&mut self, ike: IkeSaId) -> Option<Instant> {
         self.forwarding.last_inbound(ike)
     }
+
+    fn last_outbound(&mut self, ike: IkeSaId) -> Option<Instant> {
+        self.forwarding.last_outbound(ike)
+    }
 }
 
 /// Fills `out` from the kernel.

@@ -194,7 +194,7 @@ pub struct ConnectionConfig {
     /// With [`TransportChoice::Auto`] and MOBIKE, how long this gateway as initiator stays on TCP
     /// before it tries UDP again; `None`: it stays (RFC 9329, 7.1).
     pub udp_probe: Option<Duration>,
-    /// Further addresses of this gateway that a MOBIKE peer is told; at most 16 are.
+    /// All addresses of this gateway that a MOBIKE peer is told besides the one in use; at most 16 are.
     pub additional_addrs: Vec<IpAddr>,
     /// Let long messages go in fragments where the peer can put them together (RFC 7383); only over
     /// UDP.

@@ -42,6 +42,11 @@ pub enum Transmit {
         /// The IKE message, from its header on.
         octets: Vec<u8>,
     },
+    /// Send a NAT keepalive, the single octet 0xff in UDP, on this path (RFC 3948, 2.3).
+    Keepalive {
+        /// The way it goes.
+        path: Path,
+    },
     /// Open a TCP connection, send the prefix, and report with [`crate::Endpoint::tcp_opened`] or
     /// [`crate::Endpoint::tcp_failed`].
     Connect {
@@ -338,6 +343,11 @@ pub enum InitiationError {
     /// The peer wants EAP.
     #[error("the peer wants to authenticate by EAP, here only pre-shared keys are configured")]
     EapWanted,
+    /// The peer allows no NAT, and one is there.
+    #[error(
+        "the peer forbids NAT (RFC 4555), but its packets were translated; allow NAT traversal there"
+    )]
+    NatForbidden,
     /// The peer's messages break the protocol.
     #[error("the peer broke the protocol: {0}")]
     PeerMisbehaved(&'static str),

@@ -167,6 +167,10 @@ pub trait Host {
     /// When the last authentic ESP packet of this peer came, where the data plane knows. Saves
     /// liveness checks (RFC 7296, 2.4).
     fn last_inbound(&mut self, ike: IkeSaId) -> Option<Instant>;
+
+    /// When the last ESP packet was sent to this peer, where the data plane knows. Saves NAT
+    /// keepalives (RFC 3948, 4).
+    fn last_outbound(&mut self, ike: IkeSaId) -> Option<Instant>;
 }
 
 impl TransportChoice {

@@ -247,6 +247,57 @@ fn behind_a_nat_at_the_new_place_esp_is_encapsulated() {
     assert_eq!(pair.b.sa().path.remote.ip().to_string(), pair::NAT);
 }
 
+// RFC 4555, 3.6: the whole list anew, from either side.
+#[test]
+fn changed_addresses_are_told() {
+    let mut pair = Pair::up(mobile());
+    for from_a in [true, false] {
+        for list in [vec!["192.0.2.77", "2001:db8::7"], vec![]] {
+            let list: Vec<IpAddr> = list.iter().map(|text| text.parse().unwrap()).collect();
+            let now = pair.now;
+            let (own, other) = match from_a {
+                true => (&mut pair.a, &mut pair.b),
+                false => (&mut pair.b, &mut pair.a),
+            };
+            assert_ne!(other.sa().peer_addresses, list);
+            let changed = ConnectionConfig {
+                additional_addrs: list.clone(),
+                ..(*own.host.connections[0]).clone()
+            };
+            let changed = std::sync::Arc::new(changed);
+            own.endpoint.reconfigure(now, &changed, &mut own.host);
+            own.endpoint.reconfigure(now, &changed, &mut own.host);
+            pair.run(seconds(1));
+            let (own, other) = match from_a {
+                true => (&pair.a, &pair.b),
+                false => (&pair.b, &pair.a),
+            };
+            assert_eq!(other.sa().peer_addresses, list);
+            let told = if list.is_empty() { 2 } else { 1 };
+            assert_eq!(asked(own).len(), told, "once for each change");
+        }
+    }
+    assert_way(&pair, Transport::Native);
+}
+
+// RFC 4555, 3.5: "Checks that the (source IP address, destination IP address) pair in the IP header
+// is acceptable according to local policy."
+#[test]
+fn a_move_beyond_the_configuration_is_refused() {
+    let a = mobile();
+    let mut b = mirror(&a);
+    b.remote_addrs = vec![culvert_ike::AddressMatch::Address(pair::A.parse().unwrap())];
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(1));
+    move_a(&mut pair, elsewhere());
+    pair.run(seconds(5));
+    for path in [pair.b.sa().path.remote, pair.a.sa().path.local] {
+        assert_eq!(path.ip().to_string(), pair::A, "everything stays as it was");
+    }
+    assert_way(&pair, Transport::Native);
+}
+
 // RFC 4555, 3.4 and the codec: what is announced is on the wire.
 #[test]
 fn nothing_of_it_is_in_the_clear() {

@@ -107,3 +107,52 @@ fn a_reauthentication_that_fails_leaves_the_old_ike_sa_and_is_tried_again() {
     pair.run(seconds(100));
     assert_taken_over(&pair, old);
 }
+
+// RFC 7296, 2.8.3: whoever authenticates anew deletes the old IKE SA when all has come over, and not
+// the responder before, whatever its `unique` says.
+#[test]
+fn the_responder_leaves_the_old_ike_sa_to_the_initiator_for_a_while() {
+    let a = ConnectionConfig { unique: false, ..config() };
+    let b = ConnectionConfig { unique: true, ..mirror(&a) };
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(1));
+    let old = pair.b.sa().id;
+    pair.initiate();
+    pair.run(seconds(30));
+    for side in [&pair.a, &pair.b] {
+        assert_eq!((side.endpoint.sas().count(), side.host.installed.len()), (2, 2));
+    }
+    // A third one: the first is in the way now.
+    pair.initiate();
+    pair.run(seconds(1));
+    assert!(pair.b.endpoint.sas().all(|sa| sa.id != old), "at most one predecessor is kept");
+    pair.run(seconds(70));
+    assert_eq!((pair.a.endpoint.sas().count(), pair.b.endpoint.sas().count()), (1, 1));
+    assert_eq!((pair.a.host.installed.len(), pair.b.host.installed.len()), (1, 1));
+    let told = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::DeletedByPeer, .. });
+    assert_eq!(pair.a.events.iter().filter(|e| told(e)).count(), 2, "with a Delete each");
+}
+
+// Both ends are configured to begin: one IKE SA stays, the same at both, whatever arrives first.
+#[test]
+fn ike_sas_that_both_ends_begin_at_once_become_one() {
+    for (head_start, lost) in
+        [(0, [0, 0]), (5, [0, 0]), (15, [0, 0]), (0, [1, 0]), (0, [0, 1]), (8, [2, 1])]
+    {
+        let a = ConnectionConfig { unique: true, ..config() };
+        let mut b = mirror(&a);
+        b.remote_addrs = vec![culvert_ike::AddressMatch::Address(pair::A.parse().unwrap())];
+        let mut pair = Pair::new(a, b);
+        pair.net.lose = lost;
+        pair.initiate();
+        pair.run(Duration::from_millis(head_start));
+        let connection = pair.b.host.connections[0].clone();
+        pair.b.endpoint.initiate(pair.now, &connection, None, &mut pair.b.host).unwrap();
+        pair.run(seconds(100));
+        let (of_a, of_b) = (pair.a.sa(), pair.b.sa());
+        assert_eq!((of_a.spi_i, of_a.spi_r), (of_b.spi_i, of_b.spi_r), "{head_start} ms, {lost:?}");
+        assert!(of_a.initiator, "that of the lower identity");
+        pair.assert_child();
+    }
+}

@@ -218,6 +218,11 @@ impl Engine {
                     worker.unwrap_or_else(|| self.services.forwarding.worker_for(path.remote));
                 self.send(worker, &Down::IkeSend { path, payload: &octets });
             }
+            Transmit::Keepalive { path } => {
+                let worker = self.services.forwarding.worker_for(path.remote);
+                let (path, payload) = (convert::shm_path(&path), &[culvert_shm::NAT_KEEPALIVE][..]);
+                self.send(worker, &Down::IkeSend { path, payload });
+            }
             Transmit::Connect { request, local, remote } => {
                 let worker = self.services.forwarding.worker_for(remote);
                 let token = self.tcp.ask(request, worker, self.epoch());

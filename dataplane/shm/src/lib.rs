@@ -60,7 +60,7 @@ pub use control::{Collected, ControlView, InstallError, TableFull};
 pub use counters::Counter;
 pub use dataplane::{AttachError, DataplaneView, Load, WorkerView};
 pub use layout::{Layout, LayoutError};
-pub use message::{CloseReason, ConnectFailure, Down, Malformed, Up};
+pub use message::{CloseReason, ConnectFailure, Down, Malformed, NAT_KEEPALIVE, Up};
 pub use peer::{PeerConfig, PeerState, PeerWriter};
 pub use policy::Policy;
 pub use region::{Region, RegionError, WorkerStats};

@@ -229,11 +229,14 @@ fn up_fields<'a>(record: &RawRecord<'a>) -> Option<Up<'a>> {
     })
 }
 
+/// The octet that a NAT keepalive consists of (RFC 3948, 2.3). No IKE message is so short.
+pub const NAT_KEEPALIVE: u8 = 0xff;
+
 /// From control to a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Down<'a> {
     /// Send an IKE message; the worker adds non-ESP marker and frame length where the path needs
-    /// them.
+    /// them. In UDP also a [`NAT_KEEPALIVE`] alone, as it is.
     IkeSend {
         /// The way to send it. Over TCP the connection must still be there, or the message is
         /// dropped and counted.

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use culvert_shm::{Counter, Path, Transport, Up};
+use culvert_shm::{Counter, NAT_KEEPALIVE, Path, Transport, Up};
 use culvert_tcpstack::ConnId;
 use culvert_tcpstack::framing::{self, NON_ESP_MARKER};
 
@@ -29,8 +29,8 @@ impl<L: Link> Core<L> {
     /// A message longer than the MTU goes in IP fragments where the family lets this gateway make
     /// them as if it were a router, so over IPv4; over IPv6 it is dropped and counted.
     fn send_datagram(&mut self, path: &Path, message: &[u8]) -> Result<(), Counter> {
-        let marker: &[u8] =
-            if path.local.port() == super::IKE_PORT { &[] } else { &NON_ESP_MARKER };
+        let bare = path.local.port() == super::IKE_PORT || *message == [NAT_KEEPALIVE];
+        let marker: &[u8] = if bare { &[] } else { &NON_ESP_MARKER };
         let own = self.net.outer.own.contains(path.local.ip());
         if !own || path.local.is_ipv4() != path.remote.is_ipv4() {
             return Err(Counter::IkeDownNoPath);
@@ -136,7 +136,7 @@ pub(crate) enum Encapsulated<'a> {
 /// Tells by the first octets what a datagram to port 4500 holds.
 pub(crate) fn encapsulated(payload: &[u8]) -> Encapsulated<'_> {
     match payload {
-        [0xff] => Encapsulated::Keepalive,
+        [NAT_KEEPALIVE] => Encapsulated::Keepalive,
         [0, 0, 0, 0, message @ ..] => Encapsulated::Ike(message),
         _ => Encapsulated::Esp,
     }

@@ -1,7 +1,7 @@
 //! IKE over UDP, between the wire and control.
 
 use culvert_dataplane::net::ip as ip_format;
-use culvert_shm::{Counter, Down, Path, Transport};
+use culvert_shm::{Counter, Down, NAT_KEEPALIVE, Path, Transport};
 
 use crate::fixture::{Gateway, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told};
 use crate::packets::{ip, udp};
@@ -62,6 +62,19 @@ fn keepalives_and_other_ports_are_only_counted() {
     assert_eq!(gateway.count(Counter::UdpBadChecksum), 1);
     assert!(gateway.told().is_empty());
     assert!(gateway.outer_frames().is_empty());
+}
+
+// RFC 3948, 2.3: one octet, and no marker before it.
+#[test]
+fn a_keepalive_goes_as_it_is() {
+    let mut gateway = Gateway::new();
+    let path = ike_path(Transport::Udp, OUTER_V4, PEER_V4, 1025);
+    let keepalive = Down::IkeSend { path, payload: &[NAT_KEEPALIVE] };
+    gateway.control.send(0, &keepalive).unwrap();
+    gateway.turn();
+    let packets = gateway.outer_packets();
+    let [packet] = &packets[..] else { panic!("{} packets", packets.len()) };
+    assert_eq!(ip_format::parse(packet).unwrap().upper(packet)[8..], [0xff]);
 }
 
 #[test]

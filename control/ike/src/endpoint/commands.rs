@@ -205,6 +205,22 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Takes a changed configuration of a connection over for the IKE SAs that it has. What was
+    /// negotiated stays until it is rekeyed or reauthenticated; MOBIKE peers are told of changed
+    /// [`ConnectionConfig::additional_addrs`].
+    pub fn reconfigure(
+        &mut self,
+        now: Instant,
+        connection: &Arc<ConnectionConfig>,
+        host: &mut dyn Host,
+    ) {
+        let of_it = |s: &&Session| s.connection.as_ref().is_some_and(|c| c.name == connection.name);
+        let ids: Vec<IkeSaId> = self.table.sessions().filter(of_it).map(|s| s.id).collect();
+        for ike in ids {
+            self.with(now, ike, host, |s, cx| s.reconfigure(cx, connection));
+        }
+    }
+
     /// Tells how many octets and packets a pair has carried so far, in the direction with more of
     /// them; it is rekeyed or deleted where [`ChildConfig::octets`] or [`ChildConfig::packets`] says
     /// so. The host calls this now and then.

@@ -3,6 +3,10 @@
 //!
 //! A cookie shows that the peer receives at its address. Over TCP the connection has shown that, so
 //! that there a cookie only comes with a puzzle, and never holds the port (RFC 9329, 6.3).
+//!
+//! None is asked for in IKE_AUTH (RFC 8019, 7.2), where it is optional: until IKE_AUTH comes nothing is
+//! computed for a peer that the puzzle of IKE_SA_INIT would not have paid for, and the number of
+//! half-open SAs of one source is limited.
 
 use std::net::IpAddr;
 use std::time::Duration;

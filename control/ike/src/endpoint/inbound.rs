@@ -115,7 +115,7 @@ impl Endpoint {
             return received;
         }
         let id = self.new_ike_id();
-        match Session::respond_to_init(cx!(self, now, host), id, path, octets) {
+        match Session::respond_to_init(cx!(self, now, host), id, path, header, octets) {
             Answer::Session(session) => {
                 self.table.insert(*session);
                 Received::Accepted

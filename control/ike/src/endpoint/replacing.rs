@@ -43,9 +43,19 @@ impl Endpoint {
         host: &mut dyn Host,
     ) {
         for other in self.table.same_peer(ike) {
+            let (Some(new), Some(old)) = (self.table.get(ike), self.table.get(other)) else {
+                continue;
+            };
+            if new.begun_with(old) {
+                // Whatever either has said in its first message: both know which one is to stay.
+                let loser = if new.yields_to(old) { ike } else { other };
+                self.with(now, loser, host, |s, cx| s.terminate(cx, DownReason::Replaced));
+                continue;
+            }
             self.with(now, other, host, |session, cx| match how {
                 Replaces::Silently => session.close(cx, DownReason::Replaced),
                 Replaces::WithDelete => session.terminate(cx, DownReason::Replaced),
+                Replaces::Later => session.supersede(cx),
             });
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::{ConnectionConfig, TransportChoice};
 use crate::crypto::Private;
 use crate::event::Event;
 use crate::keys::{IkeKeys, Inputs, skeyseed_rekeyed};
@@ -23,6 +24,96 @@ fn ask(pair: &mut Pair, sa: &mut IkeSa, exchange: ExchangeType, payloads: Vec<Pa
 fn take_sa(pair: &mut Pair) -> IkeSa {
     let id = pair.a.sa().id;
     pair.a.endpoint.table.get_mut(id).unwrap().sa_mut().take().unwrap()
+}
+
+/// The same message, whose first payload is an unknown one with the critical bit.
+fn with_critical(sa: &IkeSa, octets: &[u8]) -> Vec<u8> {
+    let key = if sa.initiator { &sa.keys.sk_ei } else { &sa.keys.sk_er };
+    let (head, rest) = octets.split_at(32);
+    let (iv, text) = rest.split_at(8);
+    let iv: [u8; 8] = iv.try_into().unwrap();
+    let mut head = head.to_vec();
+    let mut text = key.open(&head, &iv, &mut text.to_vec()).unwrap().to_vec();
+    head[28] = UNKNOWN;
+    text[1] |= 0x80;
+    key.seal(&head, &iv, &mut text).unwrap();
+    [head, iv.to_vec(), text].concat()
+}
+
+const UNKNOWN: u8 = 200;
+
+// RFC 7296, 2.5, in each exchange.
+#[test]
+fn an_unknown_critical_payload_is_named_in_every_exchange() {
+    let named = |answer: &Message| {
+        let [Payload::Notify(notify)] = &answer.payloads[..] else {
+            panic!("{:?}", answer.payloads)
+        };
+        assert_eq!(notify.kind, NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD);
+        assert_eq!(notify.data, [UNKNOWN]);
+    };
+    // IKE_SA_INIT, in the clear: nothing is kept.
+    let mut pair = Pair::new(config(), crate::pair::mirror(&config()));
+    pair.net.lose = [1, 0];
+    pair.initiate();
+    pair.run(Duration::from_millis(50));
+    let (_, path, mut first) = pair.a.sent[0].clone();
+    let path = crate::Path::udp(path.remote, path.local);
+    first[16] = UNKNOWN;
+    first[29] |= 0x80;
+    pair.inject(false, &path, &first);
+    named(&Message::decode(&pair.b.sent.last().unwrap().2).unwrap());
+    assert!(pair.b.endpoint.is_empty());
+
+    // IKE_AUTH: protected, and the attempt ends. A's own comes behind it, too late.
+    pair.run(Duration::from_millis(3_955));
+    pair.net.lose = [1, 0];
+    pair.run(Duration::from_secs(1));
+    let auth = pair.a.sent.last().unwrap().2.clone();
+    assert_eq!(auth[18], 35);
+    let mut sa = take_sa(&mut pair);
+    pair.inject(false, &path, &with_critical(&sa, &auth));
+    named(&sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap());
+    assert_eq!(pair.b.endpoint.sas().count(), 0);
+    assert!(pair.b.events.iter().any(|e| matches!(e, Event::Refused { .. })));
+
+    // CREATE_CHILD_SA and INFORMATIONAL: the IKE SA stays.
+    let mut pair = Pair::up(config());
+    let mut sa = take_sa(&mut pair);
+    for exchange in [ExchangeType::CREATE_CHILD_SA, ExchangeType::INFORMATIONAL] {
+        let (_, wire) = sa.request(exchange, vec![Payload::Vendor(vec![1])]).unwrap();
+        pair.inject(false, &path, &with_critical(&sa, &wire.whole));
+        named(&sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap());
+        assert_eq!(pair.b.sa().children.len(), 1);
+    }
+}
+
+// RFC 9329, 6.1: connections of one peer side by side. The answer goes where the request came from;
+// the path follows what is new, not what is repeated.
+#[test]
+fn several_connections_of_one_peer_live_side_by_side() {
+    let mut pair = Pair::up(ConnectionConfig { transport: TransportChoice::Tcp, ..config() });
+    let mut sa = take_sa(&mut pair);
+    let first = pair.b.sa().path;
+    let on = |token: u64| crate::Path { conn: Some(crate::ConnToken(token)), ..first };
+    let (second, third) = (on(901), on(902));
+    let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![]).unwrap();
+    pair.inject(false, &second, &wire.whole);
+    assert_eq!(pair.b.sent.last().unwrap().1, second, "answered where it came from");
+    assert_eq!(pair.b.sa().path, second, "new and authentic: the path follows");
+    pair.inject(false, &third, &wire.whole);
+    assert_eq!(pair.b.sent.last().unwrap().1, third);
+    assert_eq!(pair.b.sa().path, second, "a repetition moves nothing");
+
+    // The others may go; only the loss of the one in use is felt.
+    let (now, b) = (pair.now, &mut pair.b);
+    b.endpoint.tcp_closed(now, crate::ConnToken(902), &mut b.host);
+    b.endpoint.tcp_closed(now, first.conn.unwrap(), &mut b.host);
+    assert_eq!(pair.b.sa().path, second);
+    let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![]).unwrap();
+    pair.inject(false, &on(903), &wire.whole);
+    assert_eq!(pair.b.sa().path, on(903));
+    assert!(!pair.b.events.iter().any(|e| matches!(e, Event::TcpLost { .. })));
 }
 
 // RFC 7296, 1.3.2, 2.8 and 2.18.

@@ -110,7 +110,7 @@ impl Session {
             payloads.push(Payload::selectors(false, &remote_ts));
             payloads.extend(traits_of(state.child.mode));
         }
-        payloads.extend(mobike::announce(&connection));
+        payloads.extend(mobike::announce(&connection, &self.path));
         self.phase = Phase::Auth(Box::new(state));
         self.request(cx, ExchangeType::IKE_AUTH, payloads, Asked::Auth);
     }
@@ -237,7 +237,8 @@ impl Session {
         let connection = self.connection_name();
         // Its predecessor goes when all CHILD SAs have come over.
         if self.succession.is_none() && self.connection.as_ref().is_some_and(|c| c.unique) {
-            self.replaces = Some(Replaces::WithDelete);
+            let how = if self.initiator { Replaces::WithDelete } else { Replaces::Later };
+            self.replaces = Some(how);
         }
         cx.events.push_back(Event::IkeUp { ike: self.id, connection });
     }
@@ -247,6 +248,12 @@ impl Session {
 impl Session {
     pub(super) fn handle_auth(&mut self, cx: &mut Cx<'_>, path: &Path, message: &Message) {
         match self.check_initiator(cx, message) {
+            Ok((connection, ..)) if connection.mobike && mobike::nat_forbidden(message, path) => {
+                // RFC 4555, 3.9: the peer begins anew, in case somebody changed this one packet.
+                let notify = Payload::notify(NotifyType::UNEXPECTED_NAT_DETECTED, []);
+                self.respond(cx, path, ExchangeType::IKE_AUTH, vec![notify]);
+                self.refuse(cx, path, InitiationError::NatForbidden);
+            }
             Ok((connection, secret, remote)) => {
                 self.accept_peer(cx, path, message, connection, &secret, remote);
             }
@@ -315,7 +322,7 @@ impl Session {
         let mut payloads = vec![Payload::IdR(id.kind().number(), id.data().to_vec()), auth];
         self.local_id = Some(connection.local_id.clone());
         self.remote_id = Some(remote);
-        let announced = mobike::announce(&connection);
+        let announced = mobike::announce(&connection, path);
         self.connection = Some(connection);
         self.note_mobike(message);
         if self.mobike {

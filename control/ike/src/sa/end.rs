@@ -1,7 +1,7 @@
 //! How a session ends: deleted, given up, refused.
 
 use super::exchange::{Asked, Task};
-use super::{Cx, LINGER, Phase, Session};
+use super::{AT_ONCE, Cx, LINGER, Phase, SUCCESSION, Session};
 use crate::event::{DownReason, Event, InitiationError};
 use crate::path::Path;
 
@@ -60,6 +60,33 @@ impl Session {
     pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, path: &Path, error: InitiationError) {
         self.phase = Phase::Closed(cx.now + LINGER);
         cx.events.push_back(Event::Refused { path: *path, error });
+    }
+
+    /// The peer has set up another IKE SA. If there were two already, this one goes at once.
+    pub(crate) fn supersede(&mut self, cx: &mut Cx<'_>) {
+        if self.superseded.is_some() {
+            self.terminate(cx, DownReason::Replaced);
+        } else {
+            self.superseded = Some(cx.now + SUCCESSION);
+        }
+    }
+
+    /// Whether this IKE SA and `other`, of the same peer, were begun at once, each by another end.
+    pub(crate) fn begun_with(&self, other: &Self) -> bool {
+        let apart = self.since.since(other.since).max(other.since.since(self.since));
+        self.initiator != other.initiator && apart < AT_ONCE && self.begun_by() != other.begun_by()
+    }
+
+    /// Which of two that were begun at once stays: that of the end with the lower identity. Both ends
+    /// see it alike.
+    pub(crate) fn yields_to(&self, other: &Self) -> bool {
+        other.begun_by() < self.begun_by()
+    }
+
+    /// The identity of the end that began it.
+    fn begun_by(&self) -> Option<(u8, &[u8])> {
+        let id = if self.initiator { self.local_id.as_ref() } else { self.remote_id.as_ref() };
+        id.map(|id| (id.kind().number(), id.data()))
     }
 
     /// Deletes the IKE SA at the wish of this side.

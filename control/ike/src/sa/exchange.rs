@@ -16,7 +16,7 @@ use crate::time::Instant;
 pub(crate) enum Asked {
     /// IKE_AUTH; its state is in [`Phase::Auth`].
     Auth,
-    /// Are you there?
+    /// Nothing but an answer: are you there?
     Liveness,
     /// Delete the IKE SA.
     DeleteIke,
@@ -59,6 +59,8 @@ pub(crate) enum Task {
     RekeyIke(Option<KeyExchange>),
     /// UPDATE_SA_ADDRESSES, by a way that is tried or on the present one.
     Update(Option<Path>),
+    /// The list of this gateway's further addresses.
+    Addresses,
     /// A COOKIE2 to the peer's new address.
     ReturnCheck,
 }
@@ -297,6 +299,7 @@ impl Session {
                 Task::RekeyChild(child) => self.send_child_rekey(cx, child),
                 Task::RekeyIke(group) => self.send_ike_rekey(cx, group),
                 Task::Update(via) => self.send_update(cx, via),
+                Task::Addresses => self.send_addresses(cx),
                 Task::ReturnCheck => self.send_return_check(cx),
             }
         }

@@ -19,6 +19,8 @@ use crate::time::Instant;
 /// Waits between attempts to open a lost TCP connection again: the first, doubled up to the last.
 const RECONNECT_FIRST: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(60);
+/// Longest silence towards a NAT before this side (RFC 3948, 4).
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// What an Originator has going to get a TCP connection.
 #[derive(Default)]
@@ -191,6 +193,26 @@ impl Session {
         }
         if self.liveness_due().is_some_and(|due| due <= cx.now) {
             self.request(cx, ExchangeType::INFORMATIONAL, Vec::new(), Asked::Liveness);
+        }
+    }
+
+    /// When a NAT before this side may be about to forget its mapping (RFC 3948, 4). Over TCP it is
+    /// not for this side to care (RFC 9329, 6.6).
+    pub(super) fn keepalive_due(&self) -> Option<Instant> {
+        let needed = self.nat.local && self.path.transport == Transport::Udp && self.is_up();
+        needed.then(|| self.kept_alive + KEEPALIVE)
+    }
+
+    /// Sends a keepalive if nothing else was sent for a while.
+    pub(super) fn keep_alive(&mut self, cx: &mut Cx<'_>) {
+        if self.keepalive_due().is_none_or(|due| due > cx.now) {
+            return;
+        }
+        let sent = cx.host.last_outbound(self.id).filter(|at| *at <= cx.now);
+        self.kept_alive = self.kept_alive.max(sent.unwrap_or_default());
+        if self.keepalive_due().is_some_and(|due| due <= cx.now) {
+            self.kept_alive = cx.now;
+            cx.transmits.push_back(Transmit::Keepalive { path: self.path });
         }
     }
 

@@ -7,6 +7,7 @@
 //! routability, RFC 4555, 3.7; a TCP connection has shown that).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Session};
@@ -45,15 +46,22 @@ pub enum PathChoice {
 
 /// The notifications by which both sides say in IKE_AUTH that they take part, and from where they can
 /// be reached besides.
-pub(super) fn announce(connection: &ConnectionConfig) -> Vec<Payload> {
+pub(super) fn announce(connection: &ConnectionConfig, path: &Path) -> Vec<Payload> {
     if !connection.mobike {
         return Vec::new();
     }
-    let further = connection.additional_addrs.iter().take(ADDRESSES_MAX).map(|a| match a {
+    let supported = Payload::notify(NotifyType::MOBIKE_SUPPORTED, []);
+    std::iter::once(supported).chain(further(connection, path)).collect()
+}
+
+/// This gateway's addresses besides that of `path` (RFC 4555, 3.4).
+fn further(connection: &ConnectionConfig, path: &Path) -> impl Iterator<Item = Payload> {
+    let own = path.local.ip();
+    let others = connection.additional_addrs.iter().filter(move |a| **a != own);
+    others.take(ADDRESSES_MAX).map(|a| match a {
         IpAddr::V4(a) => Payload::notify(NotifyType::ADDITIONAL_IP4_ADDRESS, a.octets()),
         IpAddr::V6(a) => Payload::notify(NotifyType::ADDITIONAL_IP6_ADDRESS, a.octets()),
-    });
-    std::iter::once(Payload::notify(NotifyType::MOBIKE_SUPPORTED, [])).chain(further).collect()
+    })
 }
 
 /// The further addresses that a message lists; `None` where it says nothing about them.
@@ -81,6 +89,27 @@ impl Session {
         let wanted = self.connection.as_ref().is_some_and(|c| c.mobike);
         self.mobike = wanted && message.notify(NotifyType::MOBIKE_SUPPORTED).is_some();
         self.peer_addresses = addresses(message).unwrap_or_default();
+    }
+
+    /// Takes over what a changed configuration says of this connection. What was negotiated stays; the
+    /// peer is told of changed addresses.
+    pub(crate) fn reconfigure(&mut self, cx: &mut Cx<'_>, connection: &Arc<ConnectionConfig>) {
+        let addresses = |c: &ConnectionConfig| c.additional_addrs.clone();
+        let before = self.connection.replace(connection.clone());
+        let changed = before.is_none_or(|before| addresses(&before) != addresses(connection));
+        if changed && self.mobike && matches!(self.phase, Phase::Established) {
+            self.push_task(cx, Task::Addresses);
+        }
+    }
+
+    /// Tells the peer all addresses of this gateway anew (RFC 4555, 3.6).
+    pub(super) fn send_addresses(&mut self, cx: &mut Cx<'_>) {
+        let Some(connection) = &self.connection else { return };
+        let mut payloads: Vec<Payload> = further(connection, &self.path).collect();
+        if payloads.is_empty() {
+            payloads.push(Payload::notify(NotifyType::NO_ADDITIONAL_ADDRESSES, []));
+        }
+        self.request(cx, ExchangeType::INFORMATIONAL, payloads, Asked::Liveness);
     }
 
     /// Whether this side may move the IKE SA (RFC 4555, 3.5: the initiator decides).
@@ -242,6 +271,11 @@ impl Session {
         if !self.mobike {
             return answer;
         }
+        // RFC 4555, 3.5, 3.6 and 3.9: before anything is believed.
+        if nat_forbidden(message, path) {
+            answer.push(Payload::notify(NotifyType::UNEXPECTED_NAT_DETECTED, []));
+            return answer;
+        }
         if let Some(addresses) = addresses(message) {
             self.peer_addresses = addresses;
         }
@@ -250,9 +284,10 @@ impl Session {
         }
         let found = nat::detect(message, path);
         let udp = path.transport == Transport::Udp;
-        // RFC 4555, 3.9; over TCP it is ignored (RFC 9329, 7.1).
-        if udp && nat_forbidden(message, path) {
-            return vec![Payload::notify(NotifyType::UNEXPECTED_NAT_DETECTED, [])];
+        let (own, other) = (path.local.ip(), path.remote.ip());
+        if !self.connection.as_ref().is_some_and(|c| c.covers(own, other)) {
+            answer.push(Payload::notify(NotifyType::UNACCEPTABLE_ADDRESSES, []));
+            return answer;
         }
         let (spi_i, spi_r) = (message.header.spi_i, message.header.spi_r);
         let encap = self.connection.as_ref().is_some_and(|c| c.encap);
@@ -298,7 +333,12 @@ impl Session {
 }
 
 /// Whether NO_NATS_ALLOWED lists other addresses and ports than those of the packet (RFC 4555, 4.2.6).
-fn nat_forbidden(message: &Message, path: &Path) -> bool {
+/// Over TCP it means nothing (RFC 9329, 7.1). This side never sends it: NAT traversal is always
+/// allowed here (RFC 4555, 3.9).
+pub(super) fn nat_forbidden(message: &Message, path: &Path) -> bool {
+    if path.transport == Transport::Tcp {
+        return false;
+    }
     let octets = |ip: IpAddr| match ip {
         IpAddr::V4(a) => a.octets().to_vec(),
         IpAddr::V6(a) => a.octets().to_vec(),

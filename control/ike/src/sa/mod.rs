@@ -53,6 +53,10 @@ pub use mobike::PathChoice;
 const LINGER: Duration = Duration::from_secs(5);
 /// Octets of the nonces of this side: half the key of the longest PRF, as RFC 7296, 2.10 asks.
 const NONCE_LEN: usize = 32;
+/// How long a peer may take to delete an IKE SA beside which it has set up another.
+const SUCCESSION: Duration = Duration::from_secs(60);
+/// Within which time IKE SAs that both ends began are taken to be begun at once.
+const AT_ONCE: Duration = Duration::from_secs(60);
 /// Exchanges that may wait for the window of an IKE SA.
 const TASKS_MAX: usize = 128;
 
@@ -160,6 +164,10 @@ pub(crate) struct Session {
     first_contact: bool,
     /// Set when the peer was authenticated just now: others of the same peer are to go.
     replaces: Option<Replaces>,
+    /// The peer has another IKE SA, and when this one goes if it does not delete it before.
+    superseded: Option<Instant>,
+    /// When a NAT before this side last saw a packet, as far as is known.
+    kept_alive: Instant,
 }
 
 /// How older IKE SAs of the same peer are to go.
@@ -169,6 +177,9 @@ pub(crate) enum Replaces {
     Silently,
     /// By configuration (`unique`): with a Delete.
     WithDelete,
+    /// Likewise, but the peer may be authenticating anew and delete them itself as soon as its
+    /// CHILD SAs stand (RFC 7296, 2.8.3): only after [`SUCCESSION`].
+    Later,
 }
 
 impl Session {
@@ -200,6 +211,8 @@ impl Session {
             last_heard: now,
             first_contact: false,
             replaces: None,
+            superseded: None,
+            kept_alive: now,
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a session does when its time has come.
 
 use super::{Cx, Phase, Session};
-use crate::event::InitiationError;
+use crate::event::{DownReason, InitiationError};
 use crate::path::Transport;
 use crate::time::Instant;
 
@@ -25,6 +25,8 @@ impl Session {
             self.lifetimes(),
             self.probe_due(),
             self.reauth_due(),
+            self.superseded.filter(|_| matches!(self.phase, Phase::Established)),
+            self.keepalive_due(),
         ]
         .into_iter()
         .flatten()
@@ -64,6 +66,11 @@ impl Session {
         self.check_lifetimes(cx);
         self.probe(cx);
         self.check_reauth(cx);
+        self.keep_alive(cx);
+        if self.superseded.is_some_and(|at| at <= now) {
+            self.superseded = None;
+            self.terminate(cx, DownReason::Replaced);
+        }
         if self.liveness_due().is_some_and(|due| due <= now) {
             self.check_liveness(cx);
         }

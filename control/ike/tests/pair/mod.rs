@@ -51,6 +51,7 @@ pub(crate) struct TestHost {
     pub(crate) outbound: BTreeSet<ChildId>,
     pub(crate) paths: BTreeMap<IkeSaId, ChildPath>,
     pub(crate) last_inbound: Option<Instant>,
+    pub(crate) last_outbound: Option<Instant>,
     /// Refuse to install.
     pub(crate) broken: bool,
 }
@@ -120,6 +121,10 @@ impl Host for TestHost {
     fn last_inbound(&mut self, _ike: IkeSaId) -> Option<Instant> {
         self.last_inbound
     }
+
+    fn last_outbound(&mut self, _ike: IkeSaId) -> Option<Instant> {
+        self.last_outbound
+    }
 }
 
 /// One gateway.
@@ -133,6 +138,8 @@ pub(crate) struct Side {
     pub(crate) received: Vec<Received>,
     /// When it asked for a TCP connection.
     pub(crate) connects: Vec<Instant>,
+    /// When it sent a NAT keepalive, and where to.
+    pub(crate) keepalives: Vec<(Instant, Path)>,
     pub(crate) closes: Vec<ConnToken>,
 }
 
@@ -149,6 +156,7 @@ impl Side {
             outbound: BTreeSet::new(),
             paths: BTreeMap::new(),
             last_inbound: None,
+            last_outbound: None,
             broken: false,
         };
         Self {
@@ -158,6 +166,7 @@ impl Side {
             sent: Vec::new(),
             received: Vec::new(),
             connects: Vec::new(),
+            keepalives: Vec::new(),
             closes: Vec::new(),
         }
     }
@@ -358,6 +367,7 @@ impl Pair {
                     self.side(from_a).sent.push((now, path, octets.clone()));
                     self.carry(from_a, &path, octets);
                 }
+                Transmit::Keepalive { path } => self.side(from_a).keepalives.push((now, path)),
                 Transmit::Connect { request, local: _, remote } => {
                     self.side(from_a).connects.push(now);
                     self.open(from_a, request, remote);

@@ -7,7 +7,7 @@ use crate::config::ConnectionConfig;
 use crate::crypto::Private;
 use crate::endpoint::DropReason;
 use crate::event::{Event, IkeSaId, InitiationError};
-use crate::message::{Message, NotifyType, Payload, Proposal};
+use crate::message::{CodecError, Header, Message, NotifyType, Payload, Proposal};
 use crate::nat;
 use crate::negotiate;
 use crate::path::{Path, Transport};
@@ -51,11 +51,19 @@ impl Session {
         cx: &mut Cx<'_>,
         id: IkeSaId,
         path: &Path,
+        header: &Header,
         octets: &[u8],
     ) -> Answer {
-        let Ok(message) = Message::decode(octets) else {
-            // RFC 7296, 2.21.1: an error here may be answered, but need not be; it is not authentic.
-            return Answer::Dropped(DropReason::BadPayload);
+        let message = match Message::decode(octets) {
+            Ok(message) => message,
+            Err(CodecError::Critical(kind)) => {
+                // RFC 7296, 2.5: the only way for its sender to learn what to leave out.
+                let notify = Payload::notify(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, [kind]);
+                reply_in_clear(cx, path, header, vec![notify]);
+                return Answer::Refused;
+            }
+            // RFC 7296, 3.10.1: INVALID_SYNTAX only for what is authentic.
+            Err(_) => return Answer::Dropped(DropReason::BadPayload),
         };
         let Some((offered, (group, _), _)) = init_payloads(&message) else {
             return Answer::Dropped(DropReason::BadPayload);

@@ -1,0 +1,171 @@
+//! What anybody may send: replayed, forged, half-open, of another version (RFC 7296, 2.1 to 2.6).
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "the harness is test code too")]
+
+#[allow(dead_code, reason = "other tests use the rest of the harness")]
+mod pair;
+
+use std::time::Duration;
+
+use culvert_ike::{DropReason, EndpointConfig, Path, Received, message::NotifyType};
+use pair::{A, B, Pair, config, mirror};
+
+const INIT: u8 = 34;
+const INFORMATIONAL: u8 = 37;
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn started(a: culvert_ike::ConnectionConfig, b: culvert_ike::ConnectionConfig) -> Pair {
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair
+}
+
+// RFC 7296, 2.2 and 2.3.
+#[test]
+fn replayed_messages_do_nothing_or_bring_the_same_answer() {
+    let mut pair = Pair::up(config());
+    let path = pair.b.sa().path;
+    let auth = pair.a.sent[1].2.clone();
+    let init = pair.a.sent[0].2.clone();
+    let before = (pair.b.host.installed.len(), pair.b.events.len());
+    assert_eq!(pair.inject(false, &path, &auth), Received::Repeated);
+    assert_eq!(pair.b.sent.last().unwrap().2, pair.b.sent[1].2, "the cached response");
+    let answered = pair.inject(false, &path, &init);
+    assert_eq!(answered, Received::Accepted, "an old IKE_SA_INIT begins a half-open SA, no more");
+    let response = pair.b.sent[1].2.clone();
+    let back = pair.a.sa().path;
+    assert_eq!(pair.inject(true, &back, &response), Received::Dropped(DropReason::MessageId));
+    assert_eq!((pair.b.host.installed.len(), pair.b.events.len()), before);
+    for at in 28..auth.len() {
+        let mut touched = auth.clone();
+        touched[at] ^= 1;
+        let received = pair.inject(false, &path, &touched);
+        assert!(matches!(received, Received::Dropped(_)), "octet {at}");
+    }
+    pair.run(seconds(60));
+    pair.assert_child();
+}
+
+// RFC 7296, 2.21.3: only what passed the integrity check may end an SA.
+#[test]
+fn a_forged_request_or_response_leaves_everything_as_it_was() {
+    let mut a = config();
+    a.dpd_delay = Some(seconds(5));
+    let mut pair = Pair::new(a.clone(), mirror(&a));
+    pair.initiate();
+    pair.run(seconds(2));
+    pair.net.udp_blocked = true;
+    pair.run(seconds(5));
+    let (to_b, to_a) = (pair.b.sa().path, pair.a.sa().path);
+    let check = pair.a.sent.last().unwrap().2.clone();
+    assert_eq!(check[18], INFORMATIONAL);
+    let dropped = |received| matches!(received, Received::Dropped(_));
+    for at in 0..check.len() {
+        for bit in 0..8 {
+            let mut forged = check.clone();
+            forged[at] ^= 1 << bit;
+            assert!(dropped(pair.inject(false, &to_b, &forged)), "octet {at} of the request");
+        }
+    }
+    assert_eq!(pair.inject(false, &to_b, &check), Received::Accepted);
+    let answer = pair.b.sent.last().unwrap().2.clone();
+    for at in 0..answer.len() {
+        let mut forged = answer.clone();
+        forged[at] ^= 0x80;
+        assert!(dropped(pair.inject(true, &to_a, &forged)), "octet {at} of the answer");
+    }
+    assert_eq!(pair.inject(true, &to_a, &answer), Received::Accepted);
+    pair.assert_child();
+}
+
+#[test]
+fn repeated_first_requests_make_one_half_open_sa() {
+    let mut pair = started(config(), mirror(&config()));
+    pair.run(Duration::from_millis(12));
+    let path = Path::udp(format!("{B}:500").parse().unwrap(), format!("{A}:500").parse().unwrap());
+    let init = pair.a.sent[0].2.clone();
+    for _ in 0..5 {
+        assert_eq!(pair.inject(false, &path, &init), Received::Repeated);
+    }
+    assert_eq!(pair.b.endpoint.len(), 1);
+    assert!(pair.b.sent.iter().all(|(_, _, m)| *m == pair.b.sent[0].2));
+    let mut other = init;
+    *other.last_mut().unwrap() ^= 1;
+    assert_eq!(pair.inject(false, &path, &other), Received::Dropped(DropReason::MessageId));
+}
+
+#[test]
+fn half_open_sas_are_limited_in_all_and_for_each_source_and_end() {
+    let limits = EndpointConfig {
+        half_open_max: 5,
+        half_open_per_source_max: 3,
+        ..EndpointConfig::default()
+    };
+    let mut pair = Pair::with_limits(config(), mirror(&config()), limits);
+    pair.initiate();
+    pair.run(seconds(1));
+    let init = pair.a.sent[0].2.clone();
+    let knock = |pair: &mut Pair, spi: u8, from: &str| {
+        let mut octets = init.clone();
+        octets[0] = spi;
+        let local = format!("{B}:500").parse().unwrap();
+        pair.inject(false, &Path::udp(local, from.parse().unwrap()), &octets)
+    };
+    for spi in 0..3 {
+        assert_eq!(knock(&mut pair, spi, "198.51.100.1:500"), Received::Accepted);
+    }
+    let full = Received::Dropped(DropReason::HalfOpenLimit);
+    assert_eq!(knock(&mut pair, 3, "198.51.100.1:500"), full);
+    for spi in 4..6 {
+        assert_eq!(knock(&mut pair, spi, "198.51.100.2:500"), Received::Accepted);
+    }
+    assert_eq!(knock(&mut pair, 6, "198.51.100.3:500"), full, "five in all");
+    pair.run(seconds(40));
+    assert_eq!(pair.b.endpoint.len(), 1, "only the established one is left");
+    assert_eq!(knock(&mut pair, 7, "198.51.100.1:500"), Received::Accepted);
+}
+
+// RFC 7296, 2.5.
+#[test]
+fn another_major_version_is_answered_with_ours() {
+    let mut pair = Pair::new(config(), mirror(&config()));
+    let path = Path::udp(format!("{B}:500").parse().unwrap(), format!("{A}:500").parse().unwrap());
+    let mut octets = vec![1; 28];
+    octets[17] = 0x30;
+    octets[18] = INIT;
+    octets[19] = 0x08;
+    octets[24..28].copy_from_slice(&28u32.to_be_bytes());
+    let dropped = Received::Dropped(DropReason::BadVersion);
+    assert_eq!(pair.inject(false, &path, &octets), dropped);
+    let answer = culvert_ike::message::Message::decode(&pair.b.sent[0].2).unwrap();
+    assert!(answer.notify(NotifyType::INVALID_MAJOR_VERSION).is_some());
+    assert_eq!((answer.header.major, answer.header.response), (2, true));
+    octets[17] = 0x10;
+    assert_eq!(pair.inject(false, &path, &octets), dropped);
+    assert_eq!(pair.b.sent.len(), 1, "IKEv1 gets no answer");
+}
+
+// RFC 7296, 2.6.
+#[test]
+fn an_initiator_returns_the_cookie() {
+    let mut pair = started(config(), mirror(&config()));
+    pair.net.udp_blocked = true;
+    pair.run(Duration::from_millis(1));
+    let init = pair.a.sent[0].2.clone();
+    let mut cookie = init[..28].to_vec();
+    cookie[16] = 41;
+    cookie[19] = 0x20;
+    cookie[24..28].copy_from_slice(&44u32.to_be_bytes());
+    cookie.extend_from_slice(&[0, 0, 0, 16, 0, 0, 0x40, 0x06, 1, 2, 3, 4, 5, 6, 7, 8]);
+    pair.net.udp_blocked = false;
+    let path = pair.a.sa().path;
+    assert_eq!(pair.inject(true, &path, &cookie), Received::Accepted);
+    let again = &pair.a.sent[1].2;
+    assert_eq!(again[36..44], [1, 2, 3, 4, 5, 6, 7, 8], "it comes first");
+    assert_eq!(again[44..], init[28..], "all else is the same");
+    pair.run(seconds(1));
+    pair.assert_child();
+}
