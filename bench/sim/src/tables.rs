@@ -16,6 +16,9 @@ const ROUND_TRIPS: [u64; 3] = [10, 50, 100];
 /// The losses, in percent.
 const LOSSES: [f64; 4] = [0.0, 0.1, 1.0, 5.0];
 
+/// Runs of each mixture in virtual time.
+const RUNS: u64 = 4;
+
 /// Prints goodput and fairness: the engine in virtual time, then, unless told not to, both over
 /// the shim in real time.
 ///
@@ -88,23 +91,47 @@ fn print_shares(what: &str, rates: &[f64]) {
     println!("{what}: {sum:.1} in all, {least:.1} to {most:.1}, Jain {index:.3}");
 }
 
-/// How several engines share 100 Mbit/s.
+/// How several engines share 100 Mbit/s: of each mixture several runs, that differ in when who
+/// starts.
 fn virtual_shares() -> Result<()> {
-    println!("\nShares of 100 Mbit/s at 50 ms, the second half of 40 s, virtual time");
-    let path = Path { rate: 100, round_trip_ms: 50, loss_percent: 0.0 };
+    println!("\nShares of 100 Mbit/s at 50 ms, the second half of 40 s, virtual time, {RUNS} runs");
     for control in CONTROLS {
         for count in [2, 16] {
-            let bulk = Bulk {
-                controls: vec![control; count],
-                link: path.link(),
-                duration: Duration::from_secs(40),
-                warm_up: Duration::from_secs(20),
-                seed: 1,
-            };
-            print_shares(&format!("{count:>2} × engine {control:?}"), &bulk.run()?);
+            let runs = shares(&vec![control; count])?;
+            print_runs(&format!("{count:>2} × engine {control:?}"), &runs);
         }
     }
+    for each in [1, 8] {
+        let mut controls = vec![CongestionControl::Bbr; each];
+        controls.resize(2 * each, CongestionControl::Cubic);
+        let runs = shares(&controls)?;
+        let part = |of: std::ops::Range<usize>| -> Vec<Vec<f64>> {
+            runs.iter().map(|rates| rates[of.clone()].to_vec()).collect()
+        };
+        print_runs(&format!("{each:>2} × engine Bbr, beside Cubic"), &part(0..each));
+        print_runs(&format!("{each:>2} × engine Cubic, beside Bbr"), &part(each..2 * each));
+    }
     Ok(())
+}
+
+fn shares(controls: &[CongestionControl]) -> Result<Vec<Vec<f64>>> {
+    let link = Path { rate: 100, round_trip_ms: 50, loss_percent: 0.0 }.link();
+    let run = |seed| {
+        let (duration, warm_up) = (Duration::from_secs(40), Duration::from_secs(20));
+        Bulk { controls: controls.to_vec(), link, duration, warm_up, seed }.run()
+    };
+    (1..=RUNS).map(run).collect()
+}
+
+fn print_runs(what: &str, runs: &[Vec<f64>]) {
+    let all = runs.iter().flatten().copied();
+    let least = all.clone().fold(f64::MAX, f64::min);
+    let most = all.clone().fold(0.0, f64::max);
+    let sum = all.sum::<f64>() / runs.len() as f64;
+    let indexes: Vec<f64> = runs.iter().map(|rates| fairness(rates)).collect();
+    let mean = indexes.iter().sum::<f64>() / indexes.len() as f64;
+    let worst = indexes.into_iter().fold(1.0, f64::min);
+    println!("{what}: {sum:.1} in all, {least:.1} to {most:.1}, Jain {mean:.3}, worst {worst:.3}");
 }
 
 /// How engines and Linux share 100 Mbit/s.

@@ -33,18 +33,51 @@ fn a_clean_link_is_filled() {
     }
 }
 
-/// Two CUBIC connections. BBR's shares are in the table of `culvert-sim goodput`.
+/// Rates over the second half of `seconds` on a link of 100 Mbit/s, 50 ms and a queue of one round
+/// trip, for each of several times of starting.
+fn shares(controls: &[CongestionControl], seconds: u64) -> Vec<Vec<f64>> {
+    let link = Path { rate: 100, round_trip_ms: 50, loss_percent: 0.0 }.link();
+    let run = |seed| {
+        let duration = Duration::from_secs(seconds);
+        Bulk { controls: controls.to_vec(), link, duration, warm_up: duration / 2, seed }.run()
+    };
+    (1..=2).map(|seed| run(seed).unwrap()).collect()
+}
+
+fn mean_fairness(runs: &[Vec<f64>]) -> f64 {
+    runs.iter().map(|rates| fairness(rates)).sum::<f64>() / runs.len() as f64
+}
+
 #[test]
 fn two_share() {
-    let path = Path { rate: 100, round_trip_ms: 20, loss_percent: 0.0 };
-    let bulk = Bulk {
-        controls: vec![Cubic; 2],
-        link: path.link(),
-        duration: Duration::from_secs(30),
-        warm_up: Duration::from_secs(15),
-        seed: 3,
-    };
-    let rates = bulk.run().unwrap();
-    assert!(rates.iter().sum::<f64>() > 85.0, "{rates:?}");
-    assert!(fairness(&rates) > 0.8, "{rates:?}");
+    for control in [Cubic, Bbr] {
+        let runs = shares(&[control; 2], 40);
+        assert!(runs.iter().all(|rates| rates.iter().sum::<f64>() > 88.0), "{runs:.1?}");
+        assert!(mean_fairness(&runs) > 0.88, "{control:?}: {runs:.1?}");
+    }
+}
+
+#[test]
+fn sixteen_share_and_none_starves() {
+    for control in [Cubic, Bbr] {
+        let runs = shares(&[control; 16], 40);
+        assert!(mean_fairness(&runs) > 0.88, "{control:?}: {runs:.1?}");
+        let least = runs.iter().flatten().copied().fold(f64::MAX, f64::min);
+        assert!(least > 2.0, "{control:?}: a sixteenth is 6, the least {least:.1} Mbit/s");
+    }
+}
+
+/// Each of both controls keeps at least a fifth of the link beside the other.
+#[test]
+fn bbr_and_cubic_leave_each_other_room() {
+    for each in [1, 8] {
+        let mut controls = vec![Bbr; each];
+        controls.resize(2 * each, Cubic);
+        for rates in shares(&controls, 30) {
+            let (bbr, cubic) = rates.split_at(each);
+            for part in [bbr, cubic] {
+                assert!(part.iter().sum::<f64>() > 20.0, "{each} of each: {rates:.1?}");
+            }
+        }
+    }
 }

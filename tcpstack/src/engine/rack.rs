@@ -8,8 +8,8 @@ use crate::time::{Duration, Instant};
 const REO_WND_PERSIST: u8 = 16;
 /// Multiples of a quarter of the minimum RTT that the window may grow to.
 const REO_WND_MULT_MAX: u8 = 8;
-/// Segments SACKed above a hole that prove a loss where no reordering was seen (RFC 5681, 3.2).
-const DUP_THRESHOLD: u64 = 3;
+/// So many SACKed segments prove a loss where no reordering was seen (RFC 8985, 6.2, step 4).
+const DUP_THRESHOLD: usize = 3;
 
 /// RACK's state for one connection.
 #[derive(Clone, Copy, Debug)]
@@ -90,35 +90,30 @@ impl Rack {
         &self,
         rtt: &RttEstimator,
         board: &Scoreboard,
-        loss: LossView,
+        recovering: bool,
     ) -> Duration {
-        let enough_sacked = board.sacked_octets() >= DUP_THRESHOLD * loss.mss;
-        if !self.reordering_seen && (loss.recovering || enough_sacked) {
+        let enough_sacked = board.sacked_segments() >= DUP_THRESHOLD;
+        if !self.reordering_seen && (recovering || enough_sacked) {
             return Duration::ZERO;
         }
         let quarter = rtt.minimum().unwrap_or_default() / 4;
         (quarter * u32::from(self.reo_wnd_mult)).min(rtt.smoothed().unwrap_or(quarter))
     }
 
-    /// Marks what is lost by now (RFC 8985, 6.2, step 5): octets newly lost, and when to ask again.
+    /// Marks what is lost by now (RFC 8985, 6.2, step 5); each segment goes to `lost`. Returns when
+    /// to ask again.
     pub(crate) fn detect(
         &self,
         board: &mut Scoreboard,
         rtt: &RttEstimator,
-        loss: LossView,
+        recovering: bool,
         now: Instant,
-    ) -> (u64, Option<Instant>) {
-        let allowance =
-            Duration::from_micros(self.rtt_us.into()) + self.reordering_window(rtt, board, loss);
-        board.detect_lost(self.newest, allowance, now)
+        lost: impl FnMut(&Sent),
+    ) -> Option<Instant> {
+        let window = self.reordering_window(rtt, board, recovering);
+        let allowance = Duration::from_micros(self.rtt_us.into()) + window;
+        board.detect_lost(self.newest, allowance, now, lost)
     }
-}
-
-/// What RACK must know of the recovery.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LossView {
-    pub(crate) recovering: bool,
-    pub(crate) mss: u64,
 }
 
 /// The tail loss probe (RFC 8985, 7): one probe in flight at a time.
@@ -195,13 +190,7 @@ mod tests {
     fn flight() -> (Rack, Scoreboard, RttEstimator) {
         let mut board = Scoreboard::new();
         for n in 0..10 {
-            let stamp = Stamp {
-                sent_at: at(n),
-                delivered: 0,
-                delivered_at: at(n),
-                flight_started: at(0),
-                app_limited: false,
-            };
+            let stamp = Stamp { sent_at: at(n), delivered_at: at(n), ..Stamp::default() };
             board.push(n * MSS..(n + 1) * MSS, stamp);
         }
         let mut rtt = RttEstimator::new();
@@ -213,27 +202,48 @@ mod tests {
         board.sack(block, |sent| rack.delivered(sent, now, false, Some(RTT)));
     }
 
-    const OPEN: LossView = LossView { recovering: false, mss: MSS };
+    /// Outside of a recovery: the octets newly lost, and when to ask again.
+    fn detect(
+        rack: &Rack,
+        board: &mut Scoreboard,
+        rtt: &RttEstimator,
+        now: Instant,
+    ) -> (u64, Option<Instant>) {
+        let mut lost = 0;
+        let again =
+            rack.detect(board, rtt, false, now, |sent| lost += sent.range.end - sent.range.start);
+        (lost, again)
+    }
 
     #[test]
     fn rfc8985_6_2_fewer_than_three_wait_a_quarter_of_the_round_trip() {
         let (mut rack, mut board, rtt) = flight();
         sack(&mut rack, &mut board, MSS..2 * MSS, at(101));
-        let (lost, again) = rack.detect(&mut board, &rtt, OPEN, at(101));
+        let (lost, again) = detect(&rack, &mut board, &rtt, at(101));
         assert_eq!((lost, again), (0, Some(at(125))));
-        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(125)), (MSS, None));
+        assert_eq!(detect(&rack, &mut board, &rtt, at(125)), (MSS, None));
     }
 
     #[test]
     fn rfc8985_6_2_three_do_not_wait_unless_reordering_was_seen() {
         let (mut rack, mut board, rtt) = flight();
         sack(&mut rack, &mut board, MSS..4 * MSS, at(103));
-        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(103)), (MSS, None));
+        assert_eq!(detect(&rack, &mut board, &rtt, at(103)), (MSS, None));
+
+        // Segments count, however small they are.
+        let (mut rack, mut board, rtt) = flight();
+        let end = 10 * MSS;
+        for n in 0..3 {
+            let stamp = Stamp { sent_at: at(10 + n), ..Stamp::default() };
+            board.push(end + n..end + n + 1, stamp);
+        }
+        sack(&mut rack, &mut board, end..end + 3, at(112));
+        assert_eq!(detect(&rack, &mut board, &rtt, at(112)), (10 * MSS, None));
 
         let (mut rack, mut board, rtt) = flight();
         sack(&mut rack, &mut board, 5 * MSS..6 * MSS, at(105));
         sack(&mut rack, &mut board, MSS..4 * MSS, at(105));
-        let (lost, again) = rack.detect(&mut board, &rtt, OPEN, at(105));
+        let (lost, again) = detect(&rack, &mut board, &rtt, at(105));
         assert_eq!((lost, again), (0, Some(at(125))), "segments 2 to 4 came after the sixth");
     }
 
@@ -243,13 +253,13 @@ mod tests {
         rack.dsack(0, 10 * MSS);
         rack.dsack(5 * MSS, 10 * MSS);
         sack(&mut rack, &mut board, MSS..2 * MSS, at(101));
-        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(101)).1, Some(at(150)), "two quarters");
+        assert_eq!(detect(&rack, &mut board, &rtt, at(101)).1, Some(at(150)), "two quarters");
         (0..REO_WND_PERSIST).for_each(|_| rack.recovery_ended());
-        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(101)).1, Some(at(125)));
+        assert_eq!(detect(&rack, &mut board, &rtt, at(101)).1, Some(at(125)));
         for round in 1..100 {
             rack.dsack(round * 10 * MSS, (round + 1) * 10 * MSS);
         }
-        let longest = rack.detect(&mut board, &rtt, OPEN, at(101)).1;
+        let longest = detect(&rack, &mut board, &rtt, at(101)).1;
         assert_eq!(longest, Some(at(200)), "no more than the smoothed round-trip time");
     }
 
@@ -257,16 +267,10 @@ mod tests {
     #[test]
     fn rfc8985_6_2_an_ambiguous_acknowledgment_proves_nothing() {
         let (mut rack, mut board, rtt) = flight();
-        let again = Stamp {
-            sent_at: at(200),
-            delivered: 0,
-            delivered_at: at(0),
-            flight_started: at(0),
-            app_limited: false,
-        };
+        let again = Stamp { sent_at: at(200), ..Stamp::default() };
         board.retransmitted(0, again);
         sack(&mut rack, &mut board, 0..MSS, at(210));
-        assert_eq!(rack.detect(&mut board, &rtt, OPEN, at(210)), (0, None));
+        assert_eq!(detect(&rack, &mut board, &rtt, at(210)), (0, None));
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(crate) struct Scoreboard {
     lost_queue: BinaryHeap<Reverse<u64>>,
     pipe: u64,
     sacked_octets: u64,
+    sacked_segments: usize,
     lost_octets: u64,
 }
 
@@ -56,6 +57,7 @@ impl Scoreboard {
             lost_queue: BinaryHeap::new(),
             pipe: 0,
             sacked_octets: 0,
+            sacked_segments: 0,
             lost_octets: 0,
         }
     }
@@ -69,6 +71,11 @@ impl Scoreboard {
         self.pipe
     }
 
+    /// The same with `octets` more, as far as a stamp has room for it.
+    pub(crate) fn pipe_with(&self, octets: u64) -> u32 {
+        u32::try_from(self.pipe + octets).unwrap_or(u32::MAX)
+    }
+
     /// Octets that the peer has SACKed above the cumulative acknowledgment.
     pub(crate) fn sacked_octets(&self) -> u64 {
         self.sacked_octets
@@ -77,6 +84,11 @@ impl Scoreboard {
     /// Whether something marked lost waits to be sent again.
     pub(crate) fn has_lost(&self) -> bool {
         self.lost_octets > 0
+    }
+
+    /// How many segments the peer has SACKed above the cumulative acknowledgment.
+    pub(crate) fn sacked_segments(&self) -> usize {
+        self.sacked_segments
     }
 
     /// The highest SACKed offset, if there is one.
@@ -104,6 +116,8 @@ impl Scoreboard {
             delivered: stamp.delivered,
             delivered_at: stamp.delivered_at,
             flight_started: stamp.flight_started,
+            in_flight: stamp.in_flight,
+            lost_before: stamp.lost_before,
             app_limited: stamp.app_limited,
             retransmitted: false,
             sacked: false,
@@ -201,6 +215,7 @@ impl Scoreboard {
         self.first_id += 1;
         if first.sacked {
             self.sacked_octets -= first.len();
+            self.sacked_segments -= 1;
         } else if first.lost {
             self.lost_octets -= first.len();
         } else {
@@ -245,30 +260,32 @@ impl Scoreboard {
             segment.sacked = true;
             segment.lost = false;
             self.sacked_octets += len;
+            self.sacked_segments += 1;
             delivered(segment);
         }
     }
 
     /// Marks as lost what was sent before the newest delivered transmission by more than
-    /// `allowance` (RFC 8985, 6.2, step 5). Returns the octets newly lost and when to look again.
+    /// `allowance` (RFC 8985, 6.2, step 5); each goes to `lost`. Returns when to look again.
     pub(crate) fn detect_lost(
         &mut self,
         newest_delivered: (Instant, u64),
         allowance: Duration,
         now: Instant,
-    ) -> (u64, Option<Instant>) {
-        let mut lost = 0;
+        mut lost: impl FnMut(&Sent),
+    ) -> Option<Instant> {
         while let Some(segment) = self.get(self.oldest) {
             if (segment.sent_at, segment.range.end) >= newest_delivered {
                 break;
             }
             let due = segment.sent_at + allowance;
             if due > now {
-                return (lost, Some(due));
+                return Some(due);
             }
-            lost += self.mark_lost(self.oldest);
+            lost(segment);
+            self.mark_lost(self.oldest);
         }
-        (lost, None)
+        None
     }
 
     /// Marks one segment lost and takes it out of the order of transmissions.
@@ -295,9 +312,11 @@ impl Scoreboard {
 
     /// Marks the first segment that is not SACKed as lost: a sign of loss without RACK's times,
     /// such as a packet too big.
-    pub(crate) fn mark_first_lost(&mut self) -> u64 {
+    pub(crate) fn mark_first_lost(&mut self, lost: impl FnOnce(&Sent)) {
         let found = self.segments.iter().position(|segment| !segment.sacked);
-        found.map_or(0, |index| self.mark_lost(self.first_id + index as u64))
+        let Some(index) = found.filter(|index| self.segments[*index].in_pipe()) else { return };
+        lost(&self.segments[index]);
+        self.mark_lost(self.first_id + index as u64);
     }
 
     /// Takes marks of loss back, as a timeout proved spurious: what was not sent again is in the
@@ -372,6 +391,8 @@ impl Scoreboard {
         segment.delivered = stamp.delivered;
         segment.delivered_at = stamp.delivered_at;
         segment.flight_started = stamp.flight_started;
+        segment.in_flight = stamp.in_flight;
+        segment.lost_before = stamp.lost_before;
         segment.app_limited = stamp.app_limited;
         if !segment.sacked {
             self.link(id);

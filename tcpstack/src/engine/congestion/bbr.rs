@@ -1,128 +1,174 @@
-//! BBR (draft-cardwell-iccrg-bbr-congestion-control-00): pace at the bottleneck's delivery rate,
-//! keep about two bandwidth-delay products in flight, and take loss alone for no sign of
-//! congestion. On bad Wi-Fi that is the difference between 2 and 90 Mbit/s.
+//! BBR (draft-ietf-ccwg-bbr): a model of the path, made of what it delivers, how long it takes and
+//! what it loses, says how fast to send and how much to keep in flight.
+//!
+//! Each acknowledgment goes through [`Bbr::on_ack`]: it updates the model (the bandwidth here, the
+//! round-trip time in [`probe_rtt`], the bounds that loss sets in [`loss`]), moves the state machine
+//! ([`cycle`]), and from both follow pacing rate and window ([`control`]). A segment found lost
+//! comes to [`Bbr::on_segment_lost`] first.
+//!
+//! In two things it departs from the draft. What a path loses whatever is sent, as bad Wi-Fi does,
+//! is measured while the queue is empty, and counts as no sign of congestion ([`background`]): with
+//! a fixed threshold of 2 % a path that loses 5 % would be left nearly unused. And a full queue is
+//! given up by a share, and claimed again by a number of segments that is the same for everybody
+//! ([`loss`], [`cycle`]), so that sixteen connections come to equal shares within seconds, not minutes.
 
-use super::{AckSample, INITIAL_WINDOW_SEGMENTS};
+mod background;
+mod control;
+mod cycle;
+mod filter;
+mod loss;
+mod probe_rtt;
+#[cfg(test)]
+mod tests;
+
+use super::{AckSample, INITIAL_WINDOW_SEGMENTS, LostSegment};
+use crate::engine::lazy::{Idle, Lazy};
 use crate::time::{Duration, Instant};
+use background::Quiet;
+use cycle::Cycle;
+use filter::RoundMax;
+use loss::LossRound;
 
-/// 2/ln(2): the lowest gain that doubles the rate each round trip.
-const STARTUP_GAIN: f64 = 2.885;
-const DRAIN_GAIN: f64 = 1.0 / STARTUP_GAIN;
-const WINDOW_GAIN: f64 = 2.0;
-/// The pacing gains of one probing cycle; each phase lasts a minimum round-trip time.
-const CYCLE: [f64; 8] = [1.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
-/// For how many round trips a delivery rate is believed.
-const BANDWIDTH_ROUNDS: u32 = 10;
-/// For how long a minimum round-trip time is believed.
-const MIN_RTT_WINDOW: Duration = Duration::from_secs(10);
-const PROBE_RTT_TIME: Duration = Duration::from_millis(200);
-const MIN_WINDOW_SEGMENTS: u64 = 4;
-/// The pipe counts as full when the rate grew by less than this in so many rounds.
-const FULL_GROWTH: f64 = 1.25;
-const FULL_ROUNDS: u32 = 3;
-/// Pace slightly below the estimate, so that no queue grows from its errors.
-const PACING_MARGIN: f64 = 0.99;
+/// Lowest gain that doubles the rate each round trip: 4 ln 2.
+const STARTUP_GAIN: f64 = 2.77;
 /// The round-trip time taken for the first pacing rate.
 const ASSUMED_RTT: Duration = Duration::from_millis(1);
-const MAX_WINDOW: u64 = 1 << 32;
+/// The pipe counts as full when the rate grew by less than this in so many rounds.
+const FULL_GROWTH: f32 = 1.25;
+const FULL_ROUNDS: u8 = 3;
+/// Drain ends after so many rounds even if the queue seems to stay: then the rate was overestimated.
+const DRAIN_ROUNDS: u32 = 3;
+/// For how many rounds aggregation is remembered.
+const AGGREGATION_ROUNDS: u32 = 10;
+/// The least window, in segments.
+const MIN_WINDOW_SEGMENTS: u64 = 4;
+/// No bound is known.
+const UNBOUNDED: u64 = u64::MAX;
 
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The states of the draft's section "State Machine"; the four of `ProbeBW` come in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Startup,
     Drain,
-    ProbeBandwidth { phase: usize, since: Instant },
-    ProbeRtt { until: Option<Instant>, round_done: bool },
+    Down,
+    Cruise,
+    Refill,
+    Up,
+    ProbeRtt,
 }
 
-/// The largest value of the last rounds: three candidates in falling order, each with its round
-/// (Kathleen Nichols' windowed filter).
-#[derive(Clone, Copy, Debug, Default)]
-struct MaxFilter {
-    best: [(u32, f32); 3],
+/// What happened during the last rounds; an idle connection need not remember it.
+#[derive(Clone, Debug, Default)]
+struct Signals {
+    /// Octets delivered beyond what the rate explains: acknowledgments that come in bursts.
+    aggregation: RoundMax,
+    /// Since when a burst is being counted, and what it has delivered.
+    burst: (Instant, u64),
+    loss: LossRound,
+    quiet: Quiet,
 }
 
-#[allow(clippy::cast_possible_truncation)] // An estimate needs no more than 24 bits.
-impl MaxFilter {
-    fn update(&mut self, round: u32, value: f64) {
-        let value = value as f32;
-        let best = &mut self.best;
-        if value >= best[0].1 || round.saturating_sub(best[2].0) > BANDWIDTH_ROUNDS {
-            *best = [(round, value); 3];
-            return;
-        }
-        if value >= best[1].1 {
-            best[1] = (round, value);
-            best[2] = (round, value);
-        } else if value >= best[2].1 {
-            best[2] = (round, value);
-        }
-        if round.saturating_sub(best[0].0) > BANDWIDTH_ROUNDS {
-            *best = [best[1], best[2], (round, value)];
-            if round.saturating_sub(best[0].0) > BANDWIDTH_ROUNDS {
-                *best = [best[1], best[2], (round, value)];
-            }
-        } else if best[1].0 == best[0].0 && round - best[1].0 > BANDWIDTH_ROUNDS / 4 {
-            best[1] = (round, value);
-            best[2] = (round, value);
-        } else if best[2].0 == best[1].0 && round - best[2].0 > BANDWIDTH_ROUNDS / 2 {
-            best[2] = (round, value);
-        }
+impl Idle for Signals {
+    const IDLE: &'static Self = &Self {
+        aggregation: RoundMax::new(),
+        burst: (Instant::ZERO, 0),
+        loss: LossRound::new(),
+        quiet: Quiet::new(),
+    };
+
+    fn idle() -> Self {
+        Self::IDLE.clone()
     }
 
-    fn get(&self) -> f64 {
-        f64::from(self.best[0].1)
+    /// It is shrunk only when nothing is in flight: then all of it is history.
+    fn is_idle(&self) -> bool {
+        true
     }
 }
 
-/// The state of one connection.
-#[derive(Clone, Debug)]
+/// The state of one connection. Rates are octets a second.
+#[derive(Debug)]
 pub(crate) struct Bbr {
-    mss: u64,
     mode: Mode,
-    window: u64,
-    /// The window before loss or `ProbeRtt` held it down.
-    saved_window: u64,
-    /// Octets a second.
-    bandwidth: MaxFilter,
-    pacing_rate: f64,
-    min_rtt: Option<(Duration, Instant)>,
+    /// `full_bw_reached`: the path has been filled at least once.
+    pipe_was_full: bool,
+    /// `full_bw_now`, `full_bw` and `full_bw_count`: since the search last began.
+    pipe_is_full: bool,
+    full_rounds: u8,
+    full_rate: f32,
+    recovering: bool,
+    idle_restart: bool,
+    round_started: bool,
     round: u32,
     /// A round ends when something sent after this much had been delivered is delivered.
     round_end: u64,
-    full_bandwidth: f64,
-    full_rounds: u32,
-    pipe_is_full: bool,
-    /// In the first round of a recovery nothing more is sent than was delivered.
-    conserve_until: Option<u64>,
-    recovering: bool,
-    /// Octets delivered beyond what the rate explains: acknowledgments that come in bursts.
-    aggregation: MaxFilter,
-    aggregation_epoch: (Instant, u64),
+    drain_round: u32,
+    mss: u32,
+    /// Of the draws that keep connections out of step.
+    random: u32,
+    window: u64,
+    /// The window before loss or `ProbeRtt` held it down.
+    saved_window: u64,
+    pacing_rate: f32,
+    /// The greatest rates of the previous and this probing cycle: `max_bw_filter`.
+    rates: [f32; 2],
+    /// `bw_shortterm` and `inflight_shortterm`: bounds for as long as nothing is probed.
+    short_rate: f32,
+    short_inflight: u64,
+    /// `inflight_longterm`: more in flight than this was lost.
+    long_inflight: u64,
+    /// The share of octets that the path loses whatever is sent.
+    background: f32,
+    rtt: probe_rtt::RoundTrip,
+    cycle: Cycle,
     delivered: u64,
+    /// What left before this much was delivered left while we held back: `app_limited`.
+    held_back_until: u64,
+    signals: Lazy<Signals>,
+}
+
+/// What an acknowledgment says of the delivery rate: `RS` of the draft.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    /// Octets a second, zero if it does not say.
+    rate: f32,
+    /// Octets delivered since the newest delivered segment left.
+    delivered: u64,
+    app_limited: bool,
 }
 
 #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation)]
 impl Bbr {
-    pub(crate) fn new(mss: u64, now: Instant) -> Self {
+    /// `seed` tells this connection's draws from others'.
+    pub(crate) fn new(mss: u64, seed: u32, now: Instant) -> Self {
         let window = INITIAL_WINDOW_SEGMENTS * mss;
         Self {
-            mss,
             mode: Mode::Startup,
-            window,
-            saved_window: 0,
-            bandwidth: MaxFilter::default(),
-            pacing_rate: STARTUP_GAIN * window as f64 / ASSUMED_RTT.as_secs_f64(),
-            min_rtt: None,
+            pipe_was_full: false,
+            pipe_is_full: false,
+            full_rounds: 0,
+            full_rate: 0.0,
+            recovering: false,
+            idle_restart: false,
+            round_started: false,
             round: 0,
             round_end: 0,
-            full_bandwidth: 0.0,
-            full_rounds: 0,
-            pipe_is_full: false,
-            conserve_until: None,
-            recovering: false,
-            aggregation: MaxFilter::default(),
-            aggregation_epoch: (now, 0),
+            drain_round: 0,
+            mss: mss as u32,
+            random: seed,
+            window,
+            saved_window: 0,
+            pacing_rate: (STARTUP_GAIN * window as f64 / ASSUMED_RTT.as_secs_f64()) as f32,
+            rates: [0.0; 2],
+            short_rate: f32::INFINITY,
+            short_inflight: UNBOUNDED,
+            long_inflight: UNBOUNDED,
+            background: 0.0,
+            rtt: probe_rtt::RoundTrip::new(now),
+            cycle: Cycle::new(now),
             delivered: 0,
+            held_back_until: 0,
+            signals: Lazy::new(),
         }
     }
 
@@ -131,255 +177,167 @@ impl Bbr {
     }
 
     pub(crate) fn set_mss(&mut self, mss: u64) {
-        self.mss = mss.max(1);
+        self.mss = mss.max(1) as u32;
     }
 
     pub(crate) fn window(&self) -> u64 {
         self.window
     }
 
-    pub(crate) fn pacing_rate(&self) -> u64 {
-        // The least window is always allowed in a round trip, so that bad estimates can mend.
-        let rtt = self.min_rtt.map_or(MIN_RTT_WINDOW, |(rtt, _)| rtt.max(ASSUMED_RTT));
-        let least = (MIN_WINDOW_SEGMENTS * self.mss) as f64 / rtt.as_secs_f64();
-        self.pacing_rate.max(least) as u64
+    /// Nothing is in flight: what only the last rounds showed is forgotten.
+    pub(crate) fn shrink(&mut self) {
+        self.signals.shrink();
     }
 
+    fn mss(&self) -> u64 {
+        u64::from(self.mss)
+    }
+
+    fn least_window(&self) -> u64 {
+        MIN_WINDOW_SEGMENTS * self.mss()
+    }
+
+    /// `max_bw`.
+    fn greatest_rate(&self) -> f32 {
+        self.rates[0].max(self.rates[1])
+    }
+
+    /// `bw`: what may be sent given all that is known.
+    fn rate(&self) -> f32 {
+        self.greatest_rate().min(self.short_rate)
+    }
+
+    /// `UpdateOnACK`.
     pub(crate) fn on_ack(&mut self, sample: &AckSample) {
-        self.delivered = sample.delivered;
-        let new_round = self.update_round(sample);
-        self.update_bandwidth(sample);
+        let rate = self.take_rate(sample);
+        self.update_round(sample);
+        self.update_background(sample);
+        self.update_rates(&rate);
+        let loss_round_over = self.update_loss_round(sample, &rate);
         self.update_aggregation(sample);
-        self.update_mode(sample, new_round);
-        self.update_min_rtt(sample, new_round);
-        self.set_pacing_rate();
+        self.check_full_pipe(&rate);
+        self.check_startup_loss(sample, loss_round_over);
+        self.leave_startup();
+        self.leave_drain(sample);
+        self.advance_cycle(sample, &rate);
+        self.update_round_trip(sample);
+        self.check_probe_rtt(sample);
+        self.advance_loss_round(&rate, loss_round_over);
+        self.set_pacing_rate(self.gains().0);
         self.set_window(sample);
     }
 
-    fn update_round(&mut self, sample: &AckSample) -> bool {
-        let new_round = sample.prior_delivered >= self.round_end;
-        if new_round {
-            self.round_end = sample.delivered;
-            self.round = self.round.saturating_add(1);
+    fn take_rate(&mut self, sample: &AckSample) -> Rate {
+        self.delivered = sample.delivered;
+        let delivered = sample.delivered - sample.prior_delivered;
+        let seconds = sample.interval.as_secs_f32();
+        Rate {
+            rate: if seconds > 0.0 { delivered as f32 / seconds } else { 0.0 },
+            delivered,
+            app_limited: sample.app_limited || sample.prior_delivered < self.held_back_until,
         }
-        if new_round && self.conserve_until.is_some_and(|end| sample.prior_delivered >= end) {
-            self.conserve_until = None;
-        }
-        new_round
     }
 
-    fn update_bandwidth(&mut self, sample: &AckSample) {
-        if sample.interval.is_zero() {
-            return;
+    fn update_round(&mut self, sample: &AckSample) {
+        self.round_started = sample.prior_delivered >= self.round_end;
+        if self.round_started {
+            self.start_round();
+            self.round = self.round.wrapping_add(1);
+            self.cycle.rounds += 1;
         }
-        let octets = sample.delivered - sample.prior_delivered;
-        let rate = octets as f64 / sample.interval.as_secs_f64();
-        // A rate limited by the application says nothing unless it is the highest seen.
-        if !sample.app_limited || rate >= self.bandwidth.get() {
-            self.bandwidth.update(self.round, rate);
+    }
+
+    /// `StartRound`.
+    fn start_round(&mut self) {
+        self.round_end = self.delivered;
+    }
+
+    /// `UpdateMaxBw`: a rate limited by the application says nothing unless it is the highest seen.
+    fn update_rates(&mut self, rate: &Rate) {
+        if !rate.app_limited || rate.rate >= self.greatest_rate() {
+            self.rates[1] = self.rates[1].max(rate.rate);
+        }
+    }
+
+    /// `AdvanceMaxBwFilter`: a new cycle; the last but one is forgotten.
+    fn advance_rates(&mut self) {
+        if self.rates[1] > 0.0 {
+            self.rates = [self.rates[1], 0.0];
         }
     }
 
     /// How far acknowledgments run ahead of the rate (aggregation by Wi-Fi, thinning, GRO).
     fn update_aggregation(&mut self, sample: &AckSample) {
-        let (since, acked) = &mut self.aggregation_epoch;
-        let expected = self.bandwidth.get() * sample.now.since(*since).as_secs_f64();
+        let rate = f64::from(self.rate());
+        let rounds = if self.pipe_was_full { AGGREGATION_ROUNDS } else { 1 };
+        let signals = &mut *self.signals;
+        let (since, acked) = &mut signals.burst;
+        let mut expected = rate * sample.now.since(*since).as_secs_f64();
         if *acked as f64 <= expected {
             (*since, *acked) = (sample.now, 0);
+            expected = 0.0;
         }
         *acked += sample.newly_delivered;
-        let expected = self.bandwidth.get() * sample.now.since(*since).as_secs_f64();
         let extra = (*acked as f64 - expected).clamp(0.0, self.window as f64);
-        self.aggregation.update(self.round, extra);
+        signals.aggregation.update(self.round, rounds, extra as f32);
     }
 
-    /// The bandwidth-delay product times `gain`.
-    fn inflight(&self, gain: f64) -> u64 {
-        match self.min_rtt {
-            Some((rtt, _)) if self.bandwidth.get() > 0.0 => {
-                (gain * self.bandwidth.get() * rtt.as_secs_f64()) as u64
-            }
-            _ => INITIAL_WINDOW_SEGMENTS * self.mss,
-        }
-    }
-
-    fn update_mode(&mut self, sample: &AckSample, new_round: bool) {
-        self.check_full_pipe(sample, new_round);
-        if self.mode == Mode::Startup && self.pipe_is_full {
-            self.mode = Mode::Drain;
-        }
-        if self.mode == Mode::Drain && sample.pipe <= self.inflight(1.0) {
-            self.enter_probe_bandwidth(sample.now);
-        }
-        self.advance_cycle(sample);
-    }
-
-    fn check_full_pipe(&mut self, sample: &AckSample, new_round: bool) {
-        if self.pipe_is_full || !new_round || sample.app_limited {
+    /// `CheckFullBWReached`.
+    fn check_full_pipe(&mut self, rate: &Rate) {
+        if self.pipe_is_full || !self.round_started || rate.app_limited {
             return;
         }
-        if self.bandwidth.get() >= self.full_bandwidth * FULL_GROWTH {
-            self.full_bandwidth = self.bandwidth.get();
-            self.full_rounds = 0;
+        if rate.rate >= self.full_rate * FULL_GROWTH {
+            self.search_full_pipe(rate.rate);
             return;
         }
         self.full_rounds += 1;
         self.pipe_is_full = self.full_rounds >= FULL_ROUNDS;
+        self.pipe_was_full |= self.pipe_is_full;
     }
 
-    /// Starts a cycle at any phase but the draining one, so that connections do not probe at once.
-    fn enter_probe_bandwidth(&mut self, now: Instant) {
-        let draw = (now.micros() % 7) as usize;
-        let phase = if draw == 0 { 0 } else { draw + 1 };
-        self.mode = Mode::ProbeBandwidth { phase, since: now };
+    /// `ResetFullBW`, and the rate from which on growth counts.
+    fn search_full_pipe(&mut self, rate: f32) {
+        self.full_rate = rate;
+        self.full_rounds = 0;
+        self.pipe_is_full = false;
     }
 
-    fn advance_cycle(&mut self, sample: &AckSample) {
-        let Mode::ProbeBandwidth { phase, since } = self.mode else { return };
-        let elapsed = sample.now.since(since) > self.min_rtt.map_or(Duration::ZERO, |(rtt, _)| rtt);
-        let done = match CYCLE[phase] {
-            gain if gain > 1.0 => {
-                elapsed && (sample.lost > 0 || sample.prior_pipe >= self.inflight(gain))
-            }
-            gain if gain < 1.0 => elapsed || sample.prior_pipe <= self.inflight(1.0),
-            _ => elapsed,
-        };
-        if done {
-            self.mode =
-                Mode::ProbeBandwidth { phase: (phase + 1) % CYCLE.len(), since: sample.now };
+    fn leave_startup(&mut self) {
+        if self.mode == Mode::Startup && self.pipe_was_full {
+            self.mode = Mode::Drain;
+            self.drain_round = self.round;
         }
     }
 
-    fn update_min_rtt(&mut self, sample: &AckSample, new_round: bool) {
-        let expired = self.min_rtt.is_some_and(|(_, at)| sample.now.since(at) > MIN_RTT_WINDOW);
-        if let Some(rtt) = sample.rtt {
-            if self.min_rtt.is_none() {
-                self.start_pacing(rtt);
-            }
-            if expired || self.min_rtt.is_none_or(|(min, _)| rtt <= min) {
-                self.min_rtt = Some((rtt, sample.now));
-            }
-        }
-        let probing = matches!(self.mode, Mode::ProbeRtt { .. });
-        if expired && !probing {
-            self.saved_window = self.saved_window.max(self.window);
-            self.mode = Mode::ProbeRtt { until: None, round_done: false };
-        }
-        self.run_probe_rtt(sample, new_round);
-    }
-
-    fn run_probe_rtt(&mut self, sample: &AckSample, new_round: bool) {
-        let Mode::ProbeRtt { until, round_done } = self.mode else { return };
-        match until {
-            None if sample.pipe <= MIN_WINDOW_SEGMENTS * self.mss => {
-                self.round_end = sample.delivered;
-                let until = Some(sample.now + PROBE_RTT_TIME);
-                self.mode = Mode::ProbeRtt { until, round_done: false };
-            }
-            None => {}
-            Some(end) => {
-                let round_done = round_done || new_round;
-                self.mode = Mode::ProbeRtt { until, round_done };
-                if round_done && sample.now >= end {
-                    self.leave_probe_rtt(sample.now);
-                }
-            }
-        }
-    }
-
-    fn leave_probe_rtt(&mut self, now: Instant) {
-        if let Some((_, at)) = &mut self.min_rtt {
-            *at = now;
-        }
-        self.window = self.window.max(self.saved_window);
-        self.saved_window = 0;
-        if self.pipe_is_full {
-            self.enter_probe_bandwidth(now);
-        } else {
-            self.mode = Mode::Startup;
-        }
-    }
-
-    fn gains(&self) -> (f64, f64) {
-        match self.mode {
-            Mode::Startup => (STARTUP_GAIN, STARTUP_GAIN),
-            Mode::Drain => (DRAIN_GAIN, STARTUP_GAIN),
-            Mode::ProbeBandwidth { phase, .. } => (CYCLE[phase], WINDOW_GAIN),
-            Mode::ProbeRtt { .. } => (1.0, 1.0),
-        }
-    }
-
-    fn set_pacing_rate(&mut self) {
-        let rate = self.gains().0 * self.bandwidth.get() * PACING_MARGIN;
-        // Until the pipe is full the rate only grows: early samples are low.
-        if self.pipe_is_full || rate > self.pacing_rate {
-            self.pacing_rate = rate;
-        }
-    }
-
-    /// The first measured round trip replaces the assumed one.
-    fn start_pacing(&mut self, rtt: Duration) {
-        self.pacing_rate = STARTUP_GAIN * self.window as f64 / rtt.as_secs_f64().max(1e-6);
-    }
-
-    fn set_window(&mut self, sample: &AckSample) {
-        let floor = MIN_WINDOW_SEGMENTS * self.mss;
-        if sample.lost > 0 {
-            self.window = self.window.saturating_sub(sample.lost).max(self.mss);
-        }
-        if self.conserve_until.is_some() {
-            self.window = self.window.max(sample.pipe + sample.newly_delivered);
-        } else {
-            self.grow_window(sample);
-        }
-        self.window = self.window.clamp(floor, MAX_WINDOW);
-        if matches!(self.mode, Mode::ProbeRtt { .. }) {
-            self.window = self.window.min(floor);
-        }
-    }
-
-    fn grow_window(&mut self, sample: &AckSample) {
-        let extra = if self.pipe_is_full { self.aggregation.get() as u64 } else { 0 };
-        let target = self.inflight(self.gains().1) + extra + 3 * self.mss;
-        if self.pipe_is_full {
-            self.window = (self.window + sample.newly_delivered).min(target);
-        } else if self.window < target || sample.delivered < INITIAL_WINDOW_SEGMENTS * self.mss {
-            self.window += sample.newly_delivered;
-        }
-    }
-
-    /// Loss: for one round send no more than arrives, then go on as before.
-    pub(crate) fn on_loss(&mut self, flight: u64) {
-        if self.recovering {
+    /// `CheckDrainDone`.
+    fn leave_drain(&mut self, sample: &AckSample) {
+        if self.mode != Mode::Drain {
             return;
         }
-        self.recovering = true;
-        self.saved_window = self.saved_window.max(self.window);
-        self.conserve_until = Some(self.delivered);
-        self.window = flight.max(MIN_WINDOW_SEGMENTS * self.mss);
-    }
-
-    pub(crate) fn on_recovered(&mut self) {
-        self.recovering = false;
-        self.conserve_until = None;
-        if !matches!(self.mode, Mode::ProbeRtt { .. }) {
-            self.window = self.window.max(self.saved_window);
-            self.saved_window = 0;
+        let late = self.round.wrapping_sub(self.drain_round) > DRAIN_ROUNDS;
+        if late || sample.pipe <= self.inflight(1.0) {
+            self.start_down(sample.now);
         }
-    }
-
-    /// A timeout: the network may have changed altogether; begin with what is certain.
-    pub(crate) fn on_timeout(&mut self, _flight: u64) {
-        self.saved_window = self.saved_window.max(self.window);
-        self.window = self.mss;
-        self.full_bandwidth = 0.0;
     }
 
     /// After idling the estimates stand; pace at the estimate, without probing above it.
-    pub(crate) fn on_restart(&mut self) {
-        self.aggregation_epoch.1 = 0;
-        if matches!(self.mode, Mode::ProbeBandwidth { .. }) {
-            self.pacing_rate = self.bandwidth.get() * PACING_MARGIN;
+    pub(crate) fn on_restart(&mut self, now: Instant) {
+        self.idle_restart = true;
+        self.signals.burst = (now, 0);
+        if self.is_probing_cycle() {
+            self.set_pacing_rate(1.0);
+        } else if self.mode == Mode::ProbeRtt {
+            self.check_probe_rtt_done(now);
         }
+    }
+
+    /// A number below `bound`, by a generator that needs no more than 32 bits (xorshift).
+    fn draw(&mut self, bound: u32) -> u32 {
+        self.random = self.random.max(1);
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 17;
+        self.random ^= self.random << 5;
+        self.random % bound.max(1)
     }
 }

@@ -12,6 +12,7 @@ mod tests;
 use crate::time::{Duration, Instant};
 use bbr::Bbr;
 use cubic::Cubic;
+use std::ops::Range;
 
 /// The congestion control of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -63,15 +64,35 @@ pub(crate) struct AckSample {
     pub(crate) window_limited: bool,
     pub(crate) una: u64,
     pub(crate) nxt: u64,
-    /// Octets newly marked lost.
-    pub(crate) lost: u64,
+    /// Octets in flight when the newest delivered segment left, its own included.
+    pub(crate) newest_in_flight: u64,
+    /// Octets found lost since it left.
+    pub(crate) newest_lost: u64,
+    /// Whether the peer sends SACK, so that more than one loss in a round trip is seen.
+    pub(crate) sack: bool,
     pub(crate) recovering: bool,
     /// A retransmission timeout is being repaired.
     pub(crate) timed_out: bool,
 }
 
-/// The controller of one connection.
+/// A segment found lost.
 #[derive(Clone, Debug)]
+pub(crate) struct LostSegment {
+    pub(crate) range: Range<u64>,
+    /// Octets in flight when it left, its own included.
+    pub(crate) in_flight: u64,
+    /// Octets found lost since it left, its own included.
+    pub(crate) lost_since: u64,
+    /// Octets delivered over the life of the connection.
+    pub(crate) delivered: u64,
+    /// It left while there was nothing more to send.
+    pub(crate) app_limited: bool,
+    /// Whether the peer sends SACK.
+    pub(crate) sack: bool,
+}
+
+/// The controller of one connection.
+#[derive(Debug)]
 pub(crate) enum Controller {
     Cubic(Box<Cubic>),
     Bbr(Box<Bbr>),
@@ -85,10 +106,11 @@ impl Controller {
     #[cfg(test)]
     pub(crate) const BOXED_BYTES_MAX: usize = size_of::<Bbr>();
 
-    pub(crate) fn new(kind: CongestionControl, mss: u64, now: Instant) -> Self {
+    /// `seed` differs from connection to connection.
+    pub(crate) fn new(kind: CongestionControl, mss: u64, seed: u32, now: Instant) -> Self {
         match kind {
             CongestionControl::Cubic => Self::Cubic(Box::new(Cubic::new(mss))),
-            CongestionControl::Bbr => Self::Bbr(Box::new(Bbr::new(mss, now))),
+            CongestionControl::Bbr => Self::Bbr(Box::new(Bbr::new(mss, seed, now))),
         }
     }
 
@@ -115,11 +137,20 @@ impl Controller {
         }
     }
 
+    /// A segment was found lost, by an acknowledgment that [`Self::on_ack`] hears of later, or by
+    /// the time that passed.
+    pub(crate) fn on_segment_lost(&mut self, segment: &LostSegment, now: Instant) {
+        match self {
+            Self::Cubic(_) => {} // It answers to the first loss of a round trip, by `on_loss`.
+            Self::Bbr(bbr) => bbr.on_segment_lost(segment, now),
+        }
+    }
+
     /// A loss was found with `flight` octets outstanding; at most once a round trip.
     pub(crate) fn on_loss(&mut self, now: Instant, flight: u64) {
         match self {
             Self::Cubic(cubic) => cubic.on_loss(now, flight),
-            Self::Bbr(bbr) => bbr.on_loss(flight),
+            Self::Bbr(bbr) => bbr.on_loss(),
         }
     }
 
@@ -143,7 +174,7 @@ impl Controller {
     pub(crate) fn on_timeout(&mut self, now: Instant, flight: u64) {
         match self {
             Self::Cubic(cubic) => cubic.on_timeout(now, flight),
-            Self::Bbr(bbr) => bbr.on_timeout(flight),
+            Self::Bbr(bbr) => bbr.on_timeout(),
         }
     }
 
@@ -151,15 +182,23 @@ impl Controller {
     pub(crate) fn on_spurious(&mut self) {
         match self {
             Self::Cubic(cubic) => cubic.on_spurious(),
-            Self::Bbr(bbr) => bbr.on_recovered(),
+            Self::Bbr(bbr) => bbr.on_spurious(),
         }
     }
 
     /// Sending starts again after the connection was idle for `idle`.
-    pub(crate) fn on_restart(&mut self, idle: Duration, rto: Duration) {
+    pub(crate) fn on_restart(&mut self, idle: Duration, rto: Duration, now: Instant) {
         match self {
             Self::Cubic(cubic) => cubic.on_restart(idle, rto),
-            Self::Bbr(bbr) => bbr.on_restart(),
+            Self::Bbr(bbr) => bbr.on_restart(now),
+        }
+    }
+
+    /// Nothing is in flight: gives back what only the last rounds needed.
+    pub(crate) fn shrink(&mut self) {
+        match self {
+            Self::Cubic(_) => {}
+            Self::Bbr(bbr) => bbr.shrink(),
         }
     }
 

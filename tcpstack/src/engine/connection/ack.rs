@@ -3,7 +3,7 @@
 
 use super::Connection;
 use super::sender::{Flight, Recovery, Sender};
-use crate::engine::congestion::AckSample;
+use crate::engine::congestion::{AckSample, Controller, LostSegment};
 use crate::engine::lazy::Idle;
 use crate::engine::scoreboard::Sent;
 use crate::engine::segment::{Segment, timestamp};
@@ -87,12 +87,12 @@ impl Connection {
         let lost = match (spurious, tx.sack) {
             (true, _) => 0,
             (false, true) => tx.find_losses(now),
-            (false, false) => tx.count_repetitions(repeated, acked),
+            (false, false) => tx.count_repetitions(repeated, acked, now),
         };
-        let lost = lost.saturating_sub(tx.judge_path(now));
+        tx.judge_path(now);
         let before = *tx.recovery;
         tx.update_recovery(&deliveries, flight, lost, advanced, now);
-        tx.inform_controller(&deliveries, before, (lost, prior_pipe), now);
+        tx.inform_controller(&deliveries, before, prior_pipe, now);
     }
 }
 
@@ -212,10 +212,19 @@ impl Sender {
         if !self.sack {
             return 0; // RACK needs SACK (RFC 8985, 3).
         }
-        let view = self.loss_view();
-        let (lost, again) = self.rack.detect(&mut self.board, &self.rtt, view, now);
-        self.reorder_at = again;
-        lost
+        let recovering = !matches!(*self.recovery, Recovery::Open);
+        let Self { board, rack, rtt, controller, lost, path, delivered, .. } = self;
+        let mut losses = Losses::new(controller, lost, (*delivered, true), path.probe(), now);
+        self.reorder_at = rack.detect(board, rtt, recovering, now, |sent| losses.take(sent));
+        losses.octets
+    }
+
+    /// Takes the first segment that is not SACKed for lost. Returns its octets.
+    fn lose_first(&mut self, now: Instant) -> u64 {
+        let Self { board, controller, lost, path, delivered, .. } = self;
+        let mut losses = Losses::new(controller, lost, (*delivered, false), path.probe(), now);
+        board.mark_first_lost(|sent| losses.take(sent));
+        losses.octets
     }
 
     /// Whether an acknowledgment says nothing but that something else arrived (RFC 5681, 2).
@@ -229,21 +238,21 @@ impl Sender {
     /// loss, and so does one that stops short of the recovery's end (RFC 6582, 3.2). Each
     /// repetition tells that a segment left the network, so that another may follow it, before the
     /// third too (RFC 3042). Returns the octets newly lost.
-    fn count_repetitions(&mut self, repeated: bool, acked: u64) -> u64 {
+    fn count_repetitions(&mut self, repeated: bool, acked: u64, now: Instant) -> u64 {
         let mss = u64::from(self.mss);
         let recovering = matches!(*self.recovery, Recovery::Fast { .. });
         if acked > 0 {
             let partial = matches!(*self.recovery, Recovery::Fast { end, .. } if self.una < end);
             let back = if acked >= mss { mss } else { 0 };
             self.inflation = if partial { self.inflation.saturating_sub(acked) + back } else { 0 };
-            return if partial { self.board.mark_first_lost() } else { 0 };
+            return if partial { self.lose_first(now) } else { 0 };
         }
         if !repeated || matches!(*self.recovery, Recovery::Timeout { .. }) {
             return 0;
         }
         self.inflation = (self.inflation + mss).min(self.nxt - self.una);
         let third = !recovering && self.inflation >= REPETITIONS * mss;
-        if third { self.board.mark_first_lost() } else { 0 }
+        if third { self.lose_first(now) } else { 0 }
     }
 
     fn update_recovery(
@@ -287,7 +296,7 @@ impl Sender {
         &mut self,
         deliveries: &Deliveries,
         before: Recovery,
-        (lost, prior_pipe): (u64, u64),
+        prior_pipe: u64,
         now: Instant,
     ) {
         let Some(newest) = &deliveries.newest else { return };
@@ -313,13 +322,60 @@ impl Sender {
             window_limited: self.window_limited,
             una: self.una,
             nxt: self.nxt,
-            lost,
+            newest_in_flight: newest.in_flight.into(),
+            newest_lost: self.lost.wrapping_sub(newest.lost_before).into(),
+            sack: self.sack,
             recovering: [before, *self.recovery].iter().any(|r| matches!(r, Recovery::Fast { .. })),
             timed_out: matches!(before, Recovery::Timeout { .. }),
         };
         let sent_at = newest.sent_at;
         self.set_flight_start(sent_at);
         self.controller.on_ack(&sample);
+    }
+}
+
+/// Segments as they are found lost. A probe of the path among them tells nothing of congestion
+/// (RFC 4821, 7.5).
+struct Losses<'a> {
+    controller: &'a mut Controller,
+    lost: &'a mut u32,
+    delivered: u64,
+    sack: bool,
+    path_probe: Option<&'a Range<u64>>,
+    now: Instant,
+    /// Octets that do tell.
+    octets: u64,
+}
+
+impl<'a> Losses<'a> {
+    fn new(
+        controller: &'a mut Controller,
+        lost: &'a mut u32,
+        (delivered, sack): (u64, bool),
+        path_probe: Option<&'a Range<u64>>,
+        now: Instant,
+    ) -> Self {
+        Self { controller, lost, delivered, sack, path_probe, now, octets: 0 }
+    }
+
+    fn take(&mut self, sent: &Sent) {
+        if self.path_probe.is_some_and(|probe| probe.start == sent.range.start) {
+            return;
+        }
+        let octets = sent.range.end - sent.range.start;
+        self.octets += octets;
+        #[allow(clippy::cast_possible_truncation)] // A segment's.
+        let low_bits = octets as u32;
+        *self.lost = self.lost.wrapping_add(low_bits);
+        let segment = LostSegment {
+            range: sent.range.clone(),
+            in_flight: sent.in_flight.into(),
+            lost_since: self.lost.wrapping_sub(sent.lost_before).into(),
+            delivered: self.delivered,
+            app_limited: sent.app_limited,
+            sack: self.sack,
+        };
+        self.controller.on_segment_lost(&segment, self.now);
     }
 }
 

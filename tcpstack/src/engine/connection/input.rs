@@ -90,7 +90,7 @@ impl Connection {
             self.state = State::Established;
         } else {
             // Simultaneous open (RFC 9293, 3.5): our SYN goes out again, with an acknowledgment.
-            self.tx.board.mark_first_lost();
+            self.tx.board.mark_first_lost(|_| {});
             self.state = State::SynReceived;
         }
     }

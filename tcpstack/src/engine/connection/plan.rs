@@ -1,7 +1,6 @@
 //! What may leave next: retransmissions, probes and new data, as windows and pacing allow.
 
 use super::sender::{Recovery, Sender, len};
-use crate::engine::rack::LossView;
 use crate::time::Instant;
 use std::ops::Range;
 
@@ -25,10 +24,6 @@ impl Sender {
             Recovery::Fast { window: Some((_, window)), .. } => window,
             _ => self.controller.window() + self.inflation,
         }
-    }
-
-    pub(super) fn loss_view(&self) -> LossView {
-        LossView { recovering: !matches!(*self.recovery, Recovery::Open), mss: u64::from(self.mss) }
     }
 
     /// What may leave now. Retransmissions come first; pacing holds both back.

@@ -86,6 +86,8 @@ pub(crate) struct Sender {
     pub(super) pacer: Pacer,
     pub(super) recovery: Lazy<Recovery>,
     pub(super) delivered: u64,
+    /// The low bits of how many octets were marked lost.
+    pub(super) lost: u32,
     pub(super) delivered_at: Instant,
     pub(super) flight_started: Instant,
     /// The sample is limited by the application until this much was delivered.
@@ -126,10 +128,11 @@ impl Sender {
             rtt: RttEstimator::new(),
             rack: Rack::new(),
             probe: TailLossProbe::default(),
-            controller: Controller::new(control, u64::from(mss), now),
+            controller: Controller::new(control, u64::from(mss), isn, now),
             pacer: Pacer::new(),
             recovery: Lazy::new(),
             delivered: 0,
+            lost: 0,
             delivered_at: now,
             flight_started: now,
             app_limited_until: 0,
@@ -221,12 +224,13 @@ impl Sender {
     /// Sending begins again after silence (RFC 5681, 4.1).
     fn note_restart(&mut self, now: Instant) {
         if self.board.is_empty() && self.nxt == self.end() && self.nxt > 0 {
-            self.controller.on_restart(now.since(self.last_sent), self.rtt.rto());
+            self.controller.on_restart(now.since(self.last_sent), self.rtt.rto(), now);
             self.last_progress = now; // The user timeout counts from here.
         }
     }
 
-    fn stamp(&mut self, now: Instant) -> Stamp {
+    /// What is known as a segment of `octets` leaves.
+    fn stamp(&mut self, octets: u64, now: Instant) -> Stamp {
         if self.board.is_empty() {
             self.flight_started = now;
             self.delivered_at = now;
@@ -236,13 +240,15 @@ impl Sender {
             delivered: self.delivered,
             delivered_at: self.delivered_at,
             flight_started: self.flight_started,
+            in_flight: self.board.pipe_with(octets),
+            lost_before: self.lost,
             app_limited: self.app_limited_until > self.delivered,
         }
     }
 
     /// `range` leaves at `now` for the first time, in segments of `segment` octets.
     pub(super) fn sent_new(&mut self, range: Range<u64>, segment: u64, now: Instant) {
-        let stamp = self.stamp(now);
+        let mut stamp = self.stamp(0, now);
         self.nxt = range.end;
         self.override_silly = false;
         if segment > u64::from(self.mss) {
@@ -254,6 +260,7 @@ impl Sender {
         let mut start = range.start;
         while start < range.end {
             let end = range.end.min(start + segment);
+            stamp.in_flight = board.pipe_with(end - start);
             board.push(start..end, stamp);
             start = end;
         }
@@ -261,7 +268,7 @@ impl Sender {
 
     /// `range` leaves at `now` again, with `timestamp` in its option.
     pub(super) fn sent_again(&mut self, range: &Range<u64>, timestamp: u32, now: Instant) {
-        let stamp = self.stamp(now);
+        let stamp = self.stamp(len(range), now);
         self.account(range, now);
         self.board.retransmitted(range.start, stamp);
         // Otherwise it is a probe, or a SYN.
@@ -375,21 +382,19 @@ impl Sender {
         self.board.resegment(u64::from(mss));
     }
 
-    /// Takes what was learned of a probe of the path. Returns the octets lost that say nothing of
-    /// congestion (RFC 4821, 7.5).
-    pub(super) fn judge_path(&mut self, now: Instant) -> u64 {
-        let Some(probe) = self.path.probe().cloned() else { return 0 };
+    /// Takes what was learned of a probe of the path.
+    pub(super) fn judge_path(&mut self, now: Instant) {
+        let Some(probe) = self.path.probe().cloned() else { return };
         if self.board.is_lost(probe.start) {
             self.path.failed(now);
             self.board.resegment(u64::from(self.mss));
-            return len(&probe);
+            return;
         }
         if self.board.is_delivered(probe.start, self.una)
             && let Some(mss) = self.path.passed(now)
         {
             self.set_mss(mss);
         }
-        0
     }
 
     /// How long until the peer is asked about its closed window (RFC 9293, 3.8.6.1).
@@ -408,6 +413,9 @@ impl Sender {
     }
 
     pub(super) fn shrink(&mut self) {
+        if self.board.is_empty() {
+            self.controller.shrink();
+        }
         self.board.shrink();
         self.recovery.shrink();
         self.buffer.shrink();

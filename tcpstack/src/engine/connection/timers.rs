@@ -167,8 +167,8 @@ impl super::sender::Sender {
         self.reorder_at = None;
         let flight = self.flight();
         let lost = self.find_losses(now);
-        if lost.saturating_sub(self.judge_path(now)) > 0 && matches!(*self.recovery, Recovery::Open)
-        {
+        self.judge_path(now);
+        if lost > 0 && matches!(*self.recovery, Recovery::Open) {
             self.begin_recovery(flight, now);
         }
     }

@@ -14,6 +14,7 @@ impl Scoreboard {
                 self.segments[index].sacked = false;
                 let len = self.segments[index].len();
                 self.sacked_octets -= len;
+                self.sacked_segments -= 1;
                 self.pipe += len;
                 self.link(self.first_id + index as u64);
             }
@@ -45,6 +46,7 @@ impl Scoreboard {
         self.segments.push_back(Sent { range, sacked, lost, earlier: NIL, later: NIL, ..*sent });
         if sacked {
             self.sacked_octets += len;
+            self.sacked_segments += 1;
         } else if lost {
             self.lost_octets += len;
             self.lost_queue.push(Reverse(id));

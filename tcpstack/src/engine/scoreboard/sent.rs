@@ -14,6 +14,10 @@ pub(crate) struct Sent {
     pub(crate) delivered_at: Instant,
     /// When the first segment of its flight was sent.
     pub(crate) flight_started: Instant,
+    /// Octets in flight then, its own included.
+    pub(crate) in_flight: u32,
+    /// The low bits of what the connection had lost then.
+    pub(crate) lost_before: u32,
     pub(crate) app_limited: bool,
     pub(crate) retransmitted: bool,
     pub(super) sacked: bool,
@@ -39,11 +43,13 @@ impl Sent {
 }
 
 /// What the sender knew when it sent: the part of a rate sample taken at transmission.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stamp {
     pub(crate) sent_at: Instant,
     pub(crate) delivered: u64,
     pub(crate) delivered_at: Instant,
     pub(crate) flight_started: Instant,
+    pub(crate) in_flight: u32,
+    pub(crate) lost_before: u32,
     pub(crate) app_limited: bool,
 }

@@ -6,7 +6,7 @@ const MSS: u64 = 10;
 
 fn stamp(at: u64) -> Stamp {
     let now = Instant::from_micros(at);
-    Stamp { sent_at: now, delivered: 0, delivered_at: now, flight_started: now, app_limited: false }
+    Stamp { sent_at: now, delivered_at: now, flight_started: now, ..Stamp::default() }
 }
 
 /// What a segment is in the model.
@@ -141,8 +141,8 @@ proptest! {
                     let newest = (at.saturating_sub(2), model.nxt);
                     let as_time = (Instant::from_micros(newest.0), newest.1);
                     let now = Instant::from_micros(at);
-                    let (lost, again) =
-                        board.detect_lost(as_time, Duration::from_micros(allowance), now);
+                    let (mut lost, allowed) = (0, Duration::from_micros(allowance));
+                    let again = board.detect_lost(as_time, allowed, now, |sent| lost += sent.len());
                     prop_assert_eq!(lost, model.detect(newest, allowance, at));
                     prop_assert!(again.is_none_or(|again| again > now));
                 }
