@@ -10,6 +10,9 @@ use anyhow::{Context, Result};
 use crate::command;
 use crate::namespace::Namespace;
 
+/// Number of ports that [`Policy::mapped_from`] maps to.
+pub const MAPPED: u16 = 100;
+
 /// What the firewall does with packets between the sites.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -24,6 +27,9 @@ pub struct Policy {
     pub reset_tcp: bool,
     /// Rewrites side a's source addresses (IPv4) to the firewall's own towards side b.
     pub masquerade_a: bool,
+    /// Where that is done, source ports become some of the [`MAPPED`] from this one on. With another
+    /// number, [`Firewall::apply`] is a NAT that has lost its mappings and makes new ones.
+    pub mapped_from: Option<u16>,
 }
 
 impl Policy {
@@ -34,7 +40,21 @@ impl Policy {
         drop_tcp: false,
         reset_tcp: false,
         masquerade_a: false,
+        mapped_from: None,
     };
+
+    /// What happens to side a's source addresses and ports.
+    fn translation(self, side_a: Ipv4Addr) -> String {
+        if !self.masquerade_a {
+            return String::new();
+        }
+        let from_a = format!("ip saddr {side_a}/24 oifname \"b0\"");
+        let ports = self.mapped_from.map(|first| {
+            let last = first.saturating_add(MAPPED - 1);
+            format!("{from_a} meta l4proto {{ tcp, udp }} masquerade to :{first}-{last}")
+        });
+        [ports.unwrap_or_default(), format!("{from_a} masquerade")].join("\n        ")
+    }
 
     fn rules(self, side_a: Ipv4Addr) -> String {
         let rule = |on: bool, text: &'static str| if on { text } else { "" };
@@ -62,11 +82,7 @@ table inet lab {{
             rule(self.drop_esp, "meta l4proto esp counter name esp_dropped drop"),
             rule(self.drop_tcp, "meta l4proto tcp counter name tcp_dropped drop"),
             rule(self.reset_tcp, "meta l4proto tcp counter name tcp_reset reject with tcp reset"),
-            if self.masquerade_a {
-                format!("ip saddr {side_a}/24 oifname \"b0\" masquerade")
-            } else {
-                String::new()
-            },
+            self.translation(side_a),
         )
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use culvert_api::{
     ChildSa, Client, Command, Event, IkeSa, Item, Outcome, Row, Status, Target, TcpConnection,
+    Transport,
 };
 
 use crate::command::{self, Output, wait_until};
@@ -24,6 +25,8 @@ pub use settings::{CHILD, CONNECTION, Settings};
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an initiation may take: fallback from UDP waits for several retransmissions.
 const INITIATE_SECONDS: u32 = 60;
+/// How long anything may take that is done to an SA that stands.
+const COMMAND_SECONDS: u32 = 20;
 
 /// A gateway: both processes and the way to ask them.
 #[derive(Debug)]
@@ -213,18 +216,38 @@ impl<'lab> Gateway<'lab> {
         .with_context(|| format!("{} initiates {child}", self.name))
     }
 
-    /// `culvert terminate --connection lab`.
+    /// `culvert terminate --connection lab`: returns without waiting for the peer's answer.
     pub fn terminate(&self) -> Result<Vec<Outcome>> {
-        self.terminate_target(Target::Connection(CONNECTION.to_owned()))
+        let target = Target::Connection(CONNECTION.to_owned());
+        self.outcomes(Command::Terminate { target, wait_s: 0 })
     }
 
     /// `culvert terminate --child <spi>`.
     pub fn terminate_child(&self, spi_in: &str) -> Result<Vec<Outcome>> {
-        self.terminate_target(Target::Child(spi_in.to_owned()))
+        let target = Target::Child(spi_in.to_owned());
+        self.outcomes(Command::Terminate { target, wait_s: COMMAND_SECONDS })
     }
 
-    fn terminate_target(&self, target: Target) -> Result<Vec<Outcome>> {
-        let rows = self.rows(Command::Terminate { target, wait_s: 0 })?;
+    /// `culvert rekey`: returns when the new SAs stand.
+    pub fn rekey(&self, target: Target) -> Result<Vec<Outcome>> {
+        self.outcomes(Command::Rekey { target, wait_s: COMMAND_SECONDS })
+    }
+
+    /// `culvert reauthenticate --connection lab`: returns when the new IKE SA has taken over.
+    pub fn reauthenticate(&self) -> Result<Vec<Outcome>> {
+        let target = Target::Connection(CONNECTION.to_owned());
+        self.outcomes(Command::Reauthenticate { target, wait_s: COMMAND_SECONDS })
+    }
+
+    /// `culvert move --connection lab`: returns when the peer has followed.
+    pub fn move_to(&self, to: Transport) -> Result<Vec<Outcome>> {
+        let target = Target::Connection(CONNECTION.to_owned());
+        let (local, remote, wait_s) = (None, None, COMMAND_SECONDS);
+        self.outcomes(Command::Move { target, to, local, remote, wait_s })
+    }
+
+    fn outcomes(&self, command: Command) -> Result<Vec<Outcome>> {
+        let rows = self.rows(command).with_context(|| format!("{} is told", self.name))?;
         Ok(rows
             .into_iter()
             .filter_map(|row| if let Row::Outcome(o) = row { Some(o) } else { None })

@@ -53,7 +53,9 @@ pub struct Settings {
     pub remote_ts: Vec<String>,
     /// Further addresses of the inner side, with their prefix lengths.
     pub inner_addresses: Vec<String>,
-    /// Further settings of the connection, such as `dpd_delay_s = 1`.
+    /// Further settings of the control process, such as `cookie_threshold = 0`.
+    pub control_options: Vec<String>,
+    /// Further settings of the connection, such as `dpd_delay = 1`.
     pub options: Vec<String>,
     /// Further settings of its child.
     pub child_options: Vec<String>,
@@ -87,6 +89,7 @@ impl Settings {
             local_ts: networks(side),
             remote_ts: networks(peer),
             inner_addresses: Vec::new(),
+            control_options: Vec::new(),
             options: Vec::new(),
             child_options: Vec::new(),
             sections: String::new(),
@@ -134,6 +137,7 @@ addresses = {inner_addresses:?}
 
 [control]
 runtime_dir = {runtime_dir:?}
+{control_options}
 
 [connections.{CONNECTION}]
 local_addrs = [\"{local}\"]
@@ -175,6 +179,7 @@ secret = \"{secret}\"
             esp_proposals = self.esp_proposals,
             life_time_s = self.life_time_s,
             secret = self.secret,
+            control_options = self.control_options.join("\n"),
             options = self.options.join("\n"),
             child_options = self.child_options.join("\n"),
             sections = self.sections,

@@ -94,7 +94,7 @@ pub(super) fn swanctl_conf(connection: &Connection) -> String {
         let _ = writeln!(endpoints, "        local_port = 4500\n        remote_port = {port}");
     }
     let encap = if connection.encap { "yes" } else { "no" };
-    let children: String = connection.children.iter().map(child_conf).collect();
+    let children: String = connection.children.iter().zip(1..).map(child_conf).collect();
     format!(
         "connections {{
     lab {{
@@ -124,7 +124,9 @@ secrets {{
     )
 }
 
-fn child_conf(child: &Child) -> String {
+/// A child and its number. The latter is its fixed request id: strongSwan 5.9.8 may give two children
+/// the same one when it reauthenticates, and then sends packets of one through the other.
+fn child_conf((child, reqid): (&Child, u32)) -> String {
     let Child { name, esp_proposal, local_ts, remote_ts, options } = child;
     let (local_ts, remote_ts) = (local_ts.join(","), remote_ts.join(","));
     format!(
@@ -132,6 +134,7 @@ fn child_conf(child: &Child) -> String {
                 local_ts = {local_ts}
                 remote_ts = {remote_ts}
                 esp_proposals = {esp_proposal}
+                reqid = {reqid}
 {options}            }}
 ",
         options = lines(16, options),

@@ -1,5 +1,10 @@
 //! A gateway and strongSwan, both ways round, over UDP and over TCP.
 
+mod fragments;
+mod half_open;
+mod liveness;
+mod moves;
+mod reauth;
 mod rekey;
 mod tunnel;
 

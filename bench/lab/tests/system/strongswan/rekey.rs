@@ -1,11 +1,18 @@
 //! Rekeys with traffic running (RFC 7296, 2.8): make before break, so that nothing is lost.
 
-use anyhow::{Result, ensure};
-use culvert_lab::command::wait_until;
-use culvert_lab::strongswan::Standing;
+use std::time::Duration;
 
-use super::{CHILD, EVERY_WAY, PFS, Peers, meet};
+use anyhow::{Context, Result, ensure};
+use culvert_api::Target;
+use culvert_lab::command::wait_until;
+use culvert_lab::gateway::Settings;
+use culvert_lab::strongswan::{Connection, Standing};
+
+use super::{CHILD, EVERY_WAY, PFS, Peers, TCP_GATEWAY_INITIATES, UDP_STRONGSWAN_INITIATES, meet};
 use crate::PING_TIMEOUT;
+
+/// What is an hour in short may take this long at most.
+const HOUR: Duration = Duration::from_secs(120);
 
 /// Waits until the child has other SPIs than `old` and nothing else is left.
 fn wait_child_rekeyed(peers: &Peers<'_>, name: &str, old: &str) -> Result<()> {
@@ -55,4 +62,80 @@ fn strongswan_rekeys_everything_and_nothing_is_lost() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The same, begun by the gateway.
+#[test]
+fn the_gateway_rekeys_everything_and_nothing_is_lost() -> Result<()> {
+    for way in EVERY_WAY {
+        meet(
+            way,
+            |_, _| {},
+            |peers| {
+                peers.initiate()?;
+                peers.initiate_child(PFS)?;
+                let flows = [peers.flow(CHILD)?, peers.flow(PFS)?];
+                for flow in &flows {
+                    flow.wait_answer(PING_TIMEOUT)?;
+                }
+                for _ in 0..2 {
+                    for child in [CHILD, PFS] {
+                        let old = peers.child(child)?.spi_in;
+                        peers.gateway.rekey(Target::Child(old.clone()))?;
+                        wait_child_rekeyed(peers, child, &old)?;
+                    }
+                    let ike = peers.ike()?;
+                    peers.gateway.rekey(Target::Ike(ike.id.context("an orphan")?))?;
+                    wait_ike_rekeyed(peers, &ike.spi_initiator)?;
+                }
+                let list = peers.charon.list_sas()?;
+                ensure!(list.contains("ESP:AES_GCM_16-128/CURVE_25519"), "a key exchange: {list}");
+                ensure!(list.contains("ESP:AES_GCM_16-128\n"), "none: {list}");
+                flows.into_iter().try_for_each(|flow| flow.stop()?.check_whole())
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// An hour of rekeys once a minute, in half a minute: both ends rekey both CHILD SAs every second and
+/// the IKE SA every three, and meet in every way that RFC 7296, 2.8 and 2.25 foresee. Nothing is
+/// lost, nothing comes under a dead SA, and in the end there is one of each.
+#[test]
+fn an_hour_of_rekeys_from_both_sides_loses_nothing() -> Result<()> {
+    for way in [UDP_STRONGSWAN_INITIATES, TCP_GATEWAY_INITIATES] {
+        meet(way, every_second, |peers| {
+            peers.initiate()?;
+            peers.initiate_child(PFS)?;
+            let flows = [peers.flow(CHILD)?, peers.flow(PFS)?];
+            wait_until("sixty CHILD SAs and ten IKE SAs were made", HOUR, || {
+                let log = peers.charon.log();
+                let count = |text: &str| log.matches(text).count();
+                Ok(count("inbound CHILD_SA") >= 60 && count("rekeyed between") >= 10)
+            })?;
+            for flow in flows {
+                flow.stop()?.check_whole()?;
+            }
+            let mut counters = peers.gateway.counters()?;
+            counters.retain(|name, count| name.starts_with("esp_") && *count > 0);
+            let names: Vec<&str> = counters.keys().map(String::as_str).collect();
+            ensure!(names == ["esp_opened", "esp_sealed"], "ESP was dropped: {counters:#?}");
+            wait_until("one of each stands", PING_TIMEOUT, || {
+                let one = Standing { ike: 1, children: 2 };
+                Ok(peers.charon.standing()? == one && peers.ike()?.children.len() == 2)
+            })
+        })?;
+    }
+    Ok(())
+}
+
+fn every_second(settings: &mut Settings, connection: &mut Connection) {
+    let text = |lines: [&str; 3]| lines.map(str::to_owned);
+    settings.options.extend(text(["rekey_time = 3", "over_time = 60", "rand_time = 1"]));
+    settings.child_options.extend(["rekey_time = 1", "rand_time = 0"].map(str::to_owned));
+    settings.sections += "rekey_time = 1\nrand_time = 0\nlife_time = 60\n";
+    connection.options.extend(text(["rekey_time = 3s", "over_time = 60s", "rand_time = 1s"]));
+    for child in &mut connection.children {
+        child.options.extend(text(["rekey_time = 1s", "life_time = 60s", "rand_time = 0s"]));
+    }
 }
