@@ -7,8 +7,8 @@
 //! ```
 //! Each `═` is a veth pair. The engine sits on a real DPDK port, and so does the shim: its legs are
 //! DPDK ports on their ends of the pairs, and between the legs are the same [`Link`](crate::link)s
-//! as in the simulator, now in real time. Engine and shim share one thread, so that a run needs one
-//! core for itself. Neighbours are static: no ARP is lost to the shim.
+//! as in the simulator, now in real time. Where rates are measured the shim has a thread of its own;
+//! elsewhere engine and shim share one. Neighbours are static: no ARP is lost to the shim.
 
 mod engine;
 mod leg;

@@ -41,6 +41,9 @@ enum Command {
         /// Only the engine, in virtual time: quick, and the same on every machine.
         #[arg(long)]
         virtual_only: bool,
+        /// Only how connections share a link.
+        #[arg(long)]
+        shares_only: bool,
         /// Seconds of each transfer.
         #[arg(long, default_value_t = 8)]
         seconds: u64,
@@ -65,7 +68,9 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Seeds { first, count } => seeds(first, count),
-        Command::Goodput { virtual_only, seconds } => tables::goodput(virtual_only, seconds),
+        Command::Goodput { virtual_only, shares_only, seconds } => {
+            tables::goodput(virtual_only, shares_only, seconds)
+        }
         Command::Cost { most, rounds } => {
             tables::cycles(most, rounds)?;
             let octets = cost::octets(most.min(10_000), &allocated)?;

@@ -24,13 +24,22 @@ const RUNS: u64 = 4;
 ///
 /// # Errors
 /// A transfer failed.
-pub fn goodput(virtual_only: bool, seconds: u64) -> Result<()> {
-    let duration = Duration::from_secs(seconds);
+pub fn goodput(virtual_only: bool, shares_only: bool, seconds: u64) -> Result<()> {
     let mut lab = None;
     if !virtual_only {
         let (eal, pool) = linux::start_dpdk()?;
         lab = Some(Lab::new(eal, pool)?);
     }
+    if !shares_only {
+        single(lab.as_mut(), seconds)?;
+    }
+    virtual_shares()?;
+    lab.as_mut().map_or(Ok(()), real_shares)
+}
+
+/// One connection on every path.
+fn single(mut lab: Option<&mut Lab>, seconds: u64) -> Result<()> {
+    let duration = Duration::from_secs(seconds);
     let rates = match &mut lab {
         Some(lab) => [100, ceiling(lab)?],
         None => [100, 1000],
@@ -43,12 +52,11 @@ pub fn goodput(virtual_only: bool, seconds: u64) -> Result<()> {
         for round_trip_ms in ROUND_TRIPS {
             for loss_percent in LOSSES {
                 let path = Path { rate, round_trip_ms, loss_percent };
-                row(lab.as_mut(), path, duration)?;
+                row(lab.as_deref_mut(), path, duration)?;
             }
         }
     }
-    virtual_shares()?;
-    lab.as_mut().map_or(Ok(()), real_shares)
+    Ok(())
 }
 
 fn row(lab: Option<&mut Lab>, path: Path, duration: Duration) -> Result<()> {

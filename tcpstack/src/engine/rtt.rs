@@ -12,6 +12,8 @@ pub(crate) const RTO_MIN: Duration = Duration::from_millis(120);
 pub(crate) const RTO_MAX: Duration = Duration::from_secs(60);
 /// The RTO before the first measurement (RFC 6298, 2.1).
 pub(crate) const RTO_INITIAL: Duration = Duration::from_secs(1);
+/// The RTO after a handshake whose SYN was lost, until the first measurement (RFC 6298, 5.7).
+pub(crate) const RTO_AFTER_LOST_SYN: Duration = Duration::from_secs(3);
 /// A measurement above a minute says no more than this.
 const RTT_MAX_US: u32 = 60_000_000;
 /// For how long a minimum round-trip time is believed.
@@ -25,13 +27,22 @@ pub(crate) struct RttEstimator {
     rttvar_us: u32,
     min_us: u32,
     backoff: u8,
+    /// The SYN had to be sent again.
+    syn_was_lost: bool,
     /// When the minimum was measured.
     min_at: Instant,
 }
 
 impl RttEstimator {
     pub(crate) const fn new() -> Self {
-        Self { srtt_us: 0, rttvar_us: 0, min_us: 0, backoff: 0, min_at: Instant::ZERO }
+        Self {
+            srtt_us: 0,
+            rttvar_us: 0,
+            min_us: 0,
+            backoff: 0,
+            syn_was_lost: false,
+            min_at: Instant::ZERO,
+        }
     }
 
     /// Takes a measurement; one of an ambiguous retransmission must not come here (Karn).
@@ -65,7 +76,8 @@ impl RttEstimator {
     /// The retransmission timeout, backed off (RFC 6298, 2 and 5.5).
     pub(crate) fn rto(&self) -> Duration {
         let variance = Duration::from_micros(u64::from(self.rttvar_us) * 4);
-        let base = self.smoothed().map_or(RTO_INITIAL, |srtt| srtt + variance.max(RTO_MIN));
+        let unmeasured = if self.syn_was_lost { RTO_AFTER_LOST_SYN } else { RTO_INITIAL };
+        let base = self.smoothed().map_or(unmeasured, |srtt| srtt + variance.max(RTO_MIN));
         (base * (1 << self.backoff)).min(RTO_MAX)
     }
 
@@ -79,6 +91,13 @@ impl RttEstimator {
     /// Whether the timer has fired since the last acknowledgment of something new.
     pub(crate) fn is_backed_off(&self) -> bool {
         self.backoff > 0
+    }
+
+    /// The handshake is done; whether its SYN was lost. Then the path may be slower than the first
+    /// RTO took it for.
+    pub(crate) fn handshake_done(&mut self) -> bool {
+        self.syn_was_lost = self.is_backed_off();
+        self.syn_was_lost
     }
 
     /// Takes the back-off back when the timeout proved spurious or new data was acknowledged.
@@ -114,6 +133,17 @@ mod tests {
         }
         assert_eq!(rtt.rto(), RTO_MAX);
         rtt.forgive();
+        assert_eq!(rtt.rto(), Duration::from_millis(300));
+    }
+
+    #[test]
+    fn rfc6298_5_7_a_lost_syn_means_three_seconds_until_the_first_measurement() {
+        let mut rtt = RttEstimator::new();
+        rtt.back_off();
+        assert!(rtt.handshake_done());
+        rtt.forgive();
+        assert_eq!(rtt.rto(), RTO_AFTER_LOST_SYN);
+        rtt.sample(Duration::from_millis(100), NOW);
         assert_eq!(rtt.rto(), Duration::from_millis(300));
     }
 

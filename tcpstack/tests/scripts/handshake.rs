@@ -1,6 +1,7 @@
 //! Opening a connection: RFC 9293, 3.5 and 3.10.7, and SYN cookies.
 
-use crate::play::{play, play_with};
+use crate::play::{play, play_over, play_with};
+use crate::wire::Family;
 
 #[test]
 fn rfc9293_3_5_the_three_way_handshake() {
@@ -121,19 +122,26 @@ fn rfc9293_3_10_7_2_the_last_segment_of_the_handshake_may_carry_data() {
     );
 }
 
-/// RFC 9293, 3.7.1 (MUST-15): without the option the peer's MSS is 536.
+/// RFC 9293, 3.7.1 (MUST-15): without the option the peer's MSS is 536, over IPv6 1220.
 #[test]
 fn rfc9293_3_7_1_the_default_mss() {
-    play(
-        "connect
-         > S 0(0) mss 1460 ws 7 sackok ts:0
-         < S. 0(0) ack 1
-         > . 1(0) ack 1
-         write 600
-         > . 1(536) ack 1
-         > . 537(64) ack 1
-         event opened",
-    );
+    for (family, mss) in [(Family::V4, 536), (Family::V6, 1220)] {
+        play_over(
+            family,
+            &format!(
+                "connect
+                 > S 0(0) mss 1460 ws 7 sackok ts:0
+                 < S. 0(0) ack 1
+                 > . 1(0) ack 1
+                 write {}
+                 > . 1({mss}) ack 1
+                 > . {}(64) ack 1
+                 event opened",
+                mss + 64,
+                mss + 1,
+            ),
+        );
+    }
 }
 
 /// RFC 9293, 3.7.1 (MUST-16): never more than the peer's MSS, through a cookie either.

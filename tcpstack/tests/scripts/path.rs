@@ -1,12 +1,14 @@
 //! The path's MTU: ICMP (RFC 1191, RFC 8201, RFC 5927) and probing (RFC 4821).
 
-use crate::play::play;
+use crate::play::{play, play_over};
+use crate::wire::Family;
 
 /// RFC 1191, 3, and RFC 5927, 7.2: believed for a sequence number in flight; what was too large
 /// leaves again in smaller pieces.
 #[test]
 fn rfc5927_7_2_a_packet_too_big_in_flight() {
-    play(
+    play_over(
+        Family::V4,
         "open 65535
          write 2000
          > . 1(1000) ack 1
@@ -42,10 +44,41 @@ fn rfc5927_7_2_an_incredible_packet_too_big() {
     );
 }
 
+/// RFC 8201, 4: over IPv6 no router asks for less than 1280 octets: what does is taken for that, and
+/// where segments are no larger it is not believed.
+#[test]
+fn rfc8201_4_a_packet_too_big_over_ipv6() {
+    let open = "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1440 sackok
+         > . 1(0) ack 1
+         event opened
+         write 2880
+         > . 1(1440) ack 1
+         > . 1441(1440) ack 1";
+    for mtu in [0, 68, 1279, 1280] {
+        play_over(
+            Family::V6,
+            &format!(
+                "{open}
+                 too-big 1441 {mtu} yes
+                 > . 1(1220) ack 1
+                 > . 1221(220) ack 1
+                 > . 1441(1220) ack 1
+                 > . 2661(220) ack 1
+                 too-big 1441 {mtu} no             # it would have passed
+                 < . 1(0) ack 2881"
+            ),
+        );
+    }
+    play_over(Family::V6, &format!("{open}\ntoo-big 1441 1500 no\n< . 1(0) ack 2881"));
+}
+
 /// A router that names no MTU (RFC 1191, 5), and one that names a tiny one.
 #[test]
 fn rfc1191_5_a_router_without_a_next_hop_mtu() {
-    play(
+    play_over(
+        Family::V4,
         "open 65535
          write 1000
          > . 1(1000) ack 1

@@ -28,7 +28,7 @@ use culvert_tcpstack::{
 };
 
 use crate::text::{parse_segment, pattern, peer_clock, seconds};
-use crate::wire::{PEER, Segment, US};
+use crate::wire::{Family, Segment};
 
 /// How much later than expected a segment may leave: two ticks of the timers.
 pub(crate) const TOLERANCE: Duration = Duration::from_millis(2);
@@ -59,6 +59,7 @@ impl Transmit for Out {
 /// A stack and its hand-made peer.
 pub(crate) struct Play {
     pub(crate) stack: Stack,
+    family: Family,
     pub(crate) now: Instant,
     pub(crate) id: Option<ConnId>,
     /// When the last step happened.
@@ -86,24 +87,34 @@ pub(crate) fn config() -> StackConfig {
     StackConfig { congestion_control: CongestionControl::Cubic, ..StackConfig::default() }
 }
 
-/// Plays a script with the default configuration.
+/// Plays a script with the default configuration, over IPv4 and over IPv6.
 pub(crate) fn play(script: &str) {
-    Play::new(config()).play(script).end();
+    play_with(|_| {}, script);
 }
 
-/// Plays a script with another configuration.
-pub(crate) fn play_with(change: impl FnOnce(&mut StackConfig), script: &str) {
-    let mut config = config();
-    change(&mut config);
-    Play::new(config).play(script).end();
+/// Plays a script with another configuration, over IPv4 and over IPv6.
+pub(crate) fn play_with(change: impl Fn(&mut StackConfig), script: &str) {
+    for family in Family::BOTH {
+        let mut config = config();
+        change(&mut config);
+        Play::new(family, config).play(script).end();
+    }
+}
+
+/// Plays a script in which numbers of one family occur.
+pub(crate) fn play_over(family: Family, script: &str) {
+    Play::new(family, config()).play(script).end();
 }
 
 impl Play {
-    pub(crate) fn new(config: StackConfig) -> Self {
+    /// The MTU is larger by 20 octets over IPv6, so that segments are as large in either family.
+    pub(crate) fn new(family: Family, mut config: StackConfig) -> Self {
+        config.mtu += (family.header() - Family::V4.header()) as u16;
         let now = Instant(10_000_000);
         let scale = (0..).find(|shift| config.rx_buffer_bytes >> shift <= 0xffff).unwrap();
         let device = config.tx_checksum == TxChecksum::Device;
         Self {
+            family,
             device,
             stack: Stack::new(config, [7; 32]).unwrap(),
             now,
@@ -158,7 +169,12 @@ impl Play {
     }
 
     fn fail(&self, why: &str) -> ! {
-        panic!("at \"{}\", {:?} after the step before: {why}", self.step, self.now.since(self.mark))
+        panic!(
+            "at \"{}\" over {:?}, {:?} after the step before: {why}",
+            self.step,
+            self.family,
+            self.now.since(self.mark)
+        )
     }
 
     fn nothing_unexpected(&self) {
@@ -209,8 +225,8 @@ impl Play {
                 self.stack.listen(PEER_PORT);
             }
             "connect" => {
-                let remote = SocketAddr::new(PEER.into(), PEER_PORT);
-                self.id = Some(self.stack.connect(self.now, US.into(), remote).unwrap());
+                let remote = SocketAddr::new(self.family.peer(), PEER_PORT);
+                self.id = Some(self.stack.connect(self.now, self.family.us(), remote).unwrap());
             }
             "open" => self.open(&rest),
             "write" => self.write(number(0)),
@@ -297,7 +313,10 @@ impl Play {
     }
 
     fn too_big(&mut self, seq: u64, mtu: u16, believed: bool) {
-        let ends = (SocketAddr::from((US, self.our_port)), SocketAddr::from((PEER, PEER_PORT)));
+        let ends = (
+            SocketAddr::new(self.family.us(), self.our_port),
+            SocketAddr::new(self.family.peer(), PEER_PORT),
+        );
         let seq = self.our_isn.unwrap().wrapping_add(seq as u32);
         let answer = self.stack.packet_too_big(self.now, ends.0, ends.1, seq, mtu);
         if answer != believed {
@@ -347,10 +366,10 @@ impl Play {
         self.stack.poll_transmit(self.now, &mut out);
         for (meta, packet) in out.packets {
             let segment = if self.device {
-                Segment::parse_for_device(packet, meta.segment_bytes)
+                Segment::parse_for_device(packet, self.family, meta.segment_bytes)
             } else {
                 assert_eq!(meta.segment_bytes, None);
-                Segment::parse(&packet)
+                Segment::parse(&packet, self.family)
             };
             if self.our_isn.is_none() || segment.flags & 0x12 == 0x12 {
                 self.our_isn = Some(segment.seq);
@@ -453,7 +472,7 @@ impl Play {
         };
         let outcome = self.stack.handle_segment(
             self.now,
-            &mut segment.packet(),
+            &mut segment.packet(self.family),
             RxChecksum::Unknown,
             deliver,
         );

@@ -16,6 +16,19 @@ const FLIGHT: &str = "write 20000
     > . 8001(1000) ack 1
     > . 9001(1000) ack 1";
 
+/// Four segments, a timeout, and the acknowledgment of the first: it may be for either transmission.
+const FORWARD: &str = "open bare 65535
+    write 4000
+    > . 1(1000) ack 1
+    > . 1001(1000) ack 1
+    > . 2001(1000) ack 1
+    > . 3001(1000) ack 1
+    +0.12 > . 1(1000) ack 1
+    write 2000
+    < . 1(0) ack 1001
+    > . 4001(1000) ack 1
+    > . 5001(1000) ack 1";
+
 /// RFC 8985, 6.2, step 4: three segments SACKed above a hole, and no reordering seen: no waiting.
 #[test]
 fn rfc8985_6_2_three_sacked_segments_prove_a_loss() {
@@ -322,6 +335,71 @@ fn rfc5682_2_1_a_timeout_that_was_needed() {
          > . 10001(1000) ack 1
          > . 11001(1000) ack 1",
     );
+}
+
+/// RFC 5682, 2.1: without SACK and timestamps two new segments show it: the second acknowledgment is
+/// for what was sent before the timeout only.
+#[test]
+fn rfc5682_2_1_new_data_shows_that_a_timeout_was_needless() {
+    play(&format!(
+        "{FORWARD}
+         < . 1(0) ack 2001                 # the original came after all
+         +0.01 > nothing                   # nothing else is repeated
+         < . 1(0) ack 6001
+         +0.01 write 8000                  # and the window is that of before, and more
+         > . 6001(1000) ack 1
+         > . 7001(1000) ack 1
+         +0~0.05 > . 8001(1000) ack 1
+         +0~0.05 > . 9001(1000) ack 1
+         +0~0.05 > . 10001(1000) ack 1
+         +0~0.05 > . 11001(1000) ack 1
+         +0~0.05 > . 12001(1000) ack 1
+         +0~0.05 > . 13001(1000) ack 1"
+    ));
+}
+
+/// Step 3a: a repetition shows that the rest is lost too.
+#[test]
+fn rfc5682_2_1_new_data_shows_that_a_timeout_was_needed() {
+    play(&format!(
+        "{FORWARD}
+         < . 1(0) ack 1001
+         > . 1001(1000) ack 1
+         < . 1(0) ack 6001                 # only that was missing
+         +0.01 > nothing"
+    ));
+}
+
+/// If the timer fires once more, the rest is sent again as usual.
+#[test]
+fn rfc5682_2_1_new_data_that_is_lost_too() {
+    play(&format!(
+        "{FORWARD}
+         +0.1~0.13 > . 1001(1000) ack 1
+         < . 1(0) ack 2001
+         > . 2001(1000) ack 1
+         > . 3001(1000) ack 1"
+    ));
+}
+
+/// RFC 5682, 3.1: with SACK a block above the new data's start proves nothing, one below does.
+#[test]
+fn rfc5682_3_1_new_data_with_sack() {
+    let start = FORWARD.replace("open bare", "open").replace(
+        "+0.12 > . 1(1000) ack 1",
+        "+0.002~0.004 > . 3001(1000) ack 1
+         +0.12 > . 1(1000) ack 1",
+    );
+    play(&format!(
+        "{start}
+         < . 1(0) ack 1001 sack 4001-5001
+         > . 1001(1000) ack 1"
+    ));
+    play(&format!(
+        "{start}
+         < . 1(0) ack 1001 sack 2001-3001
+         +0.001 > nothing"
+    ));
 }
 
 /// RFC 3708: all retransmissions reported as duplicates.

@@ -67,6 +67,30 @@ fn rfc9293_3_8_3_the_user_timeout() {
     );
 }
 
+/// RFC 6298, 5.7: after a lost SYN data has three seconds, until there is a measurement.
+#[test]
+fn rfc6298_5_7_three_seconds_after_a_lost_syn() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         +1 > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1000
+         > . 1(0) ack 1
+         event opened
+         write 10
+         > . 1(10) ack 1
+         +3 > . 1(10) ack 1
+         +6 > . 1(10) ack 1
+         +0.05 < . 1(0) ack 11
+         write 10
+         > . 11(10) ack 1
+         +0.05 < . 1(0) ack 21             # a measurement
+         write 10
+         > . 21(10) ack 1
+         +0.15~0.18 > . 21(10) ack 1",
+    );
+}
+
 /// RFC 6298, 5.3: each acknowledgment of new data starts the timer anew.
 #[test]
 fn rfc6298_5_3_progress_restarts_the_timer() {

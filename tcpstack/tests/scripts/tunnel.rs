@@ -10,6 +10,7 @@ use culvert_tcpstack::{
 };
 
 use crate::play::{Play, config, play};
+use crate::wire::Family;
 
 /// Takes packets as they are.
 #[derive(Default)]
@@ -29,7 +30,7 @@ impl Transmit for Packets {
 
 /// A connection to a peer whose window is closed by 2000 octets of `b'a'` and `b'b'`.
 fn stalled() -> Play {
-    Play::new(config()).play(
+    Play::new(Family::V4, config()).play(
         "open 500
          < . 1(0) ack 1 win 500",
     )
@@ -108,7 +109,7 @@ fn unsent_octets_and_their_age() {
 /// Memory follows what is in flight or behind holes; without either there is none.
 #[test]
 fn buffers_are_given_back() {
-    let play = Play::new(config()).play(
+    let play = Play::new(Family::V4, config()).play(
         "open 65535
          write 5000
          > . 1(1000) ack 1
@@ -135,7 +136,7 @@ fn buffers_are_given_back() {
 #[test]
 fn a_stream_goes_on_without_memory() {
     let without = StackConfig { buffers_bytes: 0, ..config() };
-    let play = Play::new(without).play(
+    let play = Play::new(Family::V4, without).play(
         "open 65535
          < . 1001(1000) ack 1 => no-memory
          > . 1(0) ack 1
@@ -152,7 +153,7 @@ fn a_stream_goes_on_without_memory() {
 /// RFC 9329, 9.1: how long frames waited behind a hole is known.
 #[test]
 fn rfc9329_9_1_head_of_line_delay() {
-    let play = Play::new(config()).play(
+    let play = Play::new(Family::V4, config()).play(
         "open 65535
          < . 1001(1000) ack 1
          > . 1(0) ack 1 sack 1001-2001

@@ -1,12 +1,95 @@
-//! Segments as a script means them, put into IPv4 packets and taken out of them by code that
-//! shares nothing with the stack.
+//! Segments as a script means them, put into IP packets and taken out of them by code that shares
+//! nothing with the stack.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The stack's address.
-pub(crate) const US: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// The hand-made peer's address.
-pub(crate) const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// The family of the addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The stack's address.
+    pub(crate) fn us(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1).into(),
+        }
+    }
+
+    /// The hand-made peer's address.
+    pub(crate) fn peer(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::new(198, 51, 100, 7).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 7).into(),
+        }
+    }
+
+    /// Octets of the IP header.
+    pub(crate) fn header(self) -> usize {
+        match self {
+            Self::V4 => 20,
+            Self::V6 => 40,
+        }
+    }
+
+    /// What must hold for the IP header of every packet of the stack: IPv4 with DF and a checksum,
+    /// either family Not-ECT, no flow label unless the caller gave one.
+    fn check_header(self, packet: &[u8]) {
+        match self {
+            Self::V4 => {
+                assert_eq!(packet[0], 0x45);
+                assert_eq!(packet[1] & 3, 0, "never ECN-capable: RFC 9329, 9.5");
+                assert_eq!(packet[6], 0x40, "DF");
+                assert_eq!(checksum(&packet[..20]), 0, "IPv4 header checksum");
+            }
+            Self::V6 => {
+                assert_eq!(packet[0] >> 4, 6);
+                assert_eq!(packet[1] & 0x30, 0, "never ECN-capable: RFC 9329, 9.5");
+                let payload = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+                assert_eq!(packet.len(), 40 + payload);
+                assert_eq!(packet[6], 6, "no extension header");
+            }
+        }
+    }
+
+    /// The packet from the peer to the stack.
+    fn wrap(self, tcp: &[u8]) -> Vec<u8> {
+        let mut ip = match self {
+            Self::V4 => vec![0x45, 0],
+            Self::V6 => vec![0x60, 0, 0, 0],
+        };
+        match self {
+            Self::V4 => {
+                ip.extend((20 + tcp.len() as u16).to_be_bytes());
+                ip.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+            }
+            Self::V6 => {
+                ip.extend((tcp.len() as u16).to_be_bytes());
+                ip.extend([6, 64]);
+            }
+        }
+        ip.extend(octets(self.peer()));
+        ip.extend(octets(self.us()));
+        if self == Self::V4 {
+            let sum = checksum(&ip);
+            ip[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+        ip.extend(tcp);
+        ip
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
 
 /// A TCP segment with absolute numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,7 +141,7 @@ impl Segment {
     }
 
     /// The packet from the peer to the stack.
-    pub(crate) fn packet(&self) -> Vec<u8> {
+    pub(crate) fn packet(&self, family: Family) -> Vec<u8> {
         let options = self.options();
         let mut tcp = Vec::new();
         tcp.extend(self.source_port.to_be_bytes());
@@ -70,35 +153,25 @@ impl Segment {
         tcp.extend([0, 0, 0, 7]); // An urgent pointer, which means something only with URG.
         tcp.extend(options);
         tcp.extend(&self.data);
-        let sum = pseudo_checksum(PEER, US, &tcp);
+        let sum = pseudo_checksum(family.peer(), family.us(), &tcp);
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-        let mut ip = vec![0x45, 0];
-        ip.extend((20 + tcp.len() as u16).to_be_bytes());
-        ip.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
-        ip.extend(PEER.octets());
-        ip.extend(US.octets());
-        let sum = checksum(&ip);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        ip.extend(tcp);
-        ip
+        family.wrap(&tcp)
     }
 
     /// Does what is the device's to do for a packet that it cuts later, and parses it.
-    pub(crate) fn parse_for_device(mut packet: Vec<u8>, cut: Option<u16>) -> Self {
-        assert_eq!(packet[36..38], [0, 0], "left to the device");
-        let sum = pseudo_checksum(US, PEER, &packet[20..]);
-        packet[36..38].copy_from_slice(&sum.to_be_bytes());
-        Self { cut, ..Self::parse(&packet) }
+    pub(crate) fn parse_for_device(mut packet: Vec<u8>, family: Family, cut: Option<u16>) -> Self {
+        let tcp = &mut packet[family.header()..];
+        assert_eq!(tcp[16..18], [0, 0], "left to the device");
+        let sum = pseudo_checksum(family.us(), family.peer(), tcp);
+        tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+        Self { cut, ..Self::parse(&packet, family) }
     }
 
-    /// A packet of the stack, with what must hold for each of them: checksums, DF, Not-ECT.
-    pub(crate) fn parse(packet: &[u8]) -> Self {
-        assert_eq!(packet[0], 0x45);
-        assert_eq!(packet[1] & 3, 0, "never ECN-capable: RFC 9329, 9.5");
-        assert_eq!(packet[6], 0x40, "DF");
-        assert_eq!(checksum(&packet[..20]), 0, "IPv4 header checksum");
-        let tcp = &packet[20..];
-        assert_eq!(pseudo_checksum(US, PEER, tcp), 0, "TCP checksum");
+    /// A packet of the stack, with what must hold for each of them.
+    pub(crate) fn parse(packet: &[u8], family: Family) -> Self {
+        family.check_header(packet);
+        let tcp = &packet[family.header()..];
+        assert_eq!(pseudo_checksum(family.us(), family.peer(), tcp), 0, "TCP checksum");
         assert_eq!(tcp[13] & 0xc0, 0, "neither ECE nor CWR");
         let word = |at: usize| u32::from_be_bytes(tcp[at..at + 4].try_into().unwrap());
         let half = |at: usize| u16::from_be_bytes(tcp[at..at + 2].try_into().unwrap());
@@ -146,12 +219,13 @@ impl Segment {
     }
 }
 
-fn pseudo_checksum(source: Ipv4Addr, destination: Ipv4Addr, tcp: &[u8]) -> u16 {
-    let mut octets = [source.octets(), destination.octets()].concat();
-    octets.extend([0, 6]);
-    octets.extend((tcp.len() as u16).to_be_bytes());
-    octets.extend(tcp);
-    checksum(&octets)
+fn pseudo_checksum(source: IpAddr, destination: IpAddr, tcp: &[u8]) -> u16 {
+    let mut all = [octets(source), octets(destination)].concat();
+    // IPv6 has 32 bits for the length and 24 more of zeros: to the sum it is the same.
+    all.extend([0, 6]);
+    all.extend((tcp.len() as u16).to_be_bytes());
+    all.extend(tcp);
+    checksum(&all)
 }
 
 /// The Internet checksum (RFC 1071).

@@ -1,7 +1,7 @@
 //! Whole transfers over the shim.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant as Clock};
 
@@ -67,6 +67,7 @@ impl Lab {
             .map(|(port, _)| listen(&self.right, SocketAddr::new(RIGHT, port), "cubic"))
             .collect::<Result<Vec<_>>>()?;
         let (left, shim) = (&self.left, &mut self.shim);
+        let over = &AtomicBool::new(false);
         thread::scope(|scope| {
             let clock = Clock::now();
             for ((number, sender), listener) in (0..).zip(senders).zip(&listeners) {
@@ -82,43 +83,20 @@ impl Lab {
                     }
                 }
             }
-            let mut before = None;
-            let outcome = loop {
-                let elapsed = clock.elapsed();
-                let now = Instant(1 + elapsed.as_micros() as u64);
-                let busy = match engine.turn(now) {
-                    Ok(busy) => shim.turn(now) | busy,
-                    Err(error) => break Err(error),
-                };
-                if !busy {
-                    thread::sleep(NAP);
-                }
-                let octets = || flows.iter().map(Flow::octets).collect::<Vec<_>>();
-                if before.is_none() && elapsed >= warm_up {
-                    before = Some((elapsed, octets()));
-                }
-                if elapsed >= duration {
-                    break Ok((elapsed, octets()));
-                }
-            };
+            scope.spawn(move || carry(shim, clock, over));
+            let outcome = measure(engine, clock, &flows, warm_up, duration);
             flows.iter().for_each(Flow::stop);
             engine.abort();
             // The threads end by themselves; meanwhile RSTs tell the others' ends.
             let patience = Clock::now();
-            while patience.elapsed() < AFTERMATH {
-                let now = Instant(1 + clock.elapsed().as_micros() as u64);
-                shim.turn(now);
-                engine.turn(now)?;
+            let mut aftermath = Ok(false);
+            while aftermath.is_ok() && patience.elapsed() < AFTERMATH {
+                aftermath = engine.turn(since(clock));
                 thread::sleep(NAP);
             }
-            let (end, octets) = outcome?;
-            let (start, from) = before.context("the warm-up is longer than the run")?;
-            let seconds = (end - start).as_secs_f64();
-            Ok(octets
-                .iter()
-                .zip(from)
-                .map(|(now, then)| (now - then) as f64 * 8e-6 / seconds)
-                .collect())
+            over.store(true, Ordering::Relaxed);
+            aftermath?;
+            outcome
         })
     }
 
@@ -196,6 +174,49 @@ impl Lab {
             })
             .map(drop)
         })
+    }
+}
+
+/// The time of the links and the engine.
+fn since(clock: Clock) -> Instant {
+    Instant(1 + clock.elapsed().as_micros() as u64)
+}
+
+/// Moves packets over the links until `over`, on a thread of its own: what the engine does takes
+/// the links no time, as it is with Linux's work in the kernel.
+fn carry(shim: &mut super::Shim, clock: Clock, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        if !shim.turn(since(clock)) {
+            thread::sleep(NAP);
+        }
+    }
+}
+
+/// Turns the engine's loop for `duration`. Gives the Mbit/s of each flow from `warm_up` on.
+fn measure(
+    engine: &mut Engine,
+    clock: Clock,
+    flows: &[Flow],
+    warm_up: Duration,
+    duration: Duration,
+) -> Result<Vec<f64>> {
+    let octets = || flows.iter().map(Flow::octets).collect::<Vec<_>>();
+    let mut before = None;
+    loop {
+        if !engine.turn(since(clock))? {
+            thread::sleep(NAP);
+        }
+        let elapsed = clock.elapsed();
+        if before.is_none() && elapsed >= warm_up {
+            before = Some((elapsed, octets()));
+        }
+        if elapsed < duration {
+            continue;
+        }
+        let (start, from) = before.context("the warm-up is longer than the run")?;
+        let seconds = (elapsed - start).as_secs_f64();
+        let rate = |(now, then): (u64, u64)| (now - then) as f64 * 8e-6 / seconds;
+        return Ok(octets().into_iter().zip(from).map(rate).collect());
     }
 }
 

@@ -92,6 +92,9 @@ impl Connection {
         tx.judge_path(now);
         let before = *tx.recovery;
         tx.update_recovery(&deliveries, flight, lost, advanced, now);
+        if repeated || advanced || deliveries.octets > 0 {
+            tx.step_forward(advanced, echo.value.is_some());
+        }
         tx.inform_controller(&deliveries, before, prior_pipe, now);
     }
 }

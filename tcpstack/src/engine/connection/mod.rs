@@ -6,6 +6,7 @@
 
 mod ack;
 mod acknowledge;
+mod forward;
 mod input;
 mod output;
 mod plan;

@@ -48,7 +48,13 @@ impl Connection {
         progress
     }
 
-    /// An empty segment one octet below what is expected makes the peer tell its state.
+    /// An empty segment one octet below what is expected makes the peer tell its state: it is not
+    /// acceptable, and so answered (RFC 9293, 3.10.7.4).
+    ///
+    /// For a closed window RFC 9293, 3.8.6.1 (MUST-35) would have an octet of new data instead. That
+    /// octet would be in flight: its timeouts would count as congestion though only the peer's reader
+    /// is slow, and a segment of one octet would stay behind when the window opens. Linux
+    /// asks like this, and who answers keepalives answers it.
     fn send_probe(&mut self, context: &Context<'_>, sink: &mut impl Transmit) {
         if std::mem::take(&mut self.probe_peer) {
             let below = self.tx.una.saturating_sub(1);

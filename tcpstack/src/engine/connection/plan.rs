@@ -32,9 +32,13 @@ impl Sender {
         if self.probe_due {
             return self.plan_probe();
         }
-        let lost = self.board.next_lost();
+        let forward = self.is_probing_forward();
+        if forward && !self.may_probe_forward() {
+            return Plan::Nothing; // The next acknowledgment decides.
+        }
+        let lost = if forward { None } else { self.board.next_lost() };
         let step = self.next_probe_of_path(now);
-        let alone = step.is_some();
+        let alone = step.is_some() || forward;
         let fresh = step.or_else(|| self.next_new());
         if lost.is_none() && fresh.is_none() {
             self.note_application_limit();

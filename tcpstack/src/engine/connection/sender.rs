@@ -1,6 +1,7 @@
 //! The sending direction: what is in flight, what may leave next, and how losses are repaired.
 
 use super::Context;
+use super::forward::Forward;
 use crate::engine::buffer::{ChunkPool, Full, SendBuffer};
 use crate::engine::congestion::{CongestionControl, Controller, INITIAL_WINDOW_SEGMENTS};
 use crate::engine::lazy::{Idle, Lazy};
@@ -26,7 +27,7 @@ pub(super) enum Recovery {
     /// Repair since SACK and RACK showed a loss, until `end` is acknowledged.
     Fast { end: u64, window: Option<(Prr, u64)>, undo: Undo },
     /// Repair after a retransmission timeout.
-    Timeout { end: u64, undo: Undo },
+    Timeout { end: u64, undo: Undo, forward: Forward },
 }
 
 impl Idle for Recovery {
@@ -161,7 +162,7 @@ impl Sender {
     pub(super) fn limit_mss(&mut self, mss: u16) {
         self.path = PathMtu::new(mss);
         self.set_mss(mss);
-        let segments = if self.rtt.is_backed_off() { 1 } else { INITIAL_WINDOW_SEGMENTS };
+        let segments = if self.rtt.handshake_done() { 1 } else { INITIAL_WINDOW_SEGMENTS };
         self.controller.set_initial_window(segments * u64::from(mss));
     }
 
@@ -251,6 +252,7 @@ impl Sender {
         let mut stamp = self.stamp(0, now);
         self.nxt = range.end;
         self.override_silly = false;
+        self.forward_sent();
         if segment > u64::from(self.mss) {
             self.path.probing(range.clone());
         }
@@ -345,11 +347,13 @@ impl Sender {
         self.probe.cancel();
         self.reorder_at = None;
         self.board.mark_all_lost();
-        let undo = match *self.recovery {
-            Recovery::Timeout { undo, .. } => undo,
-            _ => Undo::default(),
+        let (undo, forward) = match *self.recovery {
+            Recovery::Timeout { undo, forward, .. } => (undo, forward.timed_out()),
+            // RFC 5682, 2.1: not with retransmissions of a fast recovery in flight.
+            Recovery::Fast { .. } => (Undo::default(), Forward::Over),
+            Recovery::Open => (Undo::default(), Forward::Repeated),
         };
-        *self.recovery = Recovery::Timeout { end: self.nxt, undo };
+        *self.recovery = Recovery::Timeout { end: self.nxt, undo, forward };
     }
 
     /// The loss of a SYN says little of congestion on the path: only the first window is smaller.
