@@ -51,6 +51,11 @@ impl Capture {
         Ok(Self { process, file })
     }
 
+    /// The pcap file that it writes.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Ends it and reads what it wrote. Fails if the kernel had to drop packets.
     pub fn stop(mut self) -> Result<Vec<Packet>> {
         // Frames still on their way through the socket are part of what happened.

@@ -24,4 +24,5 @@ pub mod relay;
 pub mod strongswan;
 pub mod topology;
 pub mod traffic;
+pub mod tshark;
 mod turn;

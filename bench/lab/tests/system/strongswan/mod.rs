@@ -4,6 +4,7 @@ mod fragments;
 mod half_open;
 mod liveness;
 mod moves;
+mod reader;
 mod reauth;
 mod rekey;
 mod tunnel;
