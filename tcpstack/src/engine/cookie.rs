@@ -17,7 +17,7 @@ use super::connection::MSS_MIN;
 use super::segment::{FourTuple, Options, timestamp};
 use crate::config::TcpSecret;
 use crate::time::Instant;
-use keys::{Key, Keys};
+use keys::{Key, Keys, PERIOD};
 use siphasher::sip::SipHasher13;
 use spent::Spent;
 use std::hash::{Hash, Hasher};
@@ -33,6 +33,8 @@ const SIZE_MASK: u32 = (1 << SIZE_BITS) - 1;
 /// The part of a cookie that depends on the ends alone: few bits, because all others keep octets
 /// from the middle of a stream from being taken for its beginning.
 const ENDS_MASK: u32 = 0xfc00_0000;
+/// Age of the oldest cookie that is accepted, and of its timestamp, in milliseconds.
+const COOKIE_AGE_MS: u32 = 2 * (PERIOD.as_millis() as u32) + (1 << OPTION_BITS);
 /// The timestamp's low bits: window scale (15: none) and SACK.
 const OPTION_BITS: u32 = 5;
 const OPTION_MASK: u32 = (1 << OPTION_BITS) - 1;
@@ -127,10 +129,22 @@ impl Cookies {
         mac(self.keys.current(), tuple, peer_isn, size as u32)
     }
 
-    /// Whether `cookie` may have been given to these ends, whatever their SYN was.
-    pub(crate) fn is_of(&mut self, tuple: &FourTuple, cookie: u32, now: Instant) -> bool {
+    /// Whether `cookie` may have been given to these ends, whatever their SYN was. A peer with
+    /// timestamps echoes the one that came with it, so that a connection whose state is lost is
+    /// hardly ever taken for a handshake: its peer would wait in vain for the RST.
+    pub(crate) fn is_of(
+        &mut self,
+        tuple: &FourTuple,
+        cookie: u32,
+        timestamps: Option<(u32, u32)>,
+        now: Instant,
+    ) -> bool {
         self.turn(now);
         let size = cookie & SIZE_MASK;
+        let clock = timestamp(now, self.timestamp_offset(tuple));
+        if timestamps.is_some_and(|(_, echo)| clock.wrapping_sub(echo) > COOKIE_AGE_MS) {
+            return false;
+        }
         self.keys.accepted().any(|key| (mac(key, tuple, 0, size) ^ cookie) & ENDS_MASK == 0)
     }
 
@@ -211,7 +225,6 @@ fn mac(key: Key, tuple: &FourTuple, peer_isn: u32, size: u32) -> u32 {
 mod tests {
     use super::*;
     use crate::time::Duration;
-    use keys::PERIOD;
 
     fn tuple(port: u16) -> FourTuple {
         FourTuple {
@@ -273,8 +286,14 @@ mod tests {
         let mut secret = cookies(7);
         let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
         assert!(secret.recall(&tuple(1), 99 + 1448, cookie, None, NOW).is_none());
-        assert!(secret.is_of(&tuple(1), cookie, NOW));
-        assert!(!secret.is_of(&tuple(2), cookie, NOW));
+        assert!(secret.is_of(&tuple(1), cookie, None, NOW));
+        assert!(!secret.is_of(&tuple(2), cookie, None, NOW));
+        let echo = secret.cookie_timestamp(&tuple(1), &syn(), NOW);
+        let late = NOW + PERIOD;
+        assert!(secret.is_of(&tuple(1), cookie, Some((6, echo)), late));
+        for other in [echo.wrapping_add(100_000), echo.wrapping_sub(100_000), 0] {
+            assert!(!secret.is_of(&tuple(1), cookie, Some((6, other)), late), "{other}");
+        }
     }
 
     /// An evicted peer that goes on sending acknowledges the old cookie with every segment.

@@ -133,7 +133,8 @@ impl Stack {
             if let Some(connection) = self.recall(tuple, segment) {
                 return self.accept(connection, arrived, payload, deliver);
             }
-            if cookie.is_some_and(|cookie| self.cookies.is_of(tuple, cookie, self.now)) {
+            let echo = segment.options.timestamps;
+            if cookie.is_some_and(|cookie| self.cookies.is_of(tuple, cookie, echo, self.now)) {
                 return Err(DropReason::HandshakeUnfinished);
             }
         }
