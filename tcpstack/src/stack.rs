@@ -51,6 +51,8 @@ pub struct Stack {
     listening: Box<[u64; 1 << 10]>,
     slots: Slots,
     table: Table,
+    /// The connection of the last segment.
+    last_found: u32,
     wheel: Wheel,
     /// Accepted connections in their order, for which the caller has not vouched, with some for
     /// which it has.
@@ -89,6 +91,7 @@ impl Stack {
             listening: Box::new([0; 1 << 10]),
             slots: Slots::new(limit),
             table: Table::new(limit),
+            last_found: 0,
             wheel: Wheel::new(Instant::ZERO),
             unproven: VecDeque::new(),
             unproven_count: 0,
@@ -141,7 +144,7 @@ impl Stack {
         let offset = self.cookies.timestamp_offset(&tuple);
         let mut connection = Connection::open(tuple, isn, offset, self.context.settings(), now);
         connection.set_marks(self.marks(&tuple));
-        let id = self.slots.add(Entry::new(connection)).ok_or(ConnectError::ConnectionsMax)?;
+        let id = self.slots.add(Entry::new(connection, now)).ok_or(ConnectError::ConnectionsMax)?;
         self.adopt(id, &tuple);
         self.due.push(id.index);
         Ok(id)
@@ -175,8 +178,14 @@ impl Stack {
         })
     }
 
-    fn find(&self, tuple: &FourTuple) -> Option<u32> {
-        self.table.find(&self.secret, tuple, |index| self.slots.tuple(index))
+    fn find(&mut self, tuple: &FourTuple) -> Option<u32> {
+        // In a batch one segment of a connection follows another.
+        if self.slots.tuple(self.last_found) == Some(*tuple) {
+            return Some(self.last_found);
+        }
+        let found = self.table.find(&self.secret, tuple, |index| self.slots.tuple(index))?;
+        self.last_found = found;
+        Some(found)
     }
 
     /// The peer has proven itself, by the stream prefix or an IKE SA, whichever the caller asks
@@ -285,6 +294,7 @@ impl Stack {
 
     /// Lends `len` octets of the send buffer to `write`, which says how many of them it has
     /// written, from the first on; so many are sent, as one frame, and this gives their number.
+    /// At most a frame of RFC 9329 behind the stream prefix: 65,541 octets.
     /// All or nothing: if there is no room for `len` octets, `write` is not called, so that a frame
     /// is never torn.
     ///
@@ -310,7 +320,7 @@ impl Stack {
     }
 
     /// Sends a frame of `len` octets, which `write` fills, before all frames of which no octet has
-    /// been sent: IKE may overtake ESP, since neither promises an order. Memory is needed, the limit of the send buffer does not hold.
+    /// been sent, and behind other such frames: IKE may overtake ESP, since neither promises an order. Memory is needed, the limit of the send buffer does not hold.
     ///
     /// # Errors
     /// As [`Stack::send_with`].
@@ -323,10 +333,7 @@ impl Stack {
         let now = self.now;
         let mut context = self.context.borrow(now);
         let entry = writable(&mut self.slots, id)?;
-        // Such frames are rare, and most of them small: filling them aside costs nothing.
-        let mut frame = vec![0; len];
-        write(&mut frame);
-        entry.connection.write_urgent(&mut context, &frame).map_err(|_| ConnError::Full)?;
+        entry.connection.write_urgent(&mut context, len, write).map_err(|_| ConnError::Full)?;
         entry.octets_out += len as u64;
         self.due.push(id.index);
         Ok(())

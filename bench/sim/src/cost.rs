@@ -4,7 +4,9 @@
 //! other, from two connections to sixteen at a time, then the next ones: each connection in turn,
 //! so that with many of them every segment finds its connection cold. What the sender does (write,
 //! send, take the ACK) and what the receiver does (take, read, acknowledge) are timed apart.
-//! Checksums are the device's. The two engines alternate within one run, and a fixed loop between
+//! It is like for like: both ends of both have timestamps, SACK and CUBIC, one ACK answers a batch,
+//! checksums are the device's, and what is written is copied into the send buffer and from there into
+//! the packet. The engine with BBR, the gateway's default, has columns of its own. All alternate within one run, and a fixed loop between
 //! them shows how fast the machine was at the time.
 
 mod engine;
@@ -15,7 +17,7 @@ use std::hash::Hasher;
 
 use anyhow::{Result, ensure};
 use culvert_dpdk::tsc;
-use culvert_tcpstack::{Instant, Packet, Transmit};
+use culvert_tcpstack::{CongestionControl, Instant, Packet, Transmit};
 use siphasher::sip::SipHasher13;
 
 pub use engine::EnginePair;
@@ -172,8 +174,10 @@ impl<P: Pair> Bench<P> {
 pub struct Line {
     /// How many connections have their turns.
     pub connections: usize,
-    /// The engine.
+    /// The engine with CUBIC.
     pub engine: Cycles,
+    /// The engine with BBR.
+    pub bbr: Cycles,
     /// smoltcp's sockets.
     pub sockets: Cycles,
     /// The fixed loop, in thousands of cycles.
@@ -186,25 +190,41 @@ pub struct Line {
 /// A connection does not open, or nothing moves.
 pub fn line(connections: usize, rounds: usize) -> Result<Line> {
     let now = Instant(1_000_000);
-    let mut engine = Bench::new(EnginePair::new(connections, now)?, connections, now);
+    let engine = |control| -> Result<_> {
+        Ok(Bench::new(EnginePair::new(connections, control, now)?, connections, now))
+    };
+    let (mut engine, mut bbr) =
+        (engine(CongestionControl::Cubic)?, engine(CongestionControl::Bbr)?);
     let mut sockets = Bench::new(SocketPair::new(connections, now)?, connections, now);
     // Every connection twice, so that windows are open and memory is there.
     let warm_up = 4 * connections.max(1000);
     engine.run(warm_up)?;
+    bbr.run(warm_up)?;
     sockets.run(warm_up)?;
-    let mut columns: [Vec<f64>; 5] = Default::default();
+    let mut columns: [Vec<f64>; 7] = Default::default();
     for _ in 0..rounds {
         let segments = 20_000;
         let (engine, sockets) = (engine.run(segments)?, sockets.run(segments)?);
-        let values = [engine.received, engine.sent, sockets.received, sockets.sent, calibrate()];
+        let bbr = bbr.run(segments)?;
+        let values = [
+            engine.received,
+            engine.sent,
+            bbr.received,
+            bbr.sent,
+            sockets.received,
+            sockets.sent,
+            calibrate(),
+        ];
         for (column, value) in columns.iter_mut().zip(values) {
             column.push(value);
         }
     }
-    let [engine_in, engine_out, sockets_in, sockets_out, calibration] = columns.map(median);
+    let [engine_in, engine_out, bbr_in, bbr_out, sockets_in, sockets_out, calibration] =
+        columns.map(median);
     Ok(Line {
         connections,
         engine: Cycles { received: engine_in, sent: engine_out },
+        bbr: Cycles { received: bbr_in, sent: bbr_out },
         sockets: Cycles { received: sockets_in, sent: sockets_out },
         calibration,
     })

@@ -50,6 +50,9 @@ enum Command {
     },
     /// Cycles for a segment and octets for a connection, next to smoltcp's sockets.
     Cost {
+        /// Connections at the least.
+        #[arg(long, default_value_t = 1)]
+        least: usize,
         /// Connections at the most.
         #[arg(long, default_value_t = 100_000)]
         most: usize,
@@ -71,8 +74,8 @@ fn main() -> Result<()> {
         Command::Goodput { virtual_only, shares_only, seconds } => {
             tables::goodput(virtual_only, shares_only, seconds)
         }
-        Command::Cost { most, rounds } => {
-            tables::cycles(most, rounds)?;
+        Command::Cost { least, most, rounds } => {
+            tables::cycles(least, most, rounds)?;
             let octets = cost::octets(most.min(10_000), &allocated)?;
             println!("\noctets for a connection: {octets:.0?}");
             Ok(())

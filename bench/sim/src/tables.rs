@@ -167,29 +167,33 @@ fn real_shares(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Prints cycles for a segment.
+/// Prints cycles for a segment, with `least` to `most` connections.
 ///
 /// # Errors
 /// A connection does not open, or nothing moves.
-pub fn cycles(most: usize, rounds: usize) -> Result<()> {
+pub fn cycles(least: usize, most: usize, rounds: usize) -> Result<()> {
     println!("cycles for a segment of 1400 octets, medians of {rounds} rounds, interleaved");
     println!(
-        "connections   engine: in    out   smoltcp: in    out   ratio: in    out   fixed loop"
+        "connections   cubic: in    out   smoltcp: in    out   ratio: in    out   bbr: in    out   \
+         fixed loop"
     );
     for connections in [1, 1_000, 10_000, 100_000] {
-        if connections > most {
-            break;
+        if !(least..=most).contains(&connections) {
+            continue;
         }
         let line = cost::line(connections, rounds)?;
         let (engine, sockets) = (line.engine, line.sockets);
         println!(
-            "{connections:>11} {:>12.0} {:>6.0} {:>13.0} {:>6.0} {:>11.2} {:>6.2} {:>12.1}",
+            "{connections:>11} {:>11.0} {:>6.0} {:>13.0} {:>6.0} {:>11.2} {:>6.2} {:>9.0} {:>6.0} \
+             {:>12.1}",
             engine.received,
             engine.sent,
             sockets.received,
             sockets.sent,
             engine.received / sockets.received,
             engine.sent / sockets.sent,
+            line.bbr.received,
+            line.bbr.sent,
             line.calibration,
         );
     }

@@ -12,9 +12,15 @@ mod tests;
 pub(crate) use receive::ReceiveBuffer;
 pub(crate) use send::SendBuffer;
 
+use super::lazy::Spares;
+use super::scoreboard::Scoreboard;
+use crate::framing::PREFIX;
+
 /// Octets in a chunk.
 pub(crate) const CHUNK: usize = 16 * 1024;
 const CHUNK_U64: u64 = CHUNK as u64;
+/// The longest frame: a stream prefix, and what a 16-bit length can count (RFC 9329, 3).
+pub(crate) const FRAME_MAX: usize = PREFIX.len() + u16::MAX as usize;
 /// Chunks kept for reuse; more are returned to the system.
 const KEPT_MAX: usize = 4096;
 /// The chunks of one worker: bounded in all, recycled without the allocator.
@@ -23,12 +29,27 @@ pub(crate) struct ChunkPool {
     free: Vec<Box<[u8]>>,
     in_use: usize,
     in_use_max: usize,
+    /// Where a frame is written before its octets find their places.
+    aside: Box<[u8]>,
+    /// What goes from connection to connection beside chunks.
+    pub(crate) spares: AllSpares,
+}
+
+/// Spare states of each kind.
+#[derive(Debug)]
+pub(crate) struct AllSpares {
+    waiting: Spares<send::Waiting>,
+    kept: Spares<receive::Kept>,
+    pub(crate) boards: Spares<Scoreboard>,
 }
 
 impl ChunkPool {
     /// A pool that hands out at most `octets_max` octets at a time.
     pub(crate) fn new(octets_max: usize) -> Self {
-        Self { free: Vec::new(), in_use: 0, in_use_max: octets_max / CHUNK }
+        let spares =
+            AllSpares { waiting: Spares::new(), kept: Spares::new(), boards: Spares::new() };
+        let aside = vec![0; FRAME_MAX].into_boxed_slice();
+        Self { free: Vec::new(), in_use: 0, in_use_max: octets_max / CHUNK, aside, spares }
     }
 
     fn take(&mut self) -> Option<Box<[u8]>> {

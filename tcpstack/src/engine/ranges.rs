@@ -4,6 +4,7 @@
 //! melt into one; the set never holds more than its limit, so a peer that acknowledges or sends
 //! every second octet buys a refused insertion and not a long list.
 
+use super::lazy::ENTRIES_KEPT;
 use std::ops::Range;
 
 /// At most `LIMIT` disjoint, non-touching ranges in ascending order.
@@ -105,6 +106,7 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
 
     pub(crate) fn clear(&mut self) {
         self.ranges.clear();
+        self.ranges.shrink_to(ENTRIES_KEPT);
         self.octets = 0;
     }
 }

@@ -15,7 +15,7 @@ mod tests;
 
 pub(crate) use sent::{Sent, Stamp};
 
-use super::lazy::Idle;
+use super::lazy::{ENTRIES_KEPT, Idle};
 use super::ranges::Ranges;
 use crate::time::{Duration, Instant};
 use std::cmp::Reverse;
@@ -409,5 +409,15 @@ impl Idle for Scoreboard {
 
     fn is_idle(&self) -> bool {
         self.segments.is_empty()
+    }
+
+    fn reset(&mut self) {
+        let Self { mut segments, mut sacked, mut lost_queue, .. } =
+            std::mem::replace(self, Self::new());
+        segments.shrink_to(ENTRIES_KEPT);
+        sacked.clear();
+        lost_queue.clear();
+        lost_queue.shrink_to(ENTRIES_KEPT);
+        *self = Self { segments, sacked, lost_queue, ..Self::new() };
     }
 }

@@ -174,6 +174,12 @@ fn read_segment(tcp: &TcpPacket<&[u8]>, payload_len: usize) -> Segment {
 /// Reads options up to the first that is malformed; what precedes it counts, as everywhere.
 fn read_options(mut octets: &[u8]) -> Options {
     let mut options = Options::default();
+    // Nearly every segment of a connection has these and no others (RFC 7323, Appendix A).
+    if let &[1, 1, 8, 10, a, b, c, d, e, f, g, h] = octets {
+        let value = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+        options.timestamps = Some(value);
+        return options;
+    }
     while let Ok((rest, option)) = TcpOption::parse(octets) {
         match option {
             TcpOption::EndOfList => break,
@@ -286,48 +292,87 @@ pub(crate) fn ip_header_len(address: IpAddr) -> usize {
     if address.is_ipv4() { IPV4_HEADER } else { IPV6_HEADER }
 }
 
-/// The length of an IP packet that carries `segment` and `payload_len` octets.
-pub(crate) fn packet_len(tuple: &FourTuple, segment: &Outgoing, payload_len: usize) -> usize {
-    ip_header_len(tuple.local.ip()) + TCP_HEADER + segment.options.wire_len() + payload_len
+/// The headers of a run of segments, which differ in length, sequence number and flags only.
+pub(crate) struct Headers {
+    octets: [u8; HEADERS_BYTES_MAX],
+    len: usize,
+    ip_len: usize,
+    checksum: TxChecksum,
 }
 
-/// Fills `out` with an IP packet of `packet_len` octets, or with its beginning, which has all
-/// headers; the payload comes from `fill`. Checksums in software need the whole packet.
-pub(crate) fn write(
-    out: &mut [u8],
-    packet_len: usize,
-    tuple: &FourTuple,
-    marks: Marks,
-    checksum: TxChecksum,
-    segment: &Outgoing,
-    fill: impl FnOnce(&mut [u8]),
-) {
-    let ip_len = ip_header_len(tuple.local.ip());
-    let header = TCP_HEADER + segment.options.wire_len();
-    write_ip(out, tuple, marks, packet_len - ip_len);
-    let octets = &mut out[ip_len..];
-    octets[..header].fill(0);
-    segment.options.write(&mut octets[TCP_HEADER..header]);
-    fill(&mut octets[header..]);
-    let mut tcp = TcpPacket::new_unchecked(octets);
-    tcp.set_src_port(tuple.local.port());
-    tcp.set_dst_port(tuple.remote.port());
-    tcp.set_seq_number(TcpSeqNumber(segment.seq.cast_signed()));
-    tcp.set_header_len(header as u8); // At most 60.
-    tcp.set_ack(segment.ack.is_some());
-    tcp.set_ack_number(TcpSeqNumber(segment.ack.unwrap_or(0).cast_signed()));
-    tcp.set_syn(segment.flags.syn);
-    tcp.set_fin(segment.flags.fin);
-    tcp.set_rst(segment.flags.rst);
-    tcp.set_psh(segment.flags.psh);
-    tcp.set_window_len(segment.window);
-    if checksum == TxChecksum::Software {
-        tcp.fill_checksum(&IpAddress::from(tuple.local.ip()), &IpAddress::from(tuple.remote.ip()));
+impl Headers {
+    /// The headers of `segment` and of those behind it.
+    pub(crate) fn new(
+        tuple: &FourTuple,
+        marks: Marks,
+        checksum: TxChecksum,
+        segment: &Outgoing,
+    ) -> Self {
+        let mut octets = [0; HEADERS_BYTES_MAX];
+        let ip_len = ip_header_len(tuple.local.ip());
+        let tcp_len = TCP_HEADER + segment.options.wire_len();
+        write_ip(&mut octets, tuple, marks);
+        segment.options.write(&mut octets[ip_len + TCP_HEADER..]);
+        let mut tcp = TcpPacket::new_unchecked(&mut octets[ip_len..]);
+        tcp.set_src_port(tuple.local.port());
+        tcp.set_dst_port(tuple.remote.port());
+        tcp.set_seq_number(TcpSeqNumber(segment.seq.cast_signed()));
+        tcp.set_header_len(tcp_len as u8); // At most 60.
+        tcp.set_ack(segment.ack.is_some());
+        tcp.set_ack_number(TcpSeqNumber(segment.ack.unwrap_or(0).cast_signed()));
+        tcp.set_syn(segment.flags.syn);
+        tcp.set_rst(segment.flags.rst);
+        tcp.set_window_len(segment.window);
+        set_flags(&mut tcp, segment.flags);
+        Self { octets, len: ip_len + tcp_len, ip_len, checksum }
+    }
+
+    /// The length of a packet with these headers.
+    pub(crate) fn packet_len(&self, payload_len: usize) -> usize {
+        self.len + payload_len
+    }
+
+    /// The next segment of the run.
+    pub(crate) fn advance(&mut self, seq: u32, flags: Flags) {
+        let mut tcp = TcpPacket::new_unchecked(&mut self.octets[self.ip_len..]);
+        tcp.set_seq_number(TcpSeqNumber(seq.cast_signed()));
+        set_flags(&mut tcp, flags);
+    }
+
+    /// Fills `out` with an IP packet of `packet_len` octets, or with its beginning, which has all
+    /// headers; the payload comes from `fill`. Checksums in software need the whole packet.
+    #[allow(clippy::cast_possible_truncation)] // No packet exceeds `SEGMENTATION_BYTES_MAX`.
+    pub(crate) fn write(&self, out: &mut [u8], packet_len: usize, fill: impl FnOnce(&mut [u8])) {
+        let (headers, payload) = out.split_at_mut(self.len);
+        headers.copy_from_slice(&self.octets[..self.len]);
+        fill(payload);
+        let (ip, tcp) = out.split_at_mut(self.ip_len);
+        if self.ip_len == IPV4_HEADER {
+            let mut ip = Ipv4Packet::new_unchecked(ip);
+            ip.set_total_len(packet_len as u16);
+            ip.fill_checksum();
+            if self.checksum == TxChecksum::Software {
+                let (from, to) = (ip.src_addr().into(), ip.dst_addr().into());
+                TcpPacket::new_unchecked(tcp).fill_checksum(&from, &to);
+            }
+        } else {
+            let mut ip = Ipv6Packet::new_unchecked(ip);
+            ip.set_payload_len((packet_len - IPV6_HEADER) as u16);
+            if self.checksum == TxChecksum::Software {
+                let (from, to) = (ip.src_addr().into(), ip.dst_addr().into());
+                TcpPacket::new_unchecked(tcp).fill_checksum(&from, &to);
+            }
+        }
     }
 }
 
-#[allow(clippy::cast_possible_truncation)] // No packet exceeds `SEGMENTATION_BYTES_MAX`.
-fn write_ip(packet: &mut [u8], tuple: &FourTuple, marks: Marks, tcp_len: usize) {
+fn set_flags(tcp: &mut TcpPacket<&mut [u8]>, flags: Flags) {
+    tcp.set_fin(flags.fin);
+    tcp.set_psh(flags.psh);
+}
+
+/// Everything but the length and what follows from it.
+fn write_ip(packet: &mut [u8], tuple: &FourTuple, marks: Marks) {
     match (tuple.local.ip(), tuple.remote.ip()) {
         (IpAddr::V4(local), IpAddr::V4(remote)) => {
             let mut ip = Ipv4Packet::new_unchecked(packet);
@@ -335,7 +380,6 @@ fn write_ip(packet: &mut [u8], tuple: &FourTuple, marks: Marks, tcp_len: usize) 
             ip.set_header_len(IPV4_HEADER as u8);
             ip.set_dscp(marks.dscp);
             ip.set_ecn(0);
-            ip.set_total_len((IPV4_HEADER + tcp_len) as u16);
             ip.set_ident(0); // Atomic datagrams need none (RFC 6864, 4.1).
             ip.clear_flags();
             ip.set_dont_frag(true); // RFC 9329, 6.8
@@ -344,14 +388,12 @@ fn write_ip(packet: &mut [u8], tuple: &FourTuple, marks: Marks, tcp_len: usize) 
             ip.set_next_header(IpProtocol::Tcp);
             ip.set_src_addr(local);
             ip.set_dst_addr(remote);
-            ip.fill_checksum();
         }
         (IpAddr::V6(local), IpAddr::V6(remote)) => {
             let mut ip = Ipv6Packet::new_unchecked(packet);
             ip.set_version(6);
             ip.set_traffic_class(marks.dscp << 2);
             ip.set_flow_label(marks.flow_label & 0xf_ffff);
-            ip.set_payload_len(tcp_len as u16);
             ip.set_next_header(IpProtocol::Tcp);
             ip.set_hop_limit(HOP_LIMIT);
             ip.set_src_addr(local);

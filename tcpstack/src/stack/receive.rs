@@ -212,7 +212,8 @@ impl Stack {
     ) -> Result<(), DropReason> {
         self.admit(&arrived.tuple)?;
         self.make_room();
-        let id = self.slots.add(Entry::new(connection)).ok_or(DropReason::ConnectionsMax)?;
+        let id =
+            self.slots.add(Entry::new(connection, self.now)).ok_or(DropReason::ConnectionsMax)?;
         self.adopt(id, &arrived.tuple);
         if let Some(ack) = arrived.segment.ack {
             self.cookies.spend(&arrived.tuple, ack.wrapping_sub(1));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::api::{HEADERS_BYTES_MAX, Packet, Transmit};
 use crate::config::TxChecksum;
-use crate::engine::segment::{Marks, Outgoing, packet_len, write};
+use crate::engine::segment::{Headers, Marks, Outgoing};
 use crate::table::FourTuple;
 
 /// Answers that may wait: some for each packet of a burst.
@@ -42,8 +42,9 @@ impl Replies {
         checksum: TxChecksum,
     ) {
         let mut octets = [0; HEADERS_BYTES_MAX];
-        let bytes = packet_len(tuple, answer, 0);
-        write(&mut octets[..bytes], bytes, tuple, marks, checksum, answer, |_| {});
+        let headers = Headers::new(tuple, marks, checksum, answer);
+        let bytes = headers.packet_len(0);
+        headers.write(&mut octets[..bytes], bytes, |_| {});
         if self.waiting.len() == REPLIES_MAX {
             self.waiting.pop_front();
             self.lost += 1;

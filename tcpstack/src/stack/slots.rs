@@ -35,9 +35,9 @@ pub(super) struct News {
 }
 
 impl Entry {
-    pub(super) fn new(connection: Connection) -> Self {
+    pub(super) fn new(connection: Connection, now: Instant) -> Self {
         Self {
-            opened_at: connection.opened_at,
+            opened_at: now,
             unproven: !connection.originator,
             connection,
             octets_in: 0,

@@ -74,14 +74,12 @@ impl Stack {
     fn schedule(&mut self, index: u32) {
         let context = self.context.borrow(self.now);
         let Some(entry) = self.slots.get_mut(index) else { return };
-        match entry.connection.deadline(&context) {
-            Some(at) => {
-                if at.since(self.now) > IDLE {
-                    entry.connection.shrink();
-                }
-                self.wheel.set_no_later(index, at.max(self.now + TICK));
-            }
-            None => entry.connection.shrink(),
+        let deadline = entry.connection.deadline(&context);
+        if deadline.is_none_or(|at| at.since(self.now) > IDLE) {
+            entry.connection.shrink(context.pool);
+        }
+        if let Some(at) = deadline {
+            self.wheel.set_no_later(index, at.max(self.now + TICK));
         }
     }
 }

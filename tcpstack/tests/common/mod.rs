@@ -98,6 +98,9 @@ pub struct Net {
     sent: u64,
 }
 
+/// Octets of a frame at the most.
+const FRAME_MAX: usize = 65_541;
+
 impl Net {
     pub fn new(seed: u64, link: Link, config: &StackConfig, addresses: [&str; 2]) -> Self {
         let stack = |end: u8| {
@@ -149,11 +152,13 @@ impl Net {
     }
 
     pub fn send(&mut self, end: End, id: ConnId, octets: &[u8]) {
-        let sent = self.stacks[end].send_with(id, octets.len(), |room| {
-            room.copy_from_slice(octets);
-            octets.len()
-        });
-        assert_eq!(sent, Ok(octets.len()));
+        for frame in octets.chunks(FRAME_MAX) {
+            let sent = self.stacks[end].send_with(id, frame.len(), |room| {
+                room.copy_from_slice(frame);
+                frame.len()
+            });
+            assert_eq!(sent, Ok(frame.len()));
+        }
     }
 
     pub fn recv(&mut self, end: End, id: ConnId) -> Vec<u8> {

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use culvert_tcpstack::{
-    ConnId, EphemeralPorts, Event, Instant, RxChecksum, Stack, StackConfig, TcpSecret, TxChecksum,
+    CongestionControl, ConnId, EphemeralPorts, Event, Instant, RxChecksum, Stack, StackConfig,
+    TcpSecret, TxChecksum,
 };
 
 use super::{BATCH, PAYLOAD, PER_ADDRESS, PORT, Packets, Pair};
@@ -18,7 +19,7 @@ pub struct EnginePair {
     received: u64,
 }
 
-pub(super) fn config(connections: usize) -> StackConfig {
+pub(super) fn config(connections: usize, control: CongestionControl) -> StackConfig {
     let most = connections as u32;
     StackConfig {
         connections_max: most,
@@ -26,6 +27,7 @@ pub(super) fn config(connections: usize) -> StackConfig {
         unproven_max: most,
         buffers_bytes: 4 << 30,
         tx_checksum: TxChecksum::Device,
+        congestion_control: control,
         ephemeral_ports: EphemeralPorts { first: 10_000, last: 65_535, stride: 1, offset: 0 },
         secret: TcpSecret::new([9; 32], Instant::ZERO),
         ..StackConfig::default()
@@ -42,9 +44,9 @@ impl EnginePair {
     ///
     /// # Errors
     /// One of them does not open.
-    pub fn new(connections: usize, now: Instant) -> Result<Self> {
-        let mut stacks =
-            [Stack::new(config(connections), [1; 32])?, Stack::new(config(connections), [2; 32])?];
+    pub fn new(connections: usize, control: CongestionControl, now: Instant) -> Result<Self> {
+        let config = config(connections, control);
+        let mut stacks = [Stack::new(config.clone(), [1; 32])?, Stack::new(config, [2; 32])?];
         stacks[1].listen(PORT);
         let mut pair = Self { stacks, connections: Vec::with_capacity(connections), received: 0 };
         while pair.connections.len() < connections {
@@ -75,6 +77,15 @@ impl EnginePair {
         ensure!(opened == some, "{opened} of {some} connections open");
         while self.stacks[0].poll_event().is_some() {}
         Ok(())
+    }
+}
+
+impl EnginePair {
+    /// The end of the data writes a frame that may overtake, and sends what may be sent.
+    pub fn send_urgent(&mut self, now: Instant, connection: usize, out: &mut Packets) {
+        // A refused write shows in what is received.
+        let _ = self.stacks[0].send_urgent(self.connections[connection], 300, |room| room.fill(7));
+        self.transmit(0, now, out);
     }
 }
 

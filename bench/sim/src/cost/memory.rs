@@ -1,7 +1,7 @@
 //! Octets for a connection, as a counting allocator sees them.
 
 use anyhow::{Result, ensure};
-use culvert_tcpstack::{Instant, RxChecksum, Stack};
+use culvert_tcpstack::{CongestionControl, Instant, RxChecksum, Stack};
 
 use super::engine::{EnginePair, config};
 use super::{PAYLOAD, PORT, Packets, Pair};
@@ -26,7 +26,7 @@ pub fn octets(connections: usize, allocated: &dyn Fn() -> usize) -> Result<Octet
     let share = |octets: usize| octets as f64 / connections as f64;
     let mut now = Instant(1_000_000);
     let before = allocated();
-    let mut pair = EnginePair::new(connections, now)?;
+    let mut pair = EnginePair::new(connections, CongestionControl::Bbr, now)?;
     // What belongs to the bench and not to a stack.
     let names = pair.connections.capacity() * size_of_val(&pair.connections[0]);
     let idle = (allocated() - before - names) / 2;
@@ -51,7 +51,7 @@ pub fn octets(connections: usize, allocated: &dyn Fn() -> usize) -> Result<Octet
 }
 
 fn half_open(connections: usize, allocated: &dyn Fn() -> usize) -> Result<usize> {
-    let mut stack = Stack::new(config(connections), [2; 32])?;
+    let mut stack = Stack::new(config(connections, CongestionControl::Bbr), [2; 32])?;
     stack.listen(PORT);
     let mut out = Packets::default();
     let before = allocated();

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use culvert_tcpstack::Instant;
@@ -55,12 +56,20 @@ fn key(packet: &[u8]) -> Key {
     key
 }
 
+/// A clock for timestamps that costs next to nothing. Round trips of the run are not measured by it.
+fn clock() -> u32 {
+    static TICKS: AtomicU32 = AtomicU32::new(1);
+    TICKS.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Buffers as small as the pattern allows, or 100,000 of them would not fit the memory.
 fn socket(receive: usize, send: usize) -> tcp::Socket<'static> {
     let buffer = |bytes| tcp::SocketBuffer::new(vec![0; bytes]);
     let mut socket = tcp::Socket::new(buffer(receive), buffer(send));
     socket.set_nagle_enabled(false);
     socket.set_congestion_control(tcp::CongestionControl::Cubic);
+    // As the engine's: without it a segment would be twelve octets shorter and its ACK cheaper.
+    socket.set_tsval_generator(Some(clock));
     socket
 }
 

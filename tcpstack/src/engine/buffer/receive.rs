@@ -1,7 +1,7 @@
 //! What lies behind a hole, or arrived in order and was not taken yet.
 
 use super::{CHUNK, CHUNK_U64, ChunkPool, Full};
-use crate::engine::lazy::{Idle, Lazy};
+use crate::engine::lazy::{ENTRIES_KEPT, Idle, Lazy};
 use crate::engine::ranges::Ranges;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -26,7 +26,7 @@ pub(crate) struct ReceiveBuffer {
 
 /// The octets themselves.
 #[derive(Debug)]
-struct Kept {
+pub(crate) struct Kept {
     /// Chunk-sized pages from `base` on; a page without octets has no chunk.
     pages: VecDeque<Option<Box<[u8]>>>,
     /// What is held at or above the next expected octet.
@@ -48,6 +48,11 @@ impl Idle for Kept {
 
     fn is_idle(&self) -> bool {
         self.pages.is_empty()
+    }
+
+    fn reset(&mut self) {
+        self.pages.shrink_to(ENTRIES_KEPT);
+        self.held.clear();
     }
 }
 
@@ -89,6 +94,7 @@ impl ReceiveBuffer {
         if self.kept.held.len() > HOLES_FREE && self.kept.held.mean_len() < RUN_MEAN_MIN {
             return Err(Full);
         }
+        self.kept.hold(&mut pool.spares.kept);
         if !self.make_pages(pool, offset..offset + data.len() as u64) {
             return Err(Full);
         }
@@ -203,7 +209,7 @@ impl ReceiveBuffer {
     }
 
     /// Gives back what an idle connection need not hold.
-    pub(crate) fn shrink(&mut self) {
-        self.kept.shrink();
+    pub(crate) fn shrink(&mut self, pool: &mut ChunkPool) {
+        self.kept.release(&mut pool.spares.kept);
     }
 }

@@ -1,18 +1,26 @@
 //! What was written and not yet acknowledged. A frame lies in one piece, so that it is sealed where
 //! it is sent from.
 
-use super::{CHUNK, ChunkPool, Full};
-use crate::engine::lazy::{Idle, Lazy};
+use super::{CHUNK, ChunkPool, FRAME_MAX, Full};
+use crate::engine::lazy::{ENTRIES_KEPT, Idle, Lazy};
 use crate::time::Instant;
 use std::collections::VecDeque;
-use std::ops::Range;
 
 /// A run of written octets.
 #[derive(Debug)]
-struct Written {
+pub(crate) struct Written {
     start: u64,
     len: usize,
     data: Box<[u8]>,
+}
+
+impl ChunkPool {
+    /// A chunk that holds `octets`, which begin at `start`.
+    fn take_with(&mut self, start: u64, octets: &[u8]) -> Option<Written> {
+        let mut data = self.take()?;
+        data[..octets.len()].copy_from_slice(octets);
+        Some(Written { start, len: octets.len(), data })
+    }
 }
 
 impl Written {
@@ -27,6 +35,8 @@ struct Frame {
     start: u64,
     end: u64,
     written_at: Instant,
+    /// It has overtaken others, and is not overtaken.
+    urgent: bool,
 }
 
 /// What was written and not yet acknowledged.
@@ -38,7 +48,7 @@ pub(crate) struct SendBuffer {
 
 /// The octets themselves.
 #[derive(Debug)]
-struct Waiting {
+pub(crate) struct Waiting {
     chunks: VecDeque<Written>,
     /// Frames not yet wholly sent, in order.
     frames: VecDeque<Frame>,
@@ -59,6 +69,11 @@ impl Idle for Waiting {
 
     fn is_idle(&self) -> bool {
         self.chunks.is_empty() && self.frames.is_empty()
+    }
+
+    fn reset(&mut self) {
+        self.chunks.shrink_to(ENTRIES_KEPT);
+        self.frames.shrink_to(ENTRIES_KEPT);
     }
 }
 
@@ -85,6 +100,7 @@ impl SendBuffer {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, Full> {
+        self.waiting.hold(&mut pool.spares.waiting);
         if len > CHUNK {
             return self.write_large(pool, now, len, fill);
         }
@@ -110,18 +126,18 @@ impl SendBuffer {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, Full> {
-        let needed = len.div_ceil(CHUNK);
-        if !pool.has_room_for(needed) {
+        if len > FRAME_MAX || !pool.has_room_for(len.div_ceil(CHUNK)) {
             return Err(Full);
         }
-        let mut aside = vec![0; len];
-        let written = fill(&mut aside).min(len);
+        let mut aside = std::mem::take(&mut pool.aside);
+        let written = fill(&mut aside[..len]).min(len);
         for piece in aside[..written].chunks(CHUNK) {
-            let mut data = pool.take().ok_or(Full)?;
-            data[..piece.len()].copy_from_slice(piece);
-            self.waiting.chunks.push_back(Written { start: self.end, len: piece.len(), data });
-            self.end += piece.len() as u64;
+            if let Some(chunk) = pool.take_with(self.end, piece) {
+                self.end += piece.len() as u64;
+                self.waiting.chunks.push_back(chunk);
+            }
         }
+        pool.aside = aside;
         self.note_frame(written, now);
         Ok(written)
     }
@@ -129,68 +145,85 @@ impl SendBuffer {
     fn note_frame(&mut self, written: usize, now: Instant) {
         if written > 0 {
             let start = self.end - written as u64;
-            self.waiting.frames.push_back(Frame { start, end: self.end, written_at: now });
+            self.waiting.frames.push_back(Frame {
+                start,
+                end: self.end,
+                written_at: now,
+                urgent: false,
+            });
         }
     }
 
-    /// Writes `frame` in front of all frames that have not been started, given that everything
-    /// below `next` has been sent: how IKE overtakes ESP (order between messages is not promised).
+    /// Lets `fill` write a frame of `len` octets in front of all frames that have not been started
+    /// and are not urgent themselves, given that everything below `next` has been sent: how IKE
+    /// overtakes ESP (order between messages is not promised).
     pub(crate) fn write_urgent(
         &mut self,
         pool: &mut ChunkPool,
         now: Instant,
         next: u64,
-        frame: &[u8],
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Full> {
-        let boundary = self.unstarted(next);
-        let overtaken: Vec<(Vec<u8>, Instant)> = self
-            .waiting
-            .frames
-            .iter()
-            .filter(|held| held.start >= boundary)
-            .map(|held| (self.copy_of(held.start..held.end), held.written_at))
-            .collect();
-        // Room for all of it must be certain before anything is moved.
-        let octets = frame.len() + overtaken.iter().map(|(held, _)| held.len()).sum::<usize>();
-        if !pool.has_room_for(octets.div_ceil(CHUNK) * 2 + 1) {
+        // One more for the rest of a chunk that the frame divides.
+        if len > FRAME_MAX || !pool.has_room_for(len.div_ceil(CHUNK) + 1) {
             return Err(Full);
         }
-        self.truncate(pool, boundary);
-        self.write_with(pool, now, frame.len(), |out| copy(frame, out))?;
-        for (held, written_at) in overtaken {
-            self.write_with(pool, written_at, held.len(), |out| copy(&held, out))?;
+        self.waiting.hold(&mut pool.spares.waiting);
+        let boundary = self.unstarted(next);
+        let mut aside = std::mem::take(&mut pool.aside);
+        fill(&mut aside[..len]);
+        self.insert(pool, boundary, &aside[..len]);
+        pool.aside = aside;
+        let frames = &mut self.waiting.frames;
+        let place = frames.partition_point(|frame| frame.start < boundary);
+        let by = len as u64;
+        for frame in frames.range_mut(place..) {
+            (frame.start, frame.end) = (frame.start + by, frame.end + by);
         }
+        let (start, end) = (boundary, boundary + by);
+        frames.insert(place, Frame { start, end, written_at: now, urgent: true });
         Ok(())
     }
 
-    fn copy_of(&self, range: Range<u64>) -> Vec<u8> {
-        let mut octets = vec![0; usize::try_from(range.end - range.start).unwrap_or(0)];
-        self.read(range.start, &mut octets);
-        octets
+    /// Puts `octets` at `boundary`, where a frame begins; what lies behind moves up. There is room
+    /// in the pool.
+    fn insert(&mut self, pool: &mut ChunkPool, boundary: u64, octets: &[u8]) {
+        let chunks = &mut self.waiting.chunks;
+        let mut place = chunks.partition_point(|chunk| chunk.end() <= boundary);
+        if let Some(divided) = chunks.get_mut(place).filter(|chunk| chunk.start < boundary) {
+            let kept = usize::try_from(boundary - divided.start).unwrap_or(divided.len);
+            let rest = pool.take_with(boundary, &divided.data[kept..divided.len]);
+            divided.len = kept;
+            place += 1;
+            rest.into_iter().for_each(|rest| chunks.insert(place, rest));
+        }
+        for chunk in chunks.range_mut(place..) {
+            chunk.start += octets.len() as u64;
+        }
+        self.end += octets.len() as u64;
+        // What fits goes behind the chunk in front, the rest into chunks of its own.
+        let mut at = boundary;
+        let mut rest = octets;
+        if let Some(front) = place.checked_sub(1).and_then(|front| chunks.get_mut(front)) {
+            let fits = rest.len().min(front.data.len() - front.len);
+            front.data[front.len..front.len + fits].copy_from_slice(&rest[..fits]);
+            front.len += fits;
+            (at, rest) = (at + fits as u64, &rest[fits..]);
+        }
+        for piece in rest.chunks(CHUNK) {
+            pool.take_with(at, piece).into_iter().for_each(|chunk| chunks.insert(place, chunk));
+            (at, place) = (at + piece.len() as u64, place + 1);
+        }
     }
 
-    /// Where the first frame begins of which no octet was sent.
+    /// Where the first frame begins of which no octet was sent and which is not urgent.
     fn unstarted(&self, next: u64) -> u64 {
         self.waiting
             .frames
             .iter()
-            .map(|frame| frame.start)
-            .find(|start| *start >= next)
-            .unwrap_or(self.end)
-    }
-
-    fn truncate(&mut self, pool: &mut ChunkPool, end: u64) {
-        while let Some(last) = self.waiting.chunks.back_mut() {
-            if last.start < end {
-                last.len = last.len.min(usize::try_from(end - last.start).unwrap_or(last.len));
-                break;
-            }
-            if let Some(gone) = self.waiting.chunks.pop_back() {
-                pool.give_back(gone.data);
-            }
-        }
-        self.waiting.frames.retain(|frame| frame.end <= end);
-        self.end = end;
+            .find(|frame| frame.start >= next && !frame.urgent)
+            .map_or(self.end, |frame| frame.start)
     }
 
     /// Notes that everything below `next` was sent once.
@@ -223,8 +256,8 @@ impl SendBuffer {
     }
 
     /// Gives back what an idle connection need not hold.
-    pub(crate) fn shrink(&mut self) {
-        self.waiting.shrink();
+    pub(crate) fn shrink(&mut self, pool: &mut ChunkPool) {
+        self.waiting.release(&mut pool.spares.waiting);
     }
 
     /// Gives everything back.
@@ -233,11 +266,6 @@ impl SendBuffer {
             pool.give_back(chunk.data);
         }
         self.waiting.frames.clear();
-        self.waiting.shrink();
+        self.shrink(pool);
     }
-}
-
-fn copy(from: &[u8], to: &mut [u8]) -> usize {
-    to[..from.len()].copy_from_slice(from);
-    from.len()
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::time::Instant;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NOW: Instant = Instant::from_micros(1);
 
@@ -31,15 +31,16 @@ fn writes() -> impl Strategy<Value = Vec<Write>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Against a list of frames: an urgent one goes in front of the first that is not started, and
-    /// what is read is what was written.
+    /// Against a list of frames: an urgent one goes in front of the first that is neither started nor
+    /// urgent, and what is read is what was written.
     #[test]
     fn the_send_buffer_is_a_queue_of_frames(steps in writes()) {
         let mut pool = ChunkPool::new(16 << 20);
         let mut buffer = SendBuffer::new();
         let mut stream: Vec<u8> = Vec::new();
-        // Starts of the frames in `stream`.
+        // Starts of the frames in `stream`, and those of urgent ones.
         let mut starts: Vec<u64> = Vec::new();
+        let mut urgent: BTreeSet<u64> = BTreeSet::new();
         let (mut una, mut next) = (1u64, 1u64);
         for (number, step) in steps.into_iter().enumerate() {
             match step {
@@ -51,14 +52,16 @@ proptest! {
                 }
                 Write::Urgent(len) => {
                     let end = 1 + stream.len() as u64;
-                    let at = starts.iter().copied().find(|start| *start >= next).unwrap_or(end);
+                    let waits = |start: &u64| *start >= next && !urgent.contains(start);
+                    let at = starts.iter().copied().find(waits).unwrap_or(end);
                     let place = (at - 1) as usize;
                     stream.splice(place..place, std::iter::repeat_n(number as u8, len));
                     starts.iter_mut().filter(|s| **s >= at).for_each(|s| *s += len as u64);
                     starts.push(at);
                     starts.sort_unstable();
-                    let frame = vec![number as u8; len];
-                    prop_assert_eq!(buffer.write_urgent(&mut pool, NOW, next, &frame), Ok(()));
+                    urgent.insert(at);
+                    let fill = |room: &mut [u8]| room.fill(number as u8);
+                    prop_assert_eq!(buffer.write_urgent(&mut pool, NOW, next, len, fill), Ok(()));
                 }
                 Write::Send(len) => {
                     next = (next + len).min(1 + stream.len() as u64);
@@ -138,7 +141,8 @@ fn the_pool_has_an_end() {
     assert_eq!(buffer.write_with(&mut pool, NOW, CHUNK, |_| CHUNK), Ok(CHUNK));
     assert!(pool.is_scarce());
     assert_eq!(buffer.write_with(&mut pool, NOW, 1, |_| panic!("no room")), Err(Full));
-    assert_eq!(buffer.write_urgent(&mut pool, NOW, 1, &[1]), Err(Full), "nothing was moved");
+    let refused = buffer.write_urgent(&mut pool, NOW, 1, 1, |_| panic!("no room"));
+    assert_eq!(refused, Err(Full), "nothing was moved");
     let mut kept = vec![9; 3 * CHUNK];
     buffer.read(1, &mut kept);
     assert_eq!(kept, vec![0; 3 * CHUNK]);

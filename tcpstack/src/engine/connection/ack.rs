@@ -212,8 +212,10 @@ impl Sender {
 
     /// Lets RACK mark what is lost by now. Returns the octets newly lost.
     pub(super) fn find_losses(&mut self, now: Instant) -> u64 {
-        if !self.sack {
-            return 0; // RACK needs SACK (RFC 8985, 3).
+        // RACK needs SACK (RFC 8985, 3).
+        if !self.sack || self.board.is_empty() {
+            self.reorder_at = None;
+            return 0;
         }
         let recovering = !matches!(*self.recovery, Recovery::Open);
         let Self { board, rack, rtt, controller, lost, path, delivered, .. } = self;

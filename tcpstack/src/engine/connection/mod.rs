@@ -82,7 +82,6 @@ pub(crate) struct Connection {
     pub(crate) tuple: FourTuple,
     pub(crate) state: State,
     pub(crate) originator: bool,
-    pub(crate) opened_at: Instant,
     marks: Marks,
     timestamp_offset: u32,
     timestamps: bool,
@@ -159,7 +158,6 @@ impl Connection {
             tuple,
             state,
             originator,
-            opened_at: now,
             marks: Marks::default(),
             timestamp_offset,
             timestamps: false,
@@ -291,12 +289,13 @@ impl Connection {
     pub(crate) fn write_urgent(
         &mut self,
         context: &mut Context<'_>,
-        frame: &[u8],
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Full> {
         if !self.may_send() {
             return Err(Full);
         }
-        self.tx.write_urgent(context, frame)
+        self.tx.write_urgent(context, len, fill)
     }
 
     /// CLOSE of RFC 9293, 3.10.4: the FIN follows what was written.
@@ -340,9 +339,9 @@ impl Connection {
     }
 
     /// Gives back what an idle connection need not hold.
-    pub(crate) fn shrink(&mut self) {
-        self.tx.shrink();
-        self.rx.shrink();
+    pub(crate) fn shrink(&mut self, pool: &mut ChunkPool) {
+        self.tx.shrink(pool);
+        self.rx.shrink(pool);
     }
 }
 

@@ -4,7 +4,7 @@ use super::plan::Plan;
 use super::sender::len;
 use super::{Connection, Context, State};
 use crate::api::{HEADERS_BYTES_MAX, Packet, Transmit};
-use crate::engine::segment::{Flags, Options, Outgoing, SackBlocks, packet_len, timestamp, write};
+use crate::engine::segment::{Flags, Headers, Options, Outgoing, SackBlocks, timestamp};
 use std::ops::Range;
 
 /// How far a transmission came.
@@ -91,7 +91,7 @@ impl Connection {
             window: u16::MAX,
             options,
         };
-        self.emit(&segment, 0..0, 1, context, sink);
+        self.emit(&self.headers(&segment, context), 0..0, 1, sink);
         if acknowledges {
             self.rx.acknowledged();
         }
@@ -125,15 +125,16 @@ impl Connection {
                 Plan::Nothing => return Progress::Done,
                 Plan::New { range, alone } => {
                     let segment = len(&range).max(u64::from(self.tx.mss));
-                    let range = if alone { range } else { self.lengthen(range, left, context) };
-                    let segments = len(&range).div_ceil(segment);
-                    left = left.saturating_sub(segments);
-                    self.send_range(&range, segment, context, sink);
-                    self.tx.sent_new(range, segment, context.now);
+                    let most = left.saturating_mul(segment);
+                    let range =
+                        if alone { range } else { self.tx.lengthen(range, most, context.now) };
+                    let end = self.send_run(&range, segment, context, sink);
+                    left = left.saturating_sub((end - range.start).div_ceil(segment));
+                    self.tx.sent_new(range.start..end, segment, context.now);
                 }
                 Plan::Retransmit(range) => {
                     left -= 1;
-                    self.send_range(&range, len(&range), context, sink);
+                    self.send_run(&range, len(&range), context, sink);
                     let stamp = timestamp(context.now, self.timestamp_offset);
                     self.tx.sent_again(&range, stamp, context.now);
                 }
@@ -142,33 +143,38 @@ impl Connection {
         Progress::Turn
     }
 
-    /// As many segments in one packet as the device cuts, and as may leave now.
-    fn lengthen(&self, range: Range<u64>, segments: u64, context: &Context<'_>) -> Range<u64> {
-        let device = context.settings.segmentation_bytes.saturating_sub(HEADERS_BYTES_MAX);
-        let most = segments.saturating_mul(u64::from(self.tx.mss)).min(device as u64);
-        self.tx.lengthen(range, most, context.now)
-    }
-
-    /// Sends the octets of `range`; one behind the data is the FIN.
-    /// They leave as segments of `cut` octets each, in one packet for the device to cut if there are
-    /// several.
-    fn send_range(
+    /// Sends the octets of `range` in segments of `segment` octets, as far as the device takes them;
+    /// one behind the data is the FIN. Gives the offset behind what was sent.
+    fn send_run(
         &mut self,
         range: &Range<u64>,
-        cut: u64,
+        segment: u64,
         context: &Context<'_>,
         sink: &mut impl Transmit,
-    ) {
-        let data_end = self.tx.buffer.end();
-        let fin = self.tx.fin_queued() && range.end > data_end;
-        let data = range.start..range.end.min(data_end);
-        let flags =
-            Flags { fin, psh: data.start < data.end && data.end == data_end, ..Flags::default() };
-        let segment = self.segment(range.start, flags, SackBlocks::default(), context);
-        self.emit(&segment, data, cut, context, sink);
+    ) -> u64 {
+        // A device that cuts packets itself gets as many at once as it takes.
+        let device = context.settings.segmentation_bytes.saturating_sub(HEADERS_BYTES_MAX) as u64;
+        let step = (device / segment).max(1) * segment;
+        let first = self.segment(range.start, Flags::default(), SackBlocks::default(), context);
+        let mut headers = self.headers(&first, context);
+        let mut start = range.start;
+        while start < range.end {
+            let end = range.end.min(start + step);
+            let data_end = self.tx.buffer.end();
+            let data = start..end.min(data_end);
+            let fin = self.tx.fin_queued() && end > data_end;
+            let psh = data.start < data.end && data.end == data_end;
+            headers.advance(self.tx.space.wire(start), Flags { fin, psh, ..Flags::default() });
+            self.emit(&headers, data, segment, sink);
+            start = end;
+            if !sink.has_room() {
+                break;
+            }
+        }
         if !(self.sack && self.rx.has_sack_to_tell()) {
             self.rx.acknowledged();
         }
+        start
     }
 
     /// An acknowledgment, or a probe when `offset` lies below what was sent.
@@ -180,7 +186,7 @@ impl Connection {
         sink: &mut impl Transmit,
     ) {
         let segment = self.segment(offset, Flags::default(), sack, context);
-        self.emit(&segment, 0..0, 1, context, sink);
+        self.emit(&self.headers(&segment, context), 0..0, 1, sink);
         self.rx.acknowledged();
     }
 
@@ -204,19 +210,23 @@ impl Connection {
         }
     }
 
+    fn headers(&self, segment: &Outgoing, context: &Context<'_>) -> Headers {
+        Headers::new(&self.tuple, self.marks, context.settings.tx_checksum, segment)
+    }
+
+    /// Sends `data` behind `headers`, for the device to cut if it is more than one segment.
     fn emit(
         &mut self,
-        segment: &Outgoing,
+        headers: &Headers,
         data: Range<u64>,
-        cut: u64,
-        context: &Context<'_>,
+        segment: u64,
         sink: &mut impl Transmit,
     ) {
         let payload = data.end.saturating_sub(data.start);
-        let checksum = context.settings.tx_checksum;
-        self.segments_out += payload.div_ceil(cut).max(1);
-        let bytes = packet_len(&self.tuple, segment, usize::try_from(payload).unwrap_or(0));
-        let segment_bytes = (payload > cut).then(|| u16::try_from(cut).unwrap_or(u16::MAX));
+        let several = payload > segment;
+        self.segments_out += if several { payload.div_ceil(segment) } else { 1 };
+        let bytes = headers.packet_len(usize::try_from(payload).unwrap_or(0));
+        let segment_bytes = several.then(|| u16::try_from(segment).unwrap_or(u16::MAX));
         let (mut at, buffer) = (data.start, &self.tx.buffer);
         let mut read = |out: &mut [u8]| {
             buffer.read(at, out);
@@ -227,7 +237,7 @@ impl Connection {
             if std::mem::replace(&mut begun, true) {
                 read(out);
             } else {
-                write(out, bytes, &self.tuple, self.marks, checksum, segment, &mut read);
+                headers.write(out, bytes, &mut read);
             }
         });
     }

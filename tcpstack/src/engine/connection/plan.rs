@@ -36,7 +36,8 @@ impl Sender {
         if forward && !self.may_probe_forward() {
             return Plan::Nothing; // The next acknowledgment decides.
         }
-        let lost = if forward { None } else { self.board.next_lost() };
+        // What is not there is not changed: it would take memory.
+        let lost = if forward || !self.board.has_lost() { None } else { self.board.next_lost() };
         let step = self.next_probe_of_path(now);
         let alone = step.is_some() || forward;
         let fresh = step.or_else(|| self.next_new());

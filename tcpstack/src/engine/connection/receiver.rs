@@ -376,9 +376,9 @@ impl Receiver {
     }
 
     /// Gives back what an idle connection need not hold.
-    pub(super) fn shrink(&mut self) {
+    pub(super) fn shrink(&mut self, pool: &mut ChunkPool) {
         self.holes.shrink();
-        self.buffer.shrink();
+        self.buffer.shrink(pool);
     }
 
     pub(super) fn release(&mut self, pool: &mut ChunkPool) {

@@ -210,16 +210,19 @@ impl Sender {
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, Full> {
         self.note_restart(context.now);
+        self.board.hold(&mut context.pool.spares.boards);
         self.buffer.write_with(context.pool, context.now, len, fill)
     }
 
     pub(super) fn write_urgent(
         &mut self,
         context: &mut Context<'_>,
-        frame: &[u8],
+        len: usize,
+        fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Full> {
         self.note_restart(context.now);
-        self.buffer.write_urgent(context.pool, context.now, self.nxt, frame)
+        self.board.hold(&mut context.pool.spares.boards);
+        self.buffer.write_urgent(context.pool, context.now, self.nxt, len, fill)
     }
 
     /// Sending begins again after silence (RFC 5681, 4.1).
@@ -416,13 +419,13 @@ impl Sender {
         self.buffer.release(pool);
     }
 
-    pub(super) fn shrink(&mut self) {
+    pub(super) fn shrink(&mut self, pool: &mut ChunkPool) {
         if self.board.is_empty() {
             self.controller.shrink();
         }
-        self.board.shrink();
+        self.board.release(&mut pool.spares.boards);
         self.recovery.shrink();
-        self.buffer.shrink();
+        self.buffer.shrink(pool);
     }
 }
 
