@@ -12,6 +12,7 @@ mod tests;
 pub(crate) use receive::ReceiveBuffer;
 pub(crate) use send::SendBuffer;
 
+use super::congestion::Signals;
 use super::lazy::Spares;
 use super::scoreboard::Scoreboard;
 use crate::framing::PREFIX;
@@ -29,8 +30,9 @@ pub(crate) struct ChunkPool {
     free: Vec<Box<[u8]>>,
     in_use: usize,
     in_use_max: usize,
-    /// Where a frame is written before its octets find their places.
-    aside: Box<[u8]>,
+    /// Where a frame is written before its octets find their places: [`FRAME_MAX`] octets from the
+    /// first such frame on.
+    aside: Vec<u8>,
     /// What goes from connection to connection beside chunks.
     pub(crate) spares: AllSpares,
 }
@@ -41,15 +43,20 @@ pub(crate) struct AllSpares {
     waiting: Spares<send::Waiting>,
     kept: Spares<receive::Kept>,
     pub(crate) boards: Spares<Scoreboard>,
+    pub(crate) signals: Spares<Signals>,
 }
 
 impl ChunkPool {
     /// A pool that hands out at most `octets_max` octets at a time.
     pub(crate) fn new(octets_max: usize) -> Self {
-        let spares =
-            AllSpares { waiting: Spares::new(), kept: Spares::new(), boards: Spares::new() };
-        let aside = vec![0; FRAME_MAX].into_boxed_slice();
-        Self { free: Vec::new(), in_use: 0, in_use_max: octets_max / CHUNK, aside, spares }
+        let spares = AllSpares {
+            waiting: Spares::new(),
+            kept: Spares::new(),
+            boards: Spares::new(),
+            signals: Spares::new(),
+        };
+        let in_use_max = octets_max / CHUNK;
+        Self { free: Vec::new(), in_use: 0, in_use_max, aside: Vec::new(), spares }
     }
 
     fn take(&mut self) -> Option<Box<[u8]>> {
@@ -58,6 +65,13 @@ impl ChunkPool {
         }
         self.in_use += 1;
         Some(self.free.pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice()))
+    }
+
+    /// Room for a frame, to be given back to `aside`.
+    fn take_aside(&mut self) -> Vec<u8> {
+        let mut aside = std::mem::take(&mut self.aside);
+        aside.resize(FRAME_MAX, 0);
+        aside
     }
 
     fn has_room_for(&self, chunks: usize) -> bool {

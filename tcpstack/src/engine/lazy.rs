@@ -7,7 +7,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// Idle states that a worker keeps of each kind.
-const SPARES_MAX: usize = 512;
+const SPARES_MAX: usize = 256;
 /// Room for entries that an idle state keeps in each of its lists.
 pub(crate) const ENTRIES_KEPT: usize = 64;
 

@@ -129,7 +129,7 @@ impl SendBuffer {
         if len > FRAME_MAX || !pool.has_room_for(len.div_ceil(CHUNK)) {
             return Err(Full);
         }
-        let mut aside = std::mem::take(&mut pool.aside);
+        let mut aside = pool.take_aside();
         let written = fill(&mut aside[..len]).min(len);
         for piece in aside[..written].chunks(CHUNK) {
             if let Some(chunk) = pool.take_with(self.end, piece) {
@@ -171,7 +171,7 @@ impl SendBuffer {
         }
         self.waiting.hold(&mut pool.spares.waiting);
         let boundary = self.unstarted(next);
-        let mut aside = std::mem::take(&mut pool.aside);
+        let mut aside = pool.take_aside();
         fill(&mut aside[..len]);
         self.insert(pool, boundary, &aside[..len]);
         pool.aside = aside;

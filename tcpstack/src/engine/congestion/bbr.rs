@@ -22,7 +22,7 @@ mod probe_rtt;
 mod tests;
 
 use super::{AckSample, INITIAL_WINDOW_SEGMENTS, LostSegment};
-use crate::engine::lazy::{Idle, Lazy};
+use crate::engine::lazy::{Idle, Lazy, Spares};
 use crate::time::{Duration, Instant};
 use background::Quiet;
 use cycle::Cycle;
@@ -59,7 +59,7 @@ enum Mode {
 
 /// What happened during the last rounds; an idle connection need not remember it.
 #[derive(Clone, Debug, Default)]
-struct Signals {
+pub(crate) struct Signals {
     /// Octets delivered beyond what the rate explains: acknowledgments that come in bursts.
     aggregation: RoundMax,
     /// Since when a burst is being counted, and what it has delivered.
@@ -184,9 +184,14 @@ impl Bbr {
         self.window
     }
 
+    /// Something is about to be in flight.
+    pub(crate) fn hold(&mut self, spares: &mut Spares<Signals>) {
+        self.signals.hold(spares);
+    }
+
     /// Nothing is in flight: what only the last rounds showed is forgotten.
-    pub(crate) fn shrink(&mut self) {
-        self.signals.shrink();
+    pub(crate) fn shrink(&mut self, spares: &mut Spares<Signals>) {
+        self.signals.release(spares);
     }
 
     fn mss(&self) -> u64 {

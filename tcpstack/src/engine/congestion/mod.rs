@@ -9,8 +9,10 @@ mod hystart;
 #[cfg(test)]
 mod tests;
 
+use super::lazy::Spares;
 use crate::time::{Duration, Instant};
 use bbr::Bbr;
+pub(crate) use bbr::Signals;
 use cubic::Cubic;
 use std::ops::Range;
 
@@ -194,11 +196,18 @@ impl Controller {
         }
     }
 
+    /// Something is about to be in flight.
+    pub(crate) fn hold(&mut self, spares: &mut Spares<Signals>) {
+        if let Self::Bbr(bbr) = self {
+            bbr.hold(spares);
+        }
+    }
+
     /// Nothing is in flight: gives back what only the last rounds needed.
-    pub(crate) fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self, spares: &mut Spares<Signals>) {
         match self {
             Self::Cubic(_) => {}
-            Self::Bbr(bbr) => bbr.shrink(),
+            Self::Bbr(bbr) => bbr.shrink(spares),
         }
     }
 

@@ -210,7 +210,7 @@ impl Sender {
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, Full> {
         self.note_restart(context.now);
-        self.board.hold(&mut context.pool.spares.boards);
+        self.hold(context.pool);
         self.buffer.write_with(context.pool, context.now, len, fill)
     }
 
@@ -221,8 +221,14 @@ impl Sender {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Full> {
         self.note_restart(context.now);
-        self.board.hold(&mut context.pool.spares.boards);
+        self.hold(context.pool);
         self.buffer.write_urgent(context.pool, context.now, self.nxt, len, fill)
+    }
+
+    /// Takes the memory that sending needs.
+    fn hold(&mut self, pool: &mut ChunkPool) {
+        self.board.hold(&mut pool.spares.boards);
+        self.controller.hold(&mut pool.spares.signals);
     }
 
     /// Sending begins again after silence (RFC 5681, 4.1).
@@ -421,7 +427,7 @@ impl Sender {
 
     pub(super) fn shrink(&mut self, pool: &mut ChunkPool) {
         if self.board.is_empty() {
-            self.controller.shrink();
+            self.controller.shrink(&mut pool.spares.signals);
         }
         self.board.release(&mut pool.spares.boards);
         self.recovery.shrink();

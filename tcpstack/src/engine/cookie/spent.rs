@@ -13,9 +13,10 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// For a stack of so many connections.
+    /// For a stack of so many connections: a place for two of them, more than open and end within a
+    /// cookie's life.
     pub(super) fn new(connections_max: u32) -> Self {
-        let places = (connections_max as usize).next_power_of_two();
+        let places = (connections_max as usize).div_ceil(2).next_power_of_two();
         let table = || vec![0; places].into_boxed_slice();
         Self { tables: [table(), table()], current: 0 }
     }
