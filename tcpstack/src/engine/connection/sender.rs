@@ -209,8 +209,8 @@ impl Sender {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> usize,
     ) -> Result<usize, Full> {
-        self.note_restart(context.now);
         self.hold(context.pool);
+        self.note_restart(context.now);
         self.buffer.write_with(context.pool, context.now, len, fill)
     }
 
@@ -220,8 +220,8 @@ impl Sender {
         len: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Full> {
-        self.note_restart(context.now);
         self.hold(context.pool);
+        self.note_restart(context.now);
         self.buffer.write_urgent(context.pool, context.now, self.nxt, len, fill)
     }
 
