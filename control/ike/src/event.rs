@@ -1,5 +1,6 @@
 //! What an endpoint tells its host: messages to send, events, rows for tables.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -13,11 +14,11 @@ use crate::time::Instant;
 use crate::ts::TrafficSelector;
 
 /// Names one IKE SA in this endpoint for its whole life, across rekeys. Never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IkeSaId(pub u64);
 
 /// Names one pair of CHILD SAs in this endpoint. Never reused; a rekey makes a new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChildId(pub u64);
 
 impl fmt::Display for IkeSaId {
@@ -229,7 +230,7 @@ pub enum MoveFailure {
 }
 
 /// Why an SA went away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum DownReason {
     /// Somebody asked this gateway to.
     #[error("terminated here")]
@@ -247,7 +248,7 @@ pub enum DownReason {
     Replaced,
     /// The peer asked for something that the protocol forbids.
     #[error("the peer broke the protocol: {0}")]
-    ProtocolError(&'static str),
+    ProtocolError(#[serde(skip, default = "untold")] &'static str),
     /// The peer reported an error that ends the SA.
     #[error("the peer ended it with {0}; see its log")]
     PeerRefused(NotifyType),
@@ -257,12 +258,23 @@ pub enum DownReason {
     /// A newly authenticated IKE SA has taken its place.
     #[error("reauthenticated")]
     Reauthenticated,
+    /// A control process that follows another finds it in its configuration no more.
+    #[error("it is not configured any more")]
+    Unconfigured,
+    /// A control process that follows another finds it in the data plane no more.
+    #[error("the data plane has lost it")]
+    LostByDataplane,
     /// Replaced by a rekey.
     #[error("rekeyed")]
     Rekeyed,
     /// The IKE SA that the CHILD SA belongs to is gone.
     #[error("its IKE SA is gone")]
     IkeGone,
+}
+
+/// What a control process does not know of how its predecessor judged.
+const fn untold() -> &'static str {
+    "see the log before the restart"
 }
 
 /// Why an IKE SA did not come up.

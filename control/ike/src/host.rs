@@ -1,5 +1,6 @@
 //! What an endpoint needs of its host.
 
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ impl KeyMaterial {
 }
 
 /// Encapsulation mode of a CHILD SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Mode {
     /// Tunnel mode: whole IP packets.
     Tunnel,
@@ -55,7 +56,7 @@ pub enum Mode {
 }
 
 /// The addresses of a CHILD SA in transport mode. Where no NAT is in between, both views are one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TransportEnds {
     /// Address of this end in the packets that this gateway takes and gives.
     pub local: IpAddr,
@@ -119,6 +120,25 @@ pub struct ChildSa {
     pub outbound: bool,
 }
 
+/// A pair of CHILD SAs that an earlier process installed, as the IKE SA that is restored knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildClaim<'a> {
+    /// Name of the pair in this endpoint.
+    pub id: ChildId,
+    /// The IKE SA.
+    pub ike: IkeSaId,
+    /// SPI of packets to this gateway.
+    pub spi_in: u32,
+    /// SPI of packets to the peer.
+    pub spi_out: u32,
+    /// Selectors of this gateway's side.
+    pub local_ts: &'a [TrafficSelector],
+    /// Selectors of the peer's side.
+    pub remote_ts: &'a [TrafficSelector],
+    /// Whether outbound packets use it; else [`Host::enable_outbound`] may follow.
+    pub outbound: bool,
+}
+
 /// A host could not install a CHILD SA; the exchange ends without it and the peer is told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the data plane did not take the CHILD SA: {0}")]
@@ -126,7 +146,8 @@ pub struct InstallError(pub String);
 
 /// Services of the host, lent to the endpoint for the time of a call.
 ///
-/// None of them may block: they are called while a message is being answered.
+/// None of them may block: they are called while a message is being answered. Where IKE SAs are
+/// restored, a release or removal may be asked for that the process before had done but not saved.
 pub trait Host {
     /// Fills `out` with octets from a cryptographic random source.
     fn random(&mut self, out: &mut [u8]);
@@ -134,6 +155,9 @@ pub trait Host {
     /// The connections whose addresses cover these two (see [`ConnectionConfig::covers`]), best
     /// first. The endpoint itself sorts out transport, proposals and identities.
     fn connections(&mut self, local: IpAddr, remote: IpAddr) -> Vec<Arc<ConnectionConfig>>;
+
+    /// The connection of this name, for an IKE SA that is restored.
+    fn connection(&mut self, name: &str) -> Option<Arc<ConnectionConfig>>;
 
     /// The pre-shared key for two identities, the best match first (swanctl's `secrets`).
     fn psk(&mut self, local: &Identity, remote: &Identity) -> Option<Secret>;
@@ -147,6 +171,15 @@ pub trait Host {
 
     /// Gives back an SPI whose CHILD SA was never installed.
     fn release_child(&mut self, spi_in: u32);
+
+    /// Takes up an SPI that [`Host::allocate_child`] gave to an earlier process, whose exchange is
+    /// still under way. That process may even have installed the SA and died before it could save
+    /// that; [`Host::install_child`] is then called again with the same keys, and must go on with
+    /// the sequence numbers that were used.
+    fn claim_spi(&mut self, spi_in: u32);
+
+    /// Takes up a pair that an earlier process installed; whether it is still there.
+    fn claim_child(&mut self, claim: &ChildClaim<'_>) -> bool;
 
     /// Installs both directions. Called before the message that lets the peer use them is sent.
     ///

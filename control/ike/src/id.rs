@@ -6,6 +6,7 @@
 //! `#` before hexadecimal octets (`asn1dn:#3010…`). `%any`, `*.example` and `*@example` are
 //! patterns for many identities.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -16,7 +17,7 @@ mod dn;
 pub const ID_OCTETS_MAX: usize = 1024;
 
 /// ID Type of RFC 7296, 3.5.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum IdKind {
     /// ID_IPV4_ADDR.
     Ipv4,
@@ -105,10 +106,19 @@ pub enum IdError {
 ///
 /// Equality is that of the octets, save that FQDNs and the domains of e-mail addresses ignore
 /// case ([`Identity::same_as`]).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(IdKind, Vec<u8>)")]
 pub struct Identity {
     kind: IdKind,
     data: Vec<u8>,
+}
+
+impl TryFrom<(IdKind, Vec<u8>)> for Identity {
+    type Error = &'static str;
+
+    fn try_from((kind, data): (IdKind, Vec<u8>)) -> Result<Self, &'static str> {
+        Self::from_wire(kind, &data).ok_or("no identity of this kind")
+    }
 }
 
 impl Identity {

@@ -3,6 +3,7 @@
 use crate::crypto::{SecretOctets, SkKey, prf, prf_plus};
 use crate::host::KeyMaterial;
 use crate::proposal::{Encryption, EspSuite, IkeSuite, Prf};
+use serde::{Deserialize, Serialize};
 
 /// What the keys of an IKE SA are made of, besides SKEYSEED.
 pub(crate) struct Inputs<'a> {
@@ -17,6 +18,7 @@ pub(crate) struct Inputs<'a> {
 }
 
 /// The keys of an IKE SA.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct IkeKeys {
     pub(crate) prf: Prf,
     pub(crate) sk_d: SecretOctets,

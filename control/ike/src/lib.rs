@@ -15,6 +15,10 @@
 //! `tcp_*` call, drain [`Endpoint::poll_transmit`] and [`Endpoint::poll_event`], then arm a timer
 //! for [`Endpoint::poll_timeout`] and call [`Endpoint::handle_timeout`] when it fires.
 //!
+//! A host that wants its IKE SAs to outlive its process saves what [`Endpoint::poll_snapshot`] gives
+//! before it sends what [`Endpoint::poll_transmit`] gives, and hands it to [`Endpoint::restore`] in
+//! the next one.
+//!
 //! The host strips and adds the framing: on TCP the length and the non-ESP marker, on UDP the
 //! marker where [`Path::has_non_esp_marker`] says so.
 #![forbid(unsafe_code)]
@@ -51,15 +55,17 @@ pub use config::{
     AddressMatch, ChildConfig, ChildMode, ConnectionConfig, Lifetime, Retransmission,
     TransportChoice, Volume,
 };
-pub use endpoint::{DropReason, Endpoint, EndpointConfig, InitiateError, Received, UnknownSa};
+pub use endpoint::{
+    DropReason, Endpoint, EndpointConfig, InitiateError, Received, Snapshot, UnknownSa,
+};
 pub use event::{
     ChildFailure, ChildId, ChildSnapshot, DownReason, Event, IkeSaId, IkeSnapshot, IkeState,
     InitiationError, MoveFailure, RekeyCause, Transmit,
 };
-pub use host::{ChildSa, Host, InstallError, KeyMaterial, Mode, Secret, TransportEnds};
+pub use host::{ChildClaim, ChildSa, Host, InstallError, KeyMaterial, Mode, Secret, TransportEnds};
 pub use id::{Identity, IdentityPattern};
 pub use path::{ChildPath, ConnToken, ConnectRequest, IKE_PORT, NAT_T_PORT, Path, Transport};
 pub use proposal::{Encryption, EspProposal, EspSuite, IkeProposal, IkeSuite, KeyExchange, Prf};
-pub use sa::PathChoice;
+pub use sa::{PathChoice, RestoreError};
 pub use time::Instant;
 pub use ts::TrafficSelector;

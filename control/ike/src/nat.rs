@@ -1,5 +1,6 @@
 //! NAT detection (RFC 7296, 2.23; over TCP with its ports, RFC 9329, 6.5).
 
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::crypto::sha1;
@@ -7,7 +8,7 @@ use crate::message::{Message, NotifyType, Payload};
 use crate::path::{NAT_T_PORT, Path, Transport};
 
 /// Where NATs sit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Nat {
     /// Before this gateway.
     pub(crate) local: bool,

@@ -5,6 +5,7 @@
 
 use crate::message::{Proposal, Protocol, Transform, TransformType};
 use crate::proposal::{Encryption, EspProposal, EspSuite, IkeProposal, IkeSuite, KeyExchange, Prf};
+use serde::{Deserialize, Serialize};
 
 /// "No integrity algorithm", which peers may list beside an AEAD, and "no key exchange".
 const NONE: u16 = 0;
@@ -128,7 +129,7 @@ pub(crate) fn select_ike<'a>(
 }
 
 /// Which key exchange a CHILD SA may have.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(crate) enum ChildKe {
     /// None: IKE_AUTH. Groups that a peer offers all the same mean nothing there.
     Never,

@@ -1,5 +1,6 @@
 //! Where messages and ESP packets of an SA go.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -9,7 +10,7 @@ pub const IKE_PORT: u16 = 500;
 pub const NAT_T_PORT: u16 = 4500;
 
 /// How ESP or IKE is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Transport {
     /// ESP as an IP protocol of its own; never the transport of an IKE message.
     Native,
@@ -30,16 +31,16 @@ impl fmt::Display for Transport {
 }
 
 /// The host's name for one TCP connection; unique for as long as the endpoint may know of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnToken(pub u64);
 
 /// Names one request of the endpoint to open a TCP connection; the host returns it with the
 /// outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectRequest(pub u64);
 
 /// The way an IKE message came or goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Path {
     /// [`Transport::Udp`] or [`Transport::Tcp`].
     pub transport: Transport,

@@ -4,6 +4,7 @@
 //! `aes256gcm16-aes128gcm16-prfsha512-x25519-ecp256`. ESP takes `esn` and `noesn`, both to offer
 //! both, neither for `noesn`, and a key exchange method for rekeys with perfect forward secrecy.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -13,7 +14,7 @@ pub const PROPOSALS_MAX: usize = 32;
 pub const TRANSFORMS_MAX: usize = 64;
 
 /// ENCR_AES_GCM_16 (RFC 5282, RFC 4106) with its key length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Encryption {
     /// 128 bits.
     Aes128Gcm16,
@@ -66,7 +67,7 @@ impl fmt::Display for Encryption {
 }
 
 /// Pseudorandom function of an IKE SA (RFC 4868).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Prf {
     /// PRF_HMAC_SHA2_256.
     HmacSha256,
@@ -116,7 +117,7 @@ impl fmt::Display for Prf {
 }
 
 /// Key exchange method (Diffie-Hellman group).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyExchange {
     /// 2048-bit MODP group (RFC 3526, 3).
     Modp2048,
@@ -215,7 +216,7 @@ impl Default for EspProposal {
 }
 
 /// The algorithms of an IKE SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IkeSuite {
     /// Encryption.
     pub encryption: Encryption,
@@ -232,7 +233,7 @@ impl fmt::Display for IkeSuite {
 }
 
 /// The algorithms of a CHILD SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EspSuite {
     /// Encryption.
     pub encryption: Encryption,

@@ -1,12 +1,15 @@
 //! Time as an argument: a point on the host's monotonic clock.
 
+use serde::{Deserialize, Serialize};
 use std::ops::Add;
 use std::time::Duration;
 
 /// A point in time, in microseconds since any epoch that the host chooses and keeps.
 ///
 /// Additions saturate, so a configured duration can never wrap the clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Instant(u64);
 
 impl Instant {

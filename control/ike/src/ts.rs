@@ -3,6 +3,7 @@
 //! swanctl's spelling: `10.1.0.0/24`, `2001:db8::/32[tcp/80]`, `10.0.0.1-10.0.0.9[udp/5000-5010]`,
 //! `192.0.2.7[icmp]`.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -11,7 +12,7 @@ use std::str::FromStr;
 pub const SELECTORS_MAX: usize = 16;
 
 /// One range of addresses, ports and a protocol. Both addresses are of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TrafficSelector {
     /// IP protocol; 0: any.
     pub protocol: u8,

@@ -6,6 +6,8 @@
 //! 8031, 5).
 
 use aws_lc_rs::agreement::{ECDH_P256, ECDH_P384, PrivateKey, UnparsedPublicKey, X25519, agree};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::SecretOctets;
@@ -39,6 +41,21 @@ pub(crate) struct Private {
     group: KeyExchange,
     inner: Inner,
     public: Vec<u8>,
+    /// The private key once more, for a control process that follows this one.
+    octets: SecretOctets,
+}
+
+impl Serialize for Private {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.group, &self.octets).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Private {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (group, octets) = <(KeyExchange, SecretOctets)>::deserialize(deserializer)?;
+        Self::new(group, octets).ok_or_else(|| D::Error::custom("a private key of no group"))
+    }
 }
 
 impl Private {
@@ -47,29 +64,37 @@ impl Private {
         group: KeyExchange,
         random: &mut dyn FnMut(&mut [u8]),
     ) -> Result<Self, DhError> {
-        if group == KeyExchange::Modp2048 {
-            let private = modp::Private::generate(random);
-            let public = private.public();
-            return Ok(Self { group, inner: Inner::Modp(Box::new(private)), public });
-        }
-        let (algorithm, len) = match group {
-            KeyExchange::Ecp256 => (&ECDH_P256, 32),
-            KeyExchange::Ecp384 => (&ECDH_P384, 48),
-            KeyExchange::X25519 | KeyExchange::Modp2048 => (&X25519, 32),
+        let len = match group {
+            KeyExchange::X25519 | KeyExchange::Ecp256 => 32,
+            KeyExchange::Ecp384 => 48,
+            KeyExchange::Modp2048 => modp::EXPONENT_LEN,
         };
         for _ in 0..DRAWS_MAX {
             let mut octets = Zeroizing::new(vec![0; len]);
             random(&mut octets);
-            let Ok(key) = PrivateKey::from_private_key(algorithm, &octets) else { continue };
-            let Ok(public) = key.compute_public_key() else { continue };
-            let point = match group {
-                KeyExchange::X25519 => public.as_ref(),
-                _ => public.as_ref().strip_prefix(&[UNCOMPRESSED]).unwrap_or_default(),
-            };
-            let public = point.to_vec();
-            return Ok(Self { group, inner: Inner::Curve(key), public });
+            if let Some(private) = Self::new(group, octets) {
+                return Ok(private);
+            }
         }
         Err(DhError::NoPrivate)
+    }
+
+    /// The key of these octets, if they are one.
+    fn new(group: KeyExchange, octets: SecretOctets) -> Option<Self> {
+        let (algorithm, prefix) = match group {
+            KeyExchange::X25519 => (&X25519, &[][..]),
+            KeyExchange::Ecp256 => (&ECDH_P256, &[UNCOMPRESSED][..]),
+            KeyExchange::Ecp384 => (&ECDH_P384, &[UNCOMPRESSED][..]),
+            KeyExchange::Modp2048 => {
+                let private = modp::Private::new(&octets)?;
+                let public = private.public();
+                return Some(Self { group, inner: Inner::Modp(Box::new(private)), public, octets });
+            }
+        };
+        let key = PrivateKey::from_private_key(algorithm, &octets).ok()?;
+        let public = key.compute_public_key().ok()?;
+        let public = public.as_ref().strip_prefix(prefix)?.to_vec();
+        Some(Self { group, inner: Inner::Curve(key), public, octets })
     }
 
     /// The group.

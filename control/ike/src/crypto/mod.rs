@@ -8,6 +8,8 @@ mod modp;
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hmac};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -25,20 +27,38 @@ pub(crate) type SecretOctets = Zeroizing<Vec<u8>>;
 
 /// SK_ei or SK_er: an AES-GCM key with its salt (RFC 5282).
 pub(crate) struct SkKey {
+    encryption: Encryption,
+    /// Key and salt once more, for a control process that follows this one.
+    octets: SecretOctets,
     key: LessSafeKey,
     salt: Zeroizing<[u8; Encryption::SALT_LEN]>,
+}
+
+impl Serialize for SkKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (self.encryption, &self.octets).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SkKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (encryption, octets) = <(Encryption, SecretOctets)>::deserialize(deserializer)?;
+        Self::new(encryption, &octets).ok_or_else(|| D::Error::custom("a key of another length"))
+    }
 }
 
 impl SkKey {
     /// Takes key and salt, as many octets as the algorithm says; `None` for any other number.
     pub(crate) fn new(encryption: Encryption, keymat: &[u8]) -> Option<Self> {
+        let octets = Zeroizing::new(keymat.to_vec());
         let (key, salt) = keymat.split_at_checked(encryption.key_len())?;
         let algorithm = match encryption {
             Encryption::Aes128Gcm16 => &AES_128_GCM,
             Encryption::Aes256Gcm16 => &AES_256_GCM,
         };
         let key = LessSafeKey::new(UnboundKey::new(algorithm, key).ok()?);
-        Some(Self { key, salt: Zeroizing::new(salt.try_into().ok()?) })
+        let salt = Zeroizing::new(salt.try_into().ok()?);
+        Some(Self { encryption, octets, key, salt })
     }
 
     fn nonce(&self, iv: [u8; IV_LEN]) -> Nonce {

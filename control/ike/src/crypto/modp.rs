@@ -25,7 +25,7 @@ type Element = ConstMontyForm<Prime, { U2048::LIMBS }>;
 /// Octets of an element.
 const LEN: usize = 256;
 /// Octets of a private exponent: 512 bits, more than twice the group's strength (RFC 3526, 8).
-const EXPONENT_LEN: usize = 64;
+pub(super) const EXPONENT_LEN: usize = 64;
 
 /// A private exponent.
 pub(super) struct Private(U512);
@@ -37,10 +37,9 @@ impl Drop for Private {
 }
 
 impl Private {
-    pub(super) fn generate(random: &mut dyn FnMut(&mut [u8])) -> Self {
-        let mut octets = Zeroizing::new([0; EXPONENT_LEN]);
-        random(&mut *octets);
-        Self(U512::from_be_slice(&*octets))
+    /// The exponent of these octets; `None` if they are not [`EXPONENT_LEN`].
+    pub(super) fn new(octets: &[u8]) -> Option<Self> {
+        (octets.len() == EXPONENT_LEN).then(|| Self(U512::from_be_slice(octets)))
     }
 
     pub(super) fn public(&self) -> Vec<u8> {

@@ -25,6 +25,7 @@ mod limits;
 mod outcome;
 mod rate;
 mod replacing;
+mod saved;
 mod table;
 
 use std::collections::VecDeque;
@@ -39,6 +40,8 @@ use guard::Guard;
 pub use limits::EndpointConfig;
 pub use outcome::{DropReason, InitiateError, Received, UnknownSa};
 use rate::Rate;
+pub use saved::Snapshot;
+use saved::Snapshots;
 use table::Table;
 
 /// Every IKE SA of a gateway. See the crate's documentation for the order of calls.
@@ -54,6 +57,7 @@ pub struct Endpoint {
     guard: Guard,
     /// TCP connections on which a corrected first request is awaited, and until when.
     unused: VecDeque<(Instant, ConnToken)>,
+    snapshots: Snapshots,
 }
 
 impl Endpoint {
@@ -68,6 +72,7 @@ impl Endpoint {
             strangers: Rate::default(),
             guard: Guard::default(),
             unused: VecDeque::new(),
+            snapshots: Snapshots::default(),
         }
     }
 
@@ -91,6 +96,7 @@ impl Endpoint {
         let succession = session.take_succession();
         let predecessor = session.take_predecessor();
         self.table.sync(ike);
+        self.snapshots.changed(ike);
         // A connection may be used for another session after one was deleted (RFC 9329, 6.1).
         let used = |t: &Transmit| matches!(t, Transmit::Close { conn } if !self.table.by_conn(*conn).is_empty());
         let sent = self.transmits.split_off(before);

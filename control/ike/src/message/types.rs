@@ -1,5 +1,6 @@
 //! Numbers of the protocol: open sets, since a peer may send any.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Exchange Type (RFC 7296, 3.1).
@@ -72,7 +73,7 @@ impl Protocol {
 }
 
 /// Notify Message Type (RFC 7296, 3.10.1). Below 16384 it reports an error.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NotifyType(pub u16);
 
 macro_rules! notify_types {

@@ -11,8 +11,10 @@ use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payl
 use crate::path::Path;
 use crate::proposal::KeyExchange;
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 
 /// What an outstanding request asked for.
+#[derive(Serialize, Deserialize)]
 pub(crate) enum Asked {
     /// IKE_AUTH; its state is in [`Phase::Auth`].
     Auth,
@@ -35,6 +37,7 @@ pub(crate) enum Asked {
 }
 
 /// A request that waits for its response.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Outstanding {
     pub(super) message_id: u32,
     pub(super) wire: Wire,
@@ -48,6 +51,7 @@ pub(crate) struct Outstanding {
 }
 
 /// Something to be asked when the window is free.
+#[derive(Serialize, Deserialize)]
 pub(crate) enum Task {
     Liveness,
     DeleteIke,

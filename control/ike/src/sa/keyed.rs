@@ -8,6 +8,7 @@ use crate::keys::IkeKeys;
 use crate::message::{CodecError, ExchangeType, Header, Message, Payload, Reassembly};
 use crate::proposal::IkeSuite;
 use crate::time::Instant;
+use serde::{Deserialize, Serialize};
 
 /// Where a Message ID of a request lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,7 @@ pub(crate) enum Window {
 }
 
 /// An IKE SA with keys.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct IkeSa {
     pub(crate) spi_local: u64,
     pub(crate) spi_remote: u64,
@@ -40,11 +42,12 @@ pub(crate) struct IkeSa {
     /// The response to the peer's last request.
     cached: Option<Wire>,
     /// Fragments of the peer's request and of its response.
+    #[serde(skip)]
     incoming: [Option<Reassembly>; 2],
 }
 
 /// A sealed message as it goes over the wire.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Wire {
     pub(crate) whole: Vec<u8>,
     /// How it goes over UDP where it is too long; else empty.
@@ -76,6 +79,11 @@ impl IkeSa {
             cached: None,
             incoming: [None, None],
         }
+    }
+
+    /// Leaves IVs out.
+    pub(super) const fn skip_ivs(&mut self, step: u64) {
+        self.next_iv = self.next_iv.saturating_add(step);
     }
 
     /// The SPIs of initiator and responder.

@@ -1,5 +1,6 @@
 //! How long SAs live: when they are rekeyed, tried again, and ended.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use super::child::Child;
@@ -26,7 +27,7 @@ pub(super) fn retry_wait(cx: &mut Cx<'_>) -> Duration {
 }
 
 /// When an SA is rekeyed, and when it ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Clock {
     /// `None` while a rekey is under way or not wanted.
     pub(super) rekey_at: Option<Instant>,
@@ -55,7 +56,7 @@ impl Clock {
 }
 
 /// The counts at which a pair is rekeyed and ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limit {
     /// `None` once that is under way.
     pub(super) rekey: Option<u64>,

@@ -5,6 +5,7 @@
 //! asks for a new one, at once and then with growing waits; the responder waits for it. The path
 //! moves only on an authentic new message (RFC 9329, 6.1 and 10).
 
+use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ const RECONNECT_MAX: Duration = Duration::from_secs(60);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// What an Originator has going to get a TCP connection.
-#[derive(Default)]
+#[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Link {
     state: LinkState,
     /// Failed attempts in a row.
@@ -32,7 +33,7 @@ pub(crate) struct Link {
     target: Option<(Option<IpAddr>, SocketAddr)>,
 }
 
-#[derive(Default, Clone, Copy)]
+#[derive(Default, Clone, Copy, Serialize, Deserialize)]
 enum LinkState {
     /// Nothing is wanted.
     #[default]

@@ -21,8 +21,10 @@ mod reauth;
 mod rekey;
 mod retired;
 mod row;
+mod saved;
 mod timers;
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -44,6 +46,7 @@ use lifetime::Clock;
 use link::Link;
 pub(crate) use reauth::Succession;
 use retired::Retired;
+pub use saved::RestoreError;
 
 pub(crate) use init::{Answer, reply_in_clear};
 pub use mobike::PathChoice;
@@ -126,10 +129,12 @@ pub(crate) enum Phase {
 }
 
 /// One peer relation. See the module's documentation.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Session {
     pub(crate) id: IkeSaId,
     /// Whether this side began; over TCP it is the Originator for ever (RFC 9329, 1.2).
     pub(crate) initiator: bool,
+    #[serde(with = "saved::connection")]
     pub(crate) connection: Option<Arc<ConnectionConfig>>,
     pub(crate) path: Path,
     pub(crate) link: Link,
@@ -140,6 +145,7 @@ pub(crate) struct Session {
     probed: Instant,
     /// Where the peer says that it can be reached besides.
     peer_addresses: Vec<IpAddr>,
+    #[serde(with = "saved::phase")]
     pub(crate) phase: Phase,
     sa: Option<IkeSa>,
     /// IKE SAs that a rekey has put out of use; the newest last.
@@ -162,7 +168,11 @@ pub(crate) struct Session {
     last_heard: Instant,
     /// Whether this is the only IKE SA of its connection, as far as is known (INITIAL_CONTACT).
     first_contact: bool,
+    /// Restored, and its connection is not configured any more.
+    #[serde(skip)]
+    unconfigured: bool,
     /// Set when the peer was authenticated just now: others of the same peer are to go.
+    #[serde(skip)]
     replaces: Option<Replaces>,
     /// The peer has another IKE SA, and when this one goes if it does not delete it before.
     superseded: Option<Instant>,
@@ -210,6 +220,7 @@ impl Session {
             since: now,
             last_heard: now,
             first_contact: false,
+            unconfigured: false,
             replaces: None,
             superseded: None,
             kept_alive: now,

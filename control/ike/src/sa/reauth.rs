@@ -1,12 +1,13 @@
 //! Reauthentication (RFC 7296, 2.8.3; RFC 4478): a new IKE SA is set up beside the old one, with the
 //! same CHILD SAs, and the old one is deleted only then.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::child::ChildWish;
 use super::exchange::Task;
-use super::{Cx, Phase, Session};
+use super::{Cx, Phase, Session, saved};
 use crate::config::ChildConfig;
 use crate::event::IkeSaId;
 use crate::message::{Message, NotifyType, Payload};
@@ -18,10 +19,12 @@ const MARGIN: u32 = 10;
 const RETRY: Duration = Duration::from_secs(60);
 
 /// What a new IKE SA is to take over.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Succession {
     /// The IKE SA that it takes the place of.
     pub(crate) old: IkeSaId,
     /// The CHILD SAs that are still to be asked for.
+    #[serde(with = "saved::children")]
     pub(crate) children: Vec<Arc<ChildConfig>>,
 }
 

@@ -16,8 +16,10 @@ use crate::keys::{IkeKeys, Inputs, skeyseed_rekeyed};
 use crate::message::{ExchangeType, Message, Notify, NotifyType, Payload, Proposal};
 use crate::negotiate;
 use crate::proposal::KeyExchange;
+use serde::{Deserialize, Serialize};
 
 /// New keys that this side asked for.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct IkeRequest {
     spi_local: u64,
     private: Private,
@@ -29,10 +31,21 @@ pub(crate) struct IkeRequest {
 }
 
 /// An IKE SA made by CREATE_CHILD_SA.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct MadeIke {
     sa: IkeSa,
     /// The lower nonce of its exchange.
     lowest: Vec<u8>,
+}
+
+impl IkeRequest {
+    /// What the peer made while this side waited.
+    pub(super) const fn rival_sa(&mut self) -> Option<&mut IkeSa> {
+        match &mut self.rival {
+            Some(rival) => Some(&mut rival.sa),
+            None => None,
+        }
+    }
 }
 
 // As initiator.

@@ -3,6 +3,7 @@
 //! The side that has to delete one sends the Delete and repeats it like any request; the other
 //! answers it, and repetitions of it a little longer. Nothing new is made on them.
 
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 use super::create::plain;
@@ -19,6 +20,7 @@ const RETIRED_TIMEOUT: Duration = Duration::from_secs(60);
 const RETIRED_MAX: usize = 4;
 
 /// An IKE SA that is to go.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Retired {
     pub(super) sa: IkeSa,
     /// When it is forgotten, deleted or not.
@@ -28,6 +30,7 @@ pub(super) struct Retired {
 }
 
 /// A Delete under way.
+#[derive(Serialize, Deserialize)]
 pub(super) struct SentDelete {
     pub(super) message_id: u32,
     pub(super) wire: Wire,

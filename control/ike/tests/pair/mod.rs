@@ -4,13 +4,15 @@
 //! network delays, and as told loses, repeats, reorders, translates addresses (NAT) or forbids UDP
 //! or TCP. All randomness comes from a seed, so that every run is the same.
 
+pub(crate) mod crash;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::{
-    ChildConfig, ChildId, ChildPath, ChildSa, ConnToken, ConnectionConfig, Endpoint,
+    ChildClaim, ChildConfig, ChildId, ChildPath, ChildSa, ConnToken, ConnectionConfig, Endpoint,
     EndpointConfig, Event, Host, Identity, IkeSaId, IkeSnapshot, InstallError, Instant, Path,
     Received, Secret, Transmit, Transport,
 };
@@ -54,6 +56,8 @@ pub(crate) struct TestHost {
     pub(crate) last_outbound: Option<Instant>,
     /// Refuse to install.
     pub(crate) broken: bool,
+    /// What the process before left in the data plane and this one has not claimed.
+    left: crash::Left,
 }
 
 impl TestHost {
@@ -72,6 +76,10 @@ impl Host for TestHost {
         self.connections.iter().filter(|c| c.covers(local, remote)).cloned().collect()
     }
 
+    fn connection(&mut self, name: &str) -> Option<Arc<ConnectionConfig>> {
+        self.connections.iter().find(|c| c.name == name).cloned()
+    }
+
     fn psk(&mut self, _local: &Identity, remote: &Identity) -> Option<Secret> {
         self.psk.iter().find(|(id, _)| id.same_as(remote)).map(|(_, secret)| secret.clone())
     }
@@ -87,12 +95,38 @@ impl Host for TestHost {
     }
 
     fn release_child(&mut self, spi_in: u32) {
-        assert!(self.reserved.remove(&spi_in), "{spi_in:08x} was not reserved");
+        if self.left.unfinished.remove(&spi_in) {
+            self.drop_child(spi_in);
+            return;
+        }
+        // A process that died may have come so far before.
+        let known = self.reserved.remove(&spi_in) || self.left.crashed;
+        assert!(known, "{spi_in:08x} was not reserved");
+    }
+
+    fn claim_spi(&mut self, spi_in: u32) {
+        self.left.claim_spi(spi_in);
+    }
+
+    fn claim_child(&mut self, claim: &ChildClaim<'_>) -> bool {
+        let known = self
+            .installed
+            .get(&claim.spi_in)
+            .is_some_and(|sa| (sa.id, sa.ike, sa.spi_out) == (claim.id, claim.ike, claim.spi_out));
+        if known && claim.outbound {
+            self.outbound.insert(claim.id);
+        }
+        self.left.installed.remove(&claim.spi_in);
+        known
     }
 
     fn install_child(&mut self, sa: &ChildSa) -> Result<(), InstallError> {
         if self.broken {
             return Err(InstallError("it is told to refuse".into()));
+        }
+        if self.left.unfinished.remove(&sa.spi_in) {
+            self.install_again(sa);
+            return Ok(());
         }
         assert!(self.reserved.remove(&sa.spi_in), "{:08x} was not reserved", sa.spi_in);
         assert_eq!(sa.keymat_in.expose().len(), sa.suite.encryption.keymat_len());
@@ -106,12 +140,14 @@ impl Host for TestHost {
 
     fn enable_outbound(&mut self, id: ChildId, spi_in: u32) {
         assert_eq!(self.installed[&spi_in].id, id);
-        assert!(self.outbound.insert(id));
+        assert!(self.outbound.insert(id) || self.left.crashed);
     }
 
     fn remove_child(&mut self, id: ChildId, spi_in: u32) {
         self.outbound.remove(&id);
-        assert_eq!(self.installed.remove(&spi_in).map(|sa| sa.id), Some(id));
+        let removed = self.installed.remove(&spi_in).map(|sa| sa.id);
+        // A process that died may have come so far before.
+        assert!(removed == Some(id) || removed.is_none() && self.left.crashed);
     }
 
     fn set_path(&mut self, ike: IkeSaId, path: &ChildPath) {
@@ -141,6 +177,8 @@ pub(crate) struct Side {
     /// When it sent a NAT keepalive, and where to.
     pub(crate) keepalives: Vec<(Instant, Path)>,
     pub(crate) closes: Vec<ConnToken>,
+    /// What outlives the process.
+    pub(crate) kept: crash::Kept,
 }
 
 impl Side {
@@ -158,7 +196,9 @@ impl Side {
             last_inbound: None,
             last_outbound: None,
             broken: false,
+            left: crash::Left::default(),
         };
+        let kept = crash::Kept::new(&config);
         Self {
             endpoint: Endpoint::new(config),
             host,
@@ -168,6 +208,7 @@ impl Side {
             connects: Vec::new(),
             keepalives: Vec::new(),
             closes: Vec::new(),
+            kept,
         }
     }
 
@@ -212,6 +253,8 @@ pub(crate) struct Net {
     pub(crate) nat: bool,
     /// Added to the ports that the NAT shows, to let it forget its mapping.
     pub(crate) nat_shift: u16,
+    /// When processes die.
+    pub(crate) crash: crash::Plan,
 }
 
 enum What {
@@ -297,6 +340,7 @@ impl Pair {
                 lose: [0, 0],
                 nat: false,
                 nat_shift: 0,
+                crash: crash::Plan::default(),
             },
             wire: BTreeMap::new(),
             order: 0,
@@ -361,9 +405,11 @@ impl Pair {
     /// Takes what a side wants to send.
     fn collect(&mut self, from_a: bool) {
         let now = self.now;
+        self.side(from_a).save();
         while let Some(transmit) = self.side(from_a).endpoint.poll_transmit() {
             match transmit {
                 Transmit::Message { path, octets } => {
+                    self.side(from_a).kept.check(&octets);
                     self.side(from_a).sent.push((now, path, octets.clone()));
                     self.carry(from_a, &path, octets);
                 }
@@ -438,8 +484,13 @@ impl Pair {
     pub(crate) fn inject(&mut self, to_a: bool, path: &Path, octets: &[u8]) -> Received {
         let now = self.now;
         let side = self.side(to_a);
-        let received = side.endpoint.handle_message(now, path, octets, &mut side.host);
-        side.received.push(received);
+        let mut received = side.endpoint.handle_message(now, path, octets, &mut side.host);
+        if self.crash(to_a) {
+            // What a process died over comes again to the next one.
+            let side = self.side(to_a);
+            received = side.endpoint.handle_message(now, path, octets, &mut side.host);
+        }
+        self.side(to_a).received.push(received);
         self.collect(true);
         self.collect(false);
         received
@@ -512,8 +563,11 @@ impl Pair {
                 let side = self.side(a);
                 if side.endpoint.poll_timeout().is_some_and(|at| at <= now) {
                     side.endpoint.handle_timeout(now, &mut side.host);
+                    // A timer comes again by itself to who did not live to save what it did.
+                    let again = self.crash(a);
+                    let side = self.side(a);
                     let after = side.endpoint.poll_timeout();
-                    assert!(after.is_none_or(|at| at > now), "a timer that is due stays due");
+                    assert!(again || after.is_none_or(|at| at > now), "a due timer stays due");
                 }
             }
         }

@@ -5,10 +5,11 @@ mod answer;
 mod request;
 mod selectors;
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::lifetime::{Clock, Limit};
-use super::{Cx, Session};
+use super::{Cx, Session, saved};
 use crate::config::{ChildConfig, ChildMode};
 use crate::crypto::{Private, SecretOctets};
 use crate::event::{ChildFailure, ChildId, DownReason, Event};
@@ -22,8 +23,10 @@ pub(super) use request::traits_of;
 use selectors::ranges;
 
 /// A pair of CHILD SAs that is installed.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Child {
     pub(super) id: ChildId,
+    #[serde(with = "saved::child")]
     pub(super) config: Arc<ChildConfig>,
     pub(super) spi_in: u32,
     pub(super) spi_out: u32,
@@ -35,7 +38,7 @@ pub(super) struct Child {
     /// Why a Delete for it is on its way.
     pub(super) leaving: Option<DownReason>,
     /// The pair whose end lets outbound packets use this one (RFC 7296, 2.8).
-    waits_for: Option<ChildId>,
+    pub(super) waits_for: Option<ChildId>,
     /// The pair that this one took over from.
     pub(super) replaces: Option<ChildId>,
     pub(super) clock: Clock,
@@ -44,7 +47,9 @@ pub(super) struct Child {
 }
 
 /// A pair to be asked for.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct ChildWish {
+    #[serde(with = "saved::child")]
     pub(super) config: Arc<ChildConfig>,
     /// The pair that it is to replace.
     pub(super) replaces: Option<ChildId>,
@@ -63,6 +68,7 @@ impl ChildWish {
 }
 
 /// A pair that the peer made in place of the same one as a request of this side (RFC 7296, 2.8.1).
+#[derive(Serialize, Deserialize)]
 pub(super) struct RivalChild {
     pub(super) id: ChildId,
     /// The lower nonce of its exchange.
@@ -70,6 +76,7 @@ pub(super) struct RivalChild {
 }
 
 /// A pair that this side asked for.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct ChildRequest {
     pub(super) wish: ChildWish,
     pub(super) spi_in: u32,
