@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use culvert_dataplane_config::Side;
 use culvert_ike::{
-    ChildId, ChildPath, ChildSa, ConnectionConfig, Host, Identity, IkeSaId, InstallError, Instant,
-    Secret,
+    ChildClaim, ChildId, ChildPath, ChildSa, ConnectionConfig, Host, Identity, IkeSaId,
+    InstallError, Instant, Secret,
 };
 
 use crate::config::{Config, Connection};
@@ -50,6 +50,10 @@ impl Host for Services {
         fitting
     }
 
+    fn connection(&mut self, name: &str) -> Option<Arc<ConnectionConfig>> {
+        self.config.connection(name).map(|connection| Arc::clone(&connection.ike))
+    }
+
     fn psk(&mut self, local: &Identity, remote: &Identity) -> Option<Secret> {
         self.config.secrets.find(local, remote)
     }
@@ -66,6 +70,14 @@ impl Host for Services {
 
     fn release_child(&mut self, spi_in: u32) {
         self.forwarding.release(spi_in);
+    }
+
+    fn claim_spi(&mut self, ike: IkeSaId, spi_in: u32) {
+        self.forwarding.claim_spi(ike, spi_in);
+    }
+
+    fn claim_child(&mut self, claim: &ChildClaim<'_>) -> bool {
+        self.forwarding.claim(claim)
     }
 
     fn install_child(&mut self, sa: &ChildSa) -> Result<(), InstallError> {

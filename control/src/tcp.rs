@@ -87,6 +87,12 @@ impl Tcp {
         self.conns.insert(convert::token(conn), entry);
     }
 
+    /// Whether a connection is open.
+    #[must_use]
+    pub fn is_open(&self, conn: ConnRef) -> bool {
+        self.conns.contains_key(&convert::token(conn))
+    }
+
     /// A connection is gone.
     pub fn closed(&mut self, conn: ConnRef) -> Option<Conn> {
         self.conns.remove(&convert::token(conn))

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::{
-    ChildId, ChildPath, ChildSa, ConnToken, ConnectionConfig, Endpoint, EndpointConfig, Host,
+    ChildClaim, ChildId, ChildPath, ChildSa, ConnToken, ConnectionConfig, Endpoint, EndpointConfig, Host,
     Identity, IkeSaId, InstallError, Instant, Path, Secret,
 };
 use libfuzzer_sys::fuzz_target;
@@ -32,6 +32,10 @@ impl Host for Gateway {
         vec![Arc::clone(&self.connection)]
     }
 
+    fn connection(&mut self, _: &str) -> Option<Arc<ConnectionConfig>> {
+        Some(Arc::clone(&self.connection))
+    }
+
     fn psk(&mut self, _: &Identity, _: &Identity) -> Option<Secret> {
         Some(Secret::new(b"a secret that no fuzzer has".to_vec()))
     }
@@ -45,6 +49,12 @@ impl Host for Gateway {
     }
 
     fn release_child(&mut self, _: u32) {}
+
+    fn claim_spi(&mut self, _: IkeSaId, _: u32) {}
+
+    fn claim_child(&mut self, _: &ChildClaim<'_>) -> bool {
+        false
+    }
 
     fn install_child(&mut self, _: &ChildSa) -> Result<(), InstallError> {
         panic!("an SA for somebody without the key");

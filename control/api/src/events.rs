@@ -139,6 +139,15 @@ pub enum Happening {
         /// Why, and what to do.
         reason: String,
     },
+    /// A control process has taken up what the one before it left.
+    Restored {
+        /// IKE SAs that go on.
+        ike_sas: u64,
+        /// CHILD SAs that go on.
+        child_sas: u64,
+        /// CHILD SAs whose IKE SA could not be restored; they forward until their lifetime ends.
+        orphans: u64,
+    },
     /// The packets of an IKE SA and its CHILD SAs go another way.
     PathMoved {
         /// The peer's address and port.
@@ -235,6 +244,13 @@ impl fmt::Display for Happening {
             }
             Self::ReauthenticationFailed { reason } => {
                 write!(f, "not authenticated anew, it is tried again: {reason}")
+            }
+            Self::Restored { ike_sas, child_sas, orphans } => {
+                write!(f, "restored {ike_sas} IKE SAs with {child_sas} CHILD SAs")?;
+                match orphans {
+                    0 => Ok(()),
+                    _ => write!(f, ", {orphans} CHILD SAs are orphans"),
+                }
             }
             Self::PathMoved { remote, transport, old_remote, old_transport } => {
                 write!(f, "peer moved to {remote} over {transport}")?;

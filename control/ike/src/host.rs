@@ -176,7 +176,7 @@ pub trait Host {
     /// still under way. That process may even have installed the SA and died before it could save
     /// that; [`Host::install_child`] is then called again with the same keys, and must go on with
     /// the sequence numbers that were used.
-    fn claim_spi(&mut self, spi_in: u32);
+    fn claim_spi(&mut self, ike: IkeSaId, spi_in: u32);
 
     /// Takes up a pair that an earlier process installed; whether it is still there.
     fn claim_child(&mut self, claim: &ChildClaim<'_>) -> bool;

@@ -9,6 +9,7 @@ mod happenings;
 mod known;
 mod records;
 mod rows;
+mod saved;
 mod targets;
 mod usage;
 mod waiters;
@@ -32,6 +33,7 @@ use crate::{clock, convert};
 
 pub use commands::{Beginnings, Begun};
 use known::Known;
+use saved::Saver;
 use waiters::Waiters;
 
 /// Records taken in one turn, so that timers and clients get theirs too.
@@ -65,6 +67,9 @@ pub struct Engine {
     waiters: Waiters,
     /// What was told of the SAs that stand.
     known: Known,
+    saver: Saver,
+    /// IKE SAs that were restored and wait for the workers.
+    restored: Vec<IkeSaId>,
     /// IKE messages dropped, by reason.
     drops: BTreeMap<&'static str, u64>,
     /// Records of the workers that could not be read, and messages that found no room.
@@ -94,6 +99,8 @@ impl Engine {
             history: History::default(),
             waiters: Waiters::default(),
             known: Known::default(),
+            saver: Saver::default(),
+            restored: Vec::new(),
             drops: BTreeMap::new(),
             malformed: 0,
             unsent: 0,
@@ -121,10 +128,7 @@ impl Engine {
         if let Some(view) = view {
             self.services.forwarding.attach(view);
             self.find_connections();
-            let orphans = self.services.forwarding.orphans().len();
-            if orphans > 0 {
-                tracing::info!(orphans, "SAs of an earlier control process go on forwarding");
-            }
+            self.restore();
         }
         self.dataplane = Link::Met { ns: culvert_shm::monotonic_ns() };
     }
@@ -142,6 +146,7 @@ impl Engine {
             self.dataplane = Link::Up;
             self.dataplane_since = clock::now();
             self.history.note(None, None, Happening::DataplaneUp);
+            self.resume();
         }
     }
 
@@ -171,9 +176,11 @@ impl Engine {
     /// Does all that there is to do; whether there was any record, so that there may be more.
     pub fn turn(&mut self) -> bool {
         self.look_for_workers();
-        let records = self.take_records();
+        // What would be sent before the workers are at work, they would throw away.
+        let is_idle = matches!(self.dataplane, Link::Met { .. });
+        let records = if is_idle { 0 } else { self.take_records() };
         let now = clock::now();
-        if self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
+        if !is_idle && self.endpoint.poll_timeout().is_some_and(|due| due <= now) {
             self.endpoint.handle_timeout(now, &mut self.services);
         }
         if now.since(self.tended) >= TEND_INTERVAL {
@@ -193,16 +200,19 @@ impl Engine {
         let starts = self.starts.next().filter(|_| self.is_dataplane_up());
         let met = matches!(self.dataplane, Link::Met { .. });
         let look = met.then(|| clock::now() + LOOK_INTERVAL);
-        let due = [self.endpoint.poll_timeout(), starts, look, Some(self.tended + TEND_INTERVAL)];
+        let protocol = self.endpoint.poll_timeout().filter(|_| !met);
+        let due = [protocol, starts, look, Some(self.tended + TEND_INTERVAL)];
         due.into_iter().flatten().min().unwrap_or_default()
     }
 
-    /// Hands down what the protocol wants sent, and takes its events. Events may cause more to be
-    /// sent, and so on until there is nothing more.
+    /// Saves what has changed, hands down what the protocol wants sent, and takes its events. Events may
+    /// cause more to be sent, and so on until there is nothing more.
     fn flush(&mut self) {
         loop {
-            while let Some(transmit) = self.endpoint.poll_transmit() {
+            self.save();
+            if let Some(transmit) = self.endpoint.poll_transmit() {
                 self.transmit(transmit);
+                continue;
             }
             let Some(event) = self.endpoint.poll_event() else { break };
             self.happened(event);
@@ -260,6 +270,7 @@ impl Engine {
             self.dataplane == Link::Down && now.since(self.dataplane_since) >= DATAPLANE_GONE_AFTER;
         self.services.forwarding.tend(clock::to_ns(now), gone);
         self.tell_usage();
+        self.tend_saved();
         self.end_expired(now);
         self.close_unused(now);
         self.waiters.tidy();
@@ -323,6 +334,7 @@ impl Engine {
     pub fn abandon(&mut self) {
         let left: Vec<IkeSaId> = self.endpoint.sas().map(|sa| sa.id).collect();
         left.into_iter().for_each(|ike| self.services.forwarding.forget_peer(ike));
+        self.forget_saved();
     }
 
     /// The established IKE SA of a connection, the youngest if there are several.

@@ -50,9 +50,7 @@ impl Gateway {
     /// Starts it with this configuration, to which `[control]` is added.
     pub(crate) fn start(config: &str) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let control = format!("\n[control]\nruntime_dir = \"{}\"\n", dir.path().display());
-        std::fs::write(dir.path().join("culvert.toml"), format!("{config}{control}"))
-            .expect("written");
+        configure(dir.path(), config);
         let process = spawn(dir.path());
         let gateway = Self { dir, process };
         gateway.client();
@@ -61,10 +59,25 @@ impl Gateway {
 
     /// Kills it as a crash would, and starts another one in its place.
     pub(crate) fn crash_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// Kills it as a crash would.
+    pub(crate) fn kill(&mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("ended");
+    }
+
+    /// Starts another one in the place of one that has ended.
+    pub(crate) fn restart(&mut self) {
         self.process = spawn(self.dir.path());
         self.client();
+    }
+
+    /// The configuration of the next one.
+    pub(crate) fn configure(&self, config: &str) {
+        configure(self.dir.path(), config);
     }
 
     /// Asks it to stop, and waits until it has.
@@ -133,6 +146,11 @@ impl Drop for Gateway {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+fn configure(dir: &Path, config: &str) {
+    let control = format!("\n[control]\nruntime_dir = \"{}\"\n", dir.display());
+    std::fs::write(dir.join("culvert.toml"), format!("{config}{control}")).expect("written");
 }
 
 fn spawn(dir: &Path) -> Child {
@@ -253,6 +271,20 @@ impl Dataplane {
         let token = token.unwrap_or(0);
         self.send(&Up::TcpOpened { conn, local, remote, originator, token });
         conn
+    }
+
+    /// Damages the shared memory wherever these octets are; how often that was.
+    pub(crate) fn damage(&self, octets: &[u8]) -> usize {
+        let fd = self.bundle.region.fd();
+        let len = LAYOUT.region_bytes();
+        let mut memory = vec![0; usize::try_from(len).expect("a small region")];
+        rustix::io::pread(fd, &mut memory[..], 0).expect("read");
+        let found = memory.windows(octets.len()).enumerate().filter(|(_, w)| *w == octets);
+        let found: Vec<usize> = found.map(|(at, _)| at).collect();
+        for at in &found {
+            rustix::io::pwrite(fd, b"?", *at as u64).expect("written");
+        }
+        found.len()
     }
 
     /// Counts a packet in and one out on each SA, as if they had passed.

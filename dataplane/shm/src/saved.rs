@@ -152,6 +152,13 @@ impl Store {
         Ok(())
     }
 
+    /// Overwrites what the slot holds and says so.
+    pub(crate) fn lose(&mut self, region: &Region, slot: u32) {
+        if let Some(word) = region.saved_slots().get(slot as usize) {
+            self.replace(region, word, LOST);
+        }
+    }
+
     /// Forgets what the slot holds, and gives the slot back.
     pub(crate) fn free_slot(&mut self, region: &Region, slot: u32) {
         if let Some(word) = region.saved_slots().get(slot as usize) {

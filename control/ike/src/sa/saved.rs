@@ -94,7 +94,7 @@ impl Session {
             None => {}
         }
         for spi_in in self.reserved() {
-            host.claim_spi(spi_in);
+            host.claim_spi(self.id, spi_in);
         }
         let mut lost = Vec::new();
         for child in &self.children {
@@ -122,6 +122,7 @@ impl Session {
     pub(crate) fn resume(&mut self, cx: &mut Cx<'_>) {
         self.transmit(cx);
         self.repeat_deletes(cx);
+        self.set_child_path(cx);
         if self.link.request().is_some() {
             // Whatever opens for the request of the process before, nobody knows any more.
             self.reconnect(cx);

@@ -104,7 +104,7 @@ impl Host for TestHost {
         assert!(known, "{spi_in:08x} was not reserved");
     }
 
-    fn claim_spi(&mut self, spi_in: u32) {
+    fn claim_spi(&mut self, _ike: IkeSaId, spi_in: u32) {
         self.left.claim_spi(spi_in);
     }
 

@@ -36,6 +36,11 @@ impl ControlView {
         self.store.write(&self.region, slot, octets)
     }
 
+    /// Overwrites a slot's snapshot, which is past, and leaves [`Saved::Lost`] in its place.
+    pub fn lose_saved(&mut self, slot: u32) {
+        self.store.lose(&self.region, slot);
+    }
+
     /// Overwrites a slot's snapshot and gives the slot free.
     pub fn free_saved_slot(&mut self, slot: u32) {
         self.store.free_slot(&self.region, slot);

@@ -5,19 +5,23 @@
 //! packets into it at once or, for a responder's rekey, when the peer is known to have it. It is
 //! taken down in the reverse order, and its keys are overwritten once every worker has passed.
 //!
-//! SAs that an earlier control process made are *orphans*: they forward until their lifetime ends,
-//! unless the same child comes up anew with the same peer, or somebody terminates them.
+//! What an earlier control process left is claimed by the IKE SAs that are restored ([`claims`]).
+//! SAs that belong to none are [`orphans`].
+
+mod claims;
+mod orphans;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use culvert_ike::{ChildId, ChildPath, ChildSa, IkeSaId, InstallError, Instant};
 use culvert_shm::{
-    ControlView, Down, KeyMaterial, Name, Path, PeerConfig, Policy, SaConfig, SlotRef, SlotState,
+    ControlView, Down, KeyMaterial, Name, Path, PeerConfig, Policy, SaConfig, SlotRef,
 };
 
 use crate::policies::{self, Match};
 use crate::{clock, convert};
+pub use orphans::Orphan;
 
 /// A priority's upper part is a policy's width, so that narrower ones win; below it newer ones win
 /// over older ones of the same width.
@@ -46,25 +50,6 @@ pub struct Installed {
     policies: Vec<(SlotRef, Match)>,
 }
 
-/// An SA pair of an earlier control process.
-pub struct Orphan {
-    /// Its slot.
-    pub slot: SlotRef,
-    /// The peer's slot.
-    pub peer: SlotRef,
-    /// Name of the connection.
-    pub connection: String,
-    /// The peer's identity.
-    pub remote_id: String,
-    /// Name of the child.
-    pub name: String,
-    /// The SPI that its packets arrive with.
-    pub spi_in: u32,
-    /// No packet passes from then on.
-    pub deadline_ns: u64,
-    policies: Vec<SlotRef>,
-}
-
 /// Policies with the same match: the newest must have the lowest number.
 struct Precedence {
     lowest: u32,
@@ -80,33 +65,14 @@ pub struct Forwarding {
     reserved: HashMap<u32, SlotRef>,
     installed: HashMap<u32, Installed>,
     orphans: Vec<Orphan>,
+    /// Orphans that an exchange under way had installed before its process died.
+    unfinished: HashMap<u32, Orphan>,
     precedence: HashMap<Match, Precedence>,
     /// SAs whose worker had no room in its ring when they were installed.
     untold: Vec<SlotRef>,
 }
 
 impl Forwarding {
-    /// Begins with a region's view, once: finds what an earlier control process left.
-    pub fn attach(&mut self, mut view: ControlView) {
-        view.release_unclaimed();
-        let mut orphans = find_orphans(&view);
-        for index in 0..view.region().layout().policy_slots {
-            let Some((slot, _, policy)) = view.policy(index) else { continue };
-            let orphan = orphans.iter_mut().find(|orphan| orphan.slot == policy.sa);
-            if let Some(orphan) = orphan {
-                orphan.policies.push(slot);
-            }
-            let found = Match {
-                remote: policy.remote,
-                remote_ports: policy.remote_ports,
-                local: policy.local,
-            };
-            note(&mut self.precedence, found, policy.priority);
-        }
-        self.orphans = orphans;
-        self.view = Some(view);
-    }
-
     /// The region's view, once there is a region.
     #[must_use]
     pub fn view(&self) -> Option<&ControlView> {
@@ -136,6 +102,9 @@ impl Forwarding {
 
     /// Gives a reserved slot back.
     pub fn release(&mut self, spi_in: u32) {
+        if let Some(orphan) = self.unfinished.remove(&spi_in) {
+            self.end_orphan(&orphan);
+        }
         if let (Some(slot), Some(view)) = (self.reserved.remove(&spi_in), &mut self.view) {
             view.retire_sa(slot);
         }
@@ -152,6 +121,9 @@ impl Forwarding {
         deadline_ns: u64,
     ) -> Result<(), InstallError> {
         let failed = |reason: &dyn std::fmt::Display| InstallError(reason.to_string());
+        if let Some(orphan) = self.unfinished.remove(&sa.spi_in) {
+            return self.install_again(orphan, sa);
+        }
         let slot = self.reserved.get(&sa.spi_in).copied();
         let slot = slot.ok_or_else(|| failed(&"its SPI was not reserved"))?;
         let matches =
@@ -261,7 +233,11 @@ impl Forwarding {
     /// Sends a peer's packets another way.
     pub fn set_path(&mut self, ike: IkeSaId, path: &ChildPath) {
         let Some(peer) = self.peers.get_mut(&ike) else { return };
-        peer.path = convert::esp_path(path);
+        let path = convert::esp_path(path);
+        if peer.path == path && !peer.untold {
+            return;
+        }
+        peer.path = path;
         peer.untold = true;
         self.tell_paths();
     }
@@ -313,48 +289,6 @@ impl Forwarding {
         }
     }
 
-    // Orphans.
-
-    /// SA pairs of an earlier control process.
-    #[must_use]
-    pub fn orphans(&self) -> &[Orphan] {
-        &self.orphans
-    }
-
-    /// Ends those orphans for which `ends` holds; how many.
-    pub fn end_orphans(&mut self, ends: impl Fn(&Orphan) -> bool) -> usize {
-        let (ended, left): (Vec<Orphan>, Vec<Orphan>) =
-            std::mem::take(&mut self.orphans).into_iter().partition(|orphan| ends(orphan));
-        self.orphans = left;
-        let Some(view) = &mut self.view else { return 0 };
-        for orphan in &ended {
-            orphan.policies.iter().for_each(|policy| view.retire_policy(*policy));
-            view.retire_sa(orphan.slot);
-            if self.orphans.iter().all(|other| other.peer != orphan.peer) {
-                view.retire_peer(orphan.peer);
-            }
-        }
-        ended.len()
-    }
-
-    /// The same child of the same peer stands anew.
-    fn replace_orphans(&mut self, sa: &ChildSa) {
-        if self.orphans.is_empty() {
-            return;
-        }
-        // Names in the shared memory may have been cut.
-        let same = |name: &str, text: &str| name == Name::new(text).as_str();
-        let remote_id = sa.remote_id.to_string();
-        let replaced = self.end_orphans(|orphan| {
-            same(&orphan.connection, &sa.connection)
-                && same(&orphan.name, &sa.name)
-                && same(&orphan.remote_id, &remote_id)
-        });
-        if replaced > 0 {
-            tracing::info!(connection = sa.connection, child = sa.name, "orphaned SA replaced");
-        }
-    }
-
     /// What is due now and then: overwriting retired keys, ending orphans, telling workers what
     /// they had no room for.
     pub fn tend(&mut self, now_ns: u64, dataplane_gone: bool) {
@@ -395,27 +329,6 @@ fn config(
         local: policies::selectors(&sa.local_ts).ok()?,
         remote: policies::selectors(&sa.remote_ts).ok()?,
     })
-}
-
-fn find_orphans(view: &ControlView) -> Vec<Orphan> {
-    let sas = (0..view.region().layout().sa_slots).filter_map(|index| view.sa(index));
-    let orphans = sas.filter(|(_, state, _)| *state == SlotState::Orphan);
-    let describe = |(slot, _, sa): (SlotRef, SlotState, SaConfig)| {
-        let peer = view.peer(sa.peer.index).filter(|(slot, ..)| *slot == sa.peer);
-        let (connection, remote_id) =
-            peer.map(|(_, _, peer)| (peer.connection, peer.remote_id)).unzip();
-        Orphan {
-            slot,
-            peer: sa.peer,
-            connection: connection.map(|name| name.to_string()).unwrap_or_default(),
-            remote_id: remote_id.map(|name| name.to_string()).unwrap_or_default(),
-            name: sa.name.to_string(),
-            spi_in: sa.spi_in,
-            deadline_ns: sa.deadline_ns,
-            policies: Vec::new(),
-        }
-    };
-    orphans.map(describe).collect()
 }
 
 /// The priority of one more policy with this match: before all others of the same.
