@@ -146,6 +146,7 @@ fn garbage_from_the_network_is_counted() {
         dataplane.send(&Up::IkeMessage { path, payload });
     }
     eventually("it is dropped", || {
+        dataplane.serve();
         let drops = ["ike_bad_header", "ike_bad_version", "ike_unknown_spi", "ike_bad_payload"];
         let total: u64 = drops.iter().map(|name| gateway.counter(name)).sum();
         (total == 4).then_some(())
@@ -161,7 +162,10 @@ fn a_connection_without_ike_sa_is_closed() {
     let local = "192.0.2.1:4500".parse().expect("an address");
     let remote = "203.0.113.9:50000".parse().expect("an address");
     let conn = dataplane.open(local, remote, None);
-    eventually("it is known", || (gateway.status().tcp_connections == 1).then_some(()));
+    eventually("it is known", || {
+        dataplane.serve();
+        (gateway.status().tcp_connections == 1).then_some(())
+    });
     let opened = std::time::Instant::now();
     eventually("it is closed", || {
         dataplane.serve();

@@ -112,7 +112,8 @@ impl Engine {
     /// Tells of what was restored, and lets it stand.
     fn know_restored(&mut self) {
         let (mut ike_sas, mut child_sas) = (0, 0);
-        for sa in self.endpoint.sas() {
+        let sas: Vec<_> = self.endpoint.sas().collect();
+        for sa in sas {
             ike_sas += 1;
             self.known.ike_up(&sa);
             for child in &sa.children {
@@ -124,6 +125,7 @@ impl Engine {
                     name: child.name.clone(),
                     spi_in: child.spi_in,
                     rekeying: None,
+                    metered: self.is_metered(&sa.connection, &child.name),
                 };
                 self.known.children.insert(child.id, known);
             }
