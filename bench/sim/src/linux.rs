@@ -16,7 +16,7 @@ mod peer;
 mod runs;
 mod shim;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -30,14 +30,58 @@ pub use peer::{Flow, listen, pattern, receive, send};
 pub use runs::Sender;
 pub use shim::Shim;
 
-/// The engine's address.
-pub const ENGINE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 1));
+/// Addresses of one interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    v4: Ipv4Addr,
+    v6: Ipv6Addr,
+}
+
+impl Addresses {
+    /// Host number `host` of the link number `link`.
+    const fn new(link: u8, host: u8) -> Self {
+        Self {
+            v4: Ipv4Addr::new(10, 77, link, host),
+            v6: Ipv6Addr::new(0xfd77, link as u16, 0, 0, 0, 0, 0, host as u16),
+        }
+    }
+
+    /// The one of a family.
+    #[must_use]
+    pub const fn of(self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => IpAddr::V4(self.v4),
+            Family::V6 => IpAddr::V6(self.v6),
+        }
+    }
+
+    /// The one of the same family as `other`.
+    #[must_use]
+    pub const fn like(self, other: IpAddr) -> IpAddr {
+        self.of(if other.is_ipv4() { Family::V4 } else { Family::V6 })
+    }
+
+    const fn both(self) -> [IpAddr; 2] {
+        [self.of(Family::V4), self.of(Family::V6)]
+    }
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// The engine's addresses.
+pub const ENGINE: Addresses = Addresses::new(1, 1);
 /// The left Linux's.
-pub const LEFT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
+pub const LEFT: Addresses = Addresses::new(1, 2);
 /// The right Linux's.
-pub const RIGHT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 2, 1));
-const MIDDLE: [IpAddr; 2] =
-    [IpAddr::V4(Ipv4Addr::new(10, 77, 1, 254)), IpAddr::V4(Ipv4Addr::new(10, 77, 2, 254))];
+pub const RIGHT: Addresses = Addresses::new(2, 1);
+const MIDDLE: [Addresses; 2] = [Addresses::new(1, 254), Addresses::new(2, 254)];
 /// Largest TCP buffers of both Linux hosts, in octets.
 const BUFFER_MAX: u32 = 64 << 20;
 /// Counts what conntrack calls invalid, in both directions (nf_conntrack_tcp_be_liberal is 0).
@@ -105,12 +149,18 @@ impl Lab {
         connect((&left, "l0"), (&shim, "s0"))?;
         connect((&middle, "m0"), (&shim, "s1"))?;
         connect((&middle, "m1"), (&right, "r0"))?;
-        left.add_address("l0", LEFT, 24)?;
-        middle.add_address("m0", MIDDLE[0], 24)?;
-        middle.add_address("m1", MIDDLE[1], 24)?;
-        right.add_address("r0", RIGHT, 24)?;
-        left.add_default_route(MIDDLE[0])?;
-        right.add_default_route(MIDDLE[1])?;
+        for (host, interface, addresses) in [
+            (&left, "l0", LEFT),
+            (&middle, "m0", MIDDLE[0]),
+            (&middle, "m1", MIDDLE[1]),
+            (&right, "r0", RIGHT),
+        ] {
+            host.add_address(interface, addresses.of(Family::V4), 24)?;
+            host.add_address(interface, addresses.of(Family::V6), 64)?;
+        }
+        for (host, router) in [(&left, MIDDLE[0]), (&right, MIDDLE[1])] {
+            router.both().iter().try_for_each(|via| host.add_default_route(*via))?;
+        }
         middle.forward()?;
         middle.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "0")?;
         command::succeed(
@@ -122,8 +172,10 @@ impl Lab {
             RULES,
         )?;
         // Legs take frames to any address, and write the one that the kernel expects.
-        left.run(&format!("ip neigh add {} lladdr 02:00:00:00:00:77 dev l0", MIDDLE[0]))?;
-        for host in [ENGINE, LEFT] {
+        for router in MIDDLE[0].both() {
+            left.run(&format!("ip neigh add {router} lladdr 02:00:00:00:00:77 dev l0"))?;
+        }
+        for host in [ENGINE, LEFT].into_iter().flat_map(Addresses::both) {
             middle.run(&format!("ip neigh add {host} lladdr 02:00:00:00:00:77 dev m0"))?;
         }
         for host in [&left, &right] {

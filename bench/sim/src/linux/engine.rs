@@ -59,7 +59,7 @@ impl Engine {
     /// # Errors
     /// No port, or no room.
     pub fn connect(&mut self, now: Instant, remote: SocketAddr, task: Task) -> Result<()> {
-        let id = self.stack.connect(now, ENGINE, remote)?;
+        let id = self.stack.connect(now, ENGINE.like(remote.ip()), remote)?;
         let (left, closes) = match task {
             Task::Send(octets) => (octets, true),
             Task::SendOn => (u64::MAX, false),

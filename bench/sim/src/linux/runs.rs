@@ -1,6 +1,6 @@
 //! Whole transfers over the shim.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant as Clock};
@@ -10,7 +10,7 @@ use culvert_tcpstack::{CongestionControl, Instant, Stack, StackConfig, TcpSecret
 
 use super::engine::{Engine, Task};
 use super::peer::{Flow, listen, receive, send};
-use super::{ENGINE, Lab, NAP, RIGHT};
+use super::{ENGINE, Family, Lab, NAP, RIGHT};
 use crate::bulk::BUFFER_BYTES;
 use crate::link::LinkConfig;
 use crate::random::Random;
@@ -64,15 +64,19 @@ impl Lab {
         let ports = PORT..;
         let listeners = ports
             .zip(senders)
-            .map(|(port, _)| listen(&self.right, SocketAddr::new(RIGHT, port), "cubic"))
+            .map(|(port, _)| {
+                listen(&self.right, SocketAddr::new(RIGHT.of(Family::V4), port), "cubic")
+            })
             .collect::<Result<Vec<_>>>()?;
         let (left, shim) = (&self.left, &mut self.shim);
         let over = &AtomicBool::new(false);
         thread::scope(|scope| {
             let clock = Clock::now();
             for ((number, sender), listener) in (0..).zip(senders).zip(&listeners) {
-                let (flow, to) =
-                    (flows[usize::from(number)].clone(), SocketAddr::new(RIGHT, PORT + number));
+                let (flow, to) = (
+                    flows[usize::from(number)].clone(),
+                    SocketAddr::new(RIGHT.of(Family::V4), PORT + number),
+                );
                 let receiver = flow.clone();
                 scope.spawn(move || receive(listener, receiver));
                 match *sender {
@@ -107,6 +111,7 @@ impl Lab {
     /// They do not arrive within `limit`, or not as sent.
     pub fn exchange(
         &mut self,
+        family: Family,
         links: [LinkConfig; 2],
         controls: (CongestionControl, &str),
         octets: u64,
@@ -116,10 +121,10 @@ impl Lab {
         let port = self.port.take().context("no port")?;
         let mut engine = Engine::new(stack(controls.0)?, port);
         let result = self
-            .send_out(&mut engine, controls.1, octets, limit)
+            .send_out(&mut engine, RIGHT.of(family), controls.1, octets, limit)
             .context("from the engine to Linux")
             .and_then(|now| {
-                self.take_in(&mut engine, controls.1, octets, limit, now)
+                self.take_in(&mut engine, ENGINE.of(family), controls.1, octets, limit, now)
                     .context("from Linux to the engine")
             });
         self.port = Some(engine.into_port());
@@ -129,11 +134,12 @@ impl Lab {
     fn send_out(
         &mut self,
         engine: &mut Engine,
+        to: IpAddr,
         control: &str,
         octets: u64,
         limit: Duration,
     ) -> Result<Instant> {
-        let (flow, to) = (Flow::default(), SocketAddr::new(RIGHT, PORT));
+        let (flow, to) = (Flow::default(), SocketAddr::new(to, PORT));
         let listener = listen(&self.right, to, control)?;
         let shim = &mut self.shim;
         engine.connect(Instant(1), to, Task::Send(octets))?;
@@ -152,6 +158,7 @@ impl Lab {
     fn take_in(
         &mut self,
         engine: &mut Engine,
+        to: IpAddr,
         control: &str,
         octets: u64,
         limit: Duration,
@@ -161,7 +168,7 @@ impl Lab {
         let (right, shim) = (&self.right, &mut self.shim);
         let finished = engine.finished;
         thread::scope(|scope| {
-            let (sender, to) = (flow.clone(), SocketAddr::new(ENGINE, 4500));
+            let (sender, to) = (flow.clone(), SocketAddr::new(to, 4500));
             let thread = scope.spawn(move || send(right, to, control, octets, sender));
             let over = |engine: &Engine| engine.finished > finished;
             let now = turns(engine, shim, start, limit, over);

@@ -1,25 +1,25 @@
 //! The shim: links between the legs, in real time.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_tcpstack::Instant;
 
+use super::Addresses;
 use super::leg::Leg;
 use crate::link::{Link, LinkConfig, LinkStats};
 use crate::packet;
 use crate::random::Random;
 
-/// Left legs by their host's address, one right leg, and a link each way that all share.
+/// Left legs by their host's addresses, one right leg, and a link each way that all share.
 pub struct Shim {
-    left: Vec<(IpAddr, Leg)>,
+    left: Vec<(Addresses, Leg)>,
     right: Leg,
     there: Link,
     back: Link,
 }
 
 impl Shim {
-    pub(super) fn new(left: Vec<(IpAddr, Leg)>, right: Leg) -> Self {
+    pub(super) fn new(left: Vec<(Addresses, Leg)>, right: Leg) -> Self {
         let idle = LinkConfig::clean(1, Duration::ZERO);
         let link = || Link::new(idle, Random::new(0));
         Self { left, right, there: link(), back: link() }
@@ -52,7 +52,8 @@ impl Shim {
         }
         while let Some(packet) = back.pop(now) {
             let to = packet::addresses(&packet).map(|(_, to)| to);
-            if let Some((_, leg)) = self.left.iter_mut().find(|(host, _)| Some(*host) == to) {
+            let is_to = |host: &Addresses| to.is_some_and(|to| host.like(to) == to);
+            if let Some((_, leg)) = self.left.iter_mut().find(|(host, _)| is_to(host)) {
                 leg.send(&packet);
             }
             busy = true;
