@@ -45,6 +45,8 @@ pub struct LinkConfig {
     pub reorder: u32,
     /// For how long at the most.
     pub reorder_by: Duration,
+    /// Packets come out together that arrive within up to twice this time, as Wi-Fi has it.
+    pub aggregation: Duration,
     /// Packets that come twice.
     pub duplicate: u32,
     /// Packets in which something changes: a bit, an octet or the length.
@@ -70,6 +72,7 @@ impl LinkConfig {
             bursts: None,
             reorder: 0,
             reorder_by: Duration::ZERO,
+            aggregation: Duration::ZERO,
             duplicate: 0,
             corrupt: 0,
             ack_loss: 0,
@@ -104,6 +107,8 @@ pub struct Link {
     random: Random,
     /// When the wire is free, in nanoseconds.
     free_at: u64,
+    /// When the packets that are being put together come out.
+    together_at: Instant,
     bad: bool,
     thinned: u32,
     serial: u64,
@@ -119,6 +124,7 @@ impl Link {
             config,
             random,
             free_at: 0,
+            together_at: Instant::ZERO,
             bad: false,
             thinned: 0,
             serial: 0,
@@ -158,7 +164,7 @@ impl Link {
         if self.random.happens(self.config.corrupt) {
             packet::corrupt(&mut packet, &mut self.random);
         }
-        let mut at = left_at + self.config.delay;
+        let mut at = self.together(left_at + self.config.delay);
         if self.random.happens(self.config.reorder) {
             let most = self.config.reorder_by.as_micros() as u64;
             at = at + Duration::from_micros(self.random.within(0..=most));
@@ -168,6 +174,16 @@ impl Link {
             self.fly(later, packet.clone());
         }
         self.fly(at, packet);
+    }
+
+    /// When a packet that arrives at `at` comes out with others.
+    fn together(&mut self, at: Instant) -> Instant {
+        if at > self.together_at {
+            let most = 2 * self.config.aggregation.as_micros() as u64;
+            let wait = if most > 0 { self.random.within(0..=most) } else { 0 };
+            self.together_at = at + Duration::from_micros(wait);
+        }
+        if self.config.aggregation.is_zero() { at } else { self.together_at }
     }
 
     /// When the wire has taken a packet of so many octets; `None` if the queue is full.
@@ -255,6 +271,20 @@ mod tests {
             LinkConfig { queue_octets: 2500, ..LinkConfig::clean(10, Duration::from_millis(1)) };
         // One may begin whenever no more than the queue is waiting.
         assert_eq!(arrivals(config, 10).len(), 3);
+    }
+
+    #[test]
+    fn aggregated_packets_come_together_and_in_order() {
+        let clean = LinkConfig::clean(100, Duration::from_millis(20));
+        let aggregation = Duration::from_millis(3);
+        let came = arrivals(LinkConfig { aggregation, queue_octets: 1 << 20, ..clean }, 500);
+        let numbers =
+            came.iter().map(|(_, packet)| u64::from_le_bytes(packet[..8].try_into().unwrap()));
+        assert!(numbers.eq(0..500));
+        let mut times: Vec<u64> = came.iter().map(|(at, _)| *at).collect();
+        times.dedup();
+        // 500 packets take 50 ms of wire.
+        assert!((8..30).contains(&times.len()), "{}", times.len());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use culvert_sim::bulk::{Bulk, Path, fairness};
+use culvert_sim::link::LinkConfig;
 use culvert_tcpstack::CongestionControl::{self, Bbr, Cubic};
 
 fn goodput(control: CongestionControl, rate: u64, round_trip_ms: u64, loss_percent: f64) -> f64 {
@@ -21,6 +22,21 @@ fn random_loss_does_not_throttle_bbr() {
     assert!(rate >= 85.0, "{rate:.1} of 100 Mbit/s at 1 % and 50 ms");
     let rate = goodput(Bbr, 100, 50, 5.0);
     assert!(rate >= 75.0, "{rate:.1} of 100 Mbit/s at 5 % and 50 ms");
+}
+
+/// Bad Wi-Fi loses, and round trips vary because frames wait to be sent together.
+#[test]
+fn random_loss_on_wifi_does_not_throttle_bbr() {
+    for (round_trip_ms, aggregation_ms) in [(10, 2), (30, 4), (50, 4)] {
+        for (loss_percent, least) in [(1.0, 75.0), (3.0, 50.0)] {
+            let path = Path { rate: 100, round_trip_ms, loss_percent };
+            let aggregation = Duration::from_millis(aggregation_ms);
+            let mut bulk = Bulk::single(Bbr, path, Duration::from_secs(10));
+            bulk.link = LinkConfig { aggregation, ..bulk.link };
+            let rate = bulk.run().unwrap()[0];
+            assert!(rate >= least, "{rate:.1} of 100 Mbit/s on {path:?}, {aggregation:?}");
+        }
+    }
 }
 
 #[test]

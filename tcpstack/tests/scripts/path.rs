@@ -123,6 +123,64 @@ fn rfc4821_7_7_a_black_hole_and_the_search() {
     );
 }
 
+/// RFC 4821, 7.5 and 7.6.2: a lost probe that nothing is SACKed behind is found by the timer:
+/// what it carried leaves in pieces that pass.
+#[test]
+fn rfc4821_7_6_2_a_lost_probe_found_by_the_timer() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1460 sackok
+         > . 1(0) ack 1
+         event opened
+         write 1460
+         > . 1(1460) ack 1
+         +0.02~0.03 > . 1(1460) ack 1      # the tail loss probe
+         +0.12 > . 1(1460) ack 1
+         +0.24 > . 1(1024) ack 1
+         < . 1(0) ack 1025
+         > . 1025(436) ack 1
+         < . 1(0) ack 1461
+         +2 write 1242
+         > . 1461(1242) ack 1              # the probe of the path, and nothing behind it
+         +0.02~0.03 > . 1461(1242) ack 1   # the tail loss probe
+         +0.12 > . 1461(1024) ack 1
+         < . 1(0) ack 2485
+         > . 2485(218) ack 1
+         < . 1(0) ack 2703",
+    );
+}
+
+/// RFC 4821, 7.3: ten minutes after a search has ended all sizes are tried again.
+#[test]
+fn rfc4821_7_3_the_search_begins_again_after_ten_minutes() {
+    play_over(
+        Family::V4,
+        "open 65535
+         write 1000
+         > . 1(1000) ack 1
+         too-big 1 540 yes
+         > . 1(500) ack 1
+         > . 501(500) ack 1
+         < . 1(0) ack 1001
+         +2 write 1000                     # the router has named the size: no search
+         > . 1001(500) ack 1
+         > . 1501(500) ack 1
+         < . 1(0) ack 2001
+         +590 write 1000
+         > . 2001(500) ack 1
+         > . 2501(500) ack 1
+         < . 1(0) ack 3001
+         +20 write 1000
+         > . 3001(750) ack 1               # half way to what the interface allows
+         > . 3751(250) ack 1
+         < . 1(0) ack 4001
+         write 750
+         > . 4001(750) ack 1
+         < . 1(0) ack 4751",
+    );
+}
+
 /// The same where the probe is lost: the size stays, and what it carried leaves in pieces.
 #[test]
 fn rfc4821_7_5_a_lost_probe() {

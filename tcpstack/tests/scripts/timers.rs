@@ -67,6 +67,23 @@ fn rfc9293_3_8_3_the_user_timeout() {
     );
 }
 
+/// RFC 6298, 5.3, and RFC 8985, 7.2: the timer of a segment that pacing sent later runs from the last
+/// progress, not from the flight's start.
+#[test]
+fn rfc6298_5_3_progress_restarts_the_timer_of_what_was_paced() {
+    play(
+        "open far 65535
+         write 2000
+         > . 1(1000) ack 1
+         +0.002~0.02 > . 1001(1000) ack 1
+         +0.1 < . 1(0) ack 1001
+         +0.2 > nothing                    # the probe of RFC 8985 is not due before
+         +0~0.2 > . 1001(1000) ack 1
+         +0.1 < . 1(0) ack 2001
+         +5 > nothing",
+    );
+}
+
 /// RFC 6298, 5.7: after a lost SYN data has three seconds, until there is a measurement.
 #[test]
 fn rfc6298_5_7_three_seconds_after_a_lost_syn() {

@@ -24,7 +24,7 @@ mod tests;
 use super::{AckSample, INITIAL_WINDOW_SEGMENTS, LostSegment};
 use crate::engine::lazy::{Idle, Lazy, Spares};
 use crate::time::{Duration, Instant};
-use background::Quiet;
+use background::{Means, Quiet};
 use cycle::Cycle;
 use filter::RoundMax;
 use loss::LossRound;
@@ -119,6 +119,7 @@ pub(crate) struct Bbr {
     long_inflight: u64,
     /// The share of octets that the path loses whatever is sent.
     background: f32,
+    means: Means,
     rtt: probe_rtt::RoundTrip,
     cycle: Cycle,
     delivered: u64,
@@ -164,6 +165,7 @@ impl Bbr {
             short_inflight: UNBOUNDED,
             long_inflight: UNBOUNDED,
             background: 0.0,
+            means: Means::new(),
             rtt: probe_rtt::RoundTrip::new(now),
             cycle: Cycle::new(now),
             delivered: 0,

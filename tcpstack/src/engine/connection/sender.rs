@@ -194,9 +194,14 @@ impl Sender {
         self.fin && self.una == self.end()
     }
 
+    /// Octets that may be written: as much waits as twice the window. What the peer holds above a hole
+    /// does not count, or a retransmission that is lost too would stop the stream.
     pub(super) fn capacity(&self, send_max: usize) -> usize {
-        let most = (2 * self.controller.window()).max(SEND_INITIAL).min(send_max as u64);
-        usize::try_from(most.saturating_sub(self.buffer.end() - self.una.max(1))).unwrap_or(0)
+        let held = self.buffer.end() - self.una.max(1);
+        let waiting = held.saturating_sub(self.board.sacked_octets());
+        let most = (2 * self.controller.window()).max(SEND_INITIAL);
+        let room = most.saturating_sub(waiting).min((send_max as u64).saturating_sub(held));
+        usize::try_from(room).unwrap_or(0)
     }
 
     pub(super) fn unsent(&self) -> (u64, Option<Instant>) {
@@ -356,6 +361,7 @@ impl Sender {
         self.probe.cancel();
         self.reorder_at = None;
         self.board.mark_all_lost();
+        self.judge_path(now); // A probe of the path must not leave again as it was.
         let (undo, forward) = match *self.recovery {
             Recovery::Timeout { undo, forward, .. } => (undo, forward.timed_out()),
             // RFC 5682, 2.1: not with retransmissions of a fast recovery in flight.

@@ -107,13 +107,13 @@ impl Bbr {
 
     /// `IsInflightTooHigh`. A single segment proves nothing: of a few it would be a large share.
     pub(super) fn is_too_high(&self, lost: u64, in_flight: u64, sack: bool) -> bool {
-        let allowed = (in_flight as f32 * self.loss_threshold()).max(self.mss as f32);
+        let allowed = self.loss_threshold(in_flight).max(self.mss as f32);
         lost as f32 > allowed || (lost > 0 && !sack)
     }
 
     /// `InflightAtLoss`: how much of what was in flight was safe.
     fn inflight_at_loss(&self, octets: u64, lost: u64, in_flight: u64) -> u64 {
-        let threshold = f64::from(self.loss_threshold());
+        let threshold = f64::from(self.loss_threshold(in_flight)) / in_flight.max(1) as f64;
         let before = in_flight.saturating_sub(octets) as f64;
         let lost_before = lost.saturating_sub(octets) as f64;
         let prefix = (threshold * before - lost_before) / (1.0 - threshold);
@@ -139,7 +139,8 @@ impl Bbr {
     /// has most of a full queue has it for ever; here a queue is given up as CUBIC gives it up,
     /// which is what lets shares become equal. A path without one is not left empty for that.
     fn give_way(&self, inflight: u64) -> u64 {
-        let kept = self.product_of(self.signals.loss.rate, KEPT);
+        let empty = self.means.empty().unwrap_or_default().as_secs_f64();
+        let kept = (KEPT * f64::from(self.signals.loss.rate) * empty) as u64;
         ((inflight as f64 * BETA) as u64).max(kept.min(inflight))
     }
 
@@ -156,21 +157,20 @@ impl Bbr {
         round.end = sample.delivered;
         let probing = matches!(self.mode, Mode::Startup | Mode::Refill | Mode::Up);
         if !probing && self.signals.loss.lossy {
-            self.adapt_to_losses(sample);
+            self.adapt_to_losses();
         }
         true
     }
 
     /// `AdaptLowerBoundsFromCongestion`. While the queue is empty, no more is congestion than what a
     /// probe takes for it.
-    fn adapt_to_losses(&mut self, sample: &AckSample) {
+    fn adapt_to_losses(&mut self) {
         let round = &self.signals.loss;
-        let share = round.lost as f32 / (round.delivered + round.lost) as f32;
-        let has_queue = sample.smoothed_rtt.is_some_and(|rtt| self.has_queue(rtt));
-        if has_queue && share >= self.tolerated() {
+        let (lost, all) = (round.lost as f32, round.delivered + round.lost);
+        if self.has_queue() && lost >= self.explained(all) {
             self.long_inflight = self.give_way(self.long_inflight.min(self.window));
             self.bound_short_term();
-        } else if share > self.loss_threshold() {
+        } else if lost > self.loss_threshold(all) {
             self.bound_short_term();
         }
     }

@@ -77,6 +77,7 @@ impl Bbr {
             self.save_window();
             self.mode = Mode::ProbeRtt;
             self.rtt.drained_until = None;
+            self.means.rotate();
             self.cycle.stop_feedback();
             self.start_round();
         }

@@ -175,7 +175,7 @@ fn losses_with_a_queue_hold_the_sender_down_until_the_next_probe() {
     assert_eq!(feed.bbr.short_inflight, UNBOUNDED, "1 % and no queue");
     let before = feed.bbr.window();
     for _ in 0..3 {
-        feed.lose(0, PRODUCT);
+        (0..3).for_each(|number| feed.lose(number, PRODUCT));
         feed.round_of(RATE / 2, 2 * BASE, PRODUCT);
     }
     assert!(feed.bbr.window() <= before * 7 / 10, "{}", feed.bbr.window());
