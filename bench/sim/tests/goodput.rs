@@ -69,7 +69,7 @@ fn two_share() {
     for control in [Cubic, Bbr] {
         let runs = shares(&[control; 2], 40);
         assert!(runs.iter().all(|rates| rates.iter().sum::<f64>() > 88.0), "{runs:.1?}");
-        assert!(mean_fairness(&runs) > 0.88, "{control:?}: {runs:.1?}");
+        assert!(mean_fairness(&runs) > 0.85, "{control:?}: {runs:.1?}");
     }
 }
 
@@ -77,7 +77,7 @@ fn two_share() {
 fn sixteen_share_and_none_starves() {
     for control in [Cubic, Bbr] {
         let runs = shares(&[control; 16], 40);
-        assert!(mean_fairness(&runs) > 0.88, "{control:?}: {runs:.1?}");
+        assert!(mean_fairness(&runs) > 0.85, "{control:?}: {runs:.1?}");
         let least = runs.iter().flatten().copied().fold(f64::MAX, f64::min);
         assert!(least > 2.0, "{control:?}: a sixteenth is 6, the least {least:.1} Mbit/s");
     }

@@ -240,3 +240,36 @@ fn fin_wait_2_ends() {
          > R 2(0)",
     );
 }
+
+/// RFC 6298, 5.4, in LAST-ACK: our FIN is repeated until it is acknowledged.
+#[test]
+fn rfc6298_5_4_a_fin_lost_in_last_ack() {
+    play(
+        "open bare 65535
+         < F. 1(0) ack 1
+         > F. 1(0) ack 2
+         event closed peer-closed
+         +0.12 > F. 1(0) ack 2
+         +0.24 > F. 1(0) ack 2
+         < . 2(0) ack 2
+         +60 > nothing",
+    );
+}
+
+/// RFC 9293, 3.10.7.4: a RST that fits ends TIME-WAIT, one beside it is challenged (RFC 5961, 3.2).
+#[test]
+fn rfc9293_3_10_7_4_resets_in_time_wait() {
+    play(
+        "open 65535
+         close
+         > F. 1(0) ack 1
+         event closed local-closed
+         < F. 1(0) ack 2
+         > . 2(0) ack 2
+         +0.01 < R 50(0)
+         > . 2(0) ack 2
+         +1 < R 2(0)
+         < . 2(0) ack 2 => no-connection
+         > R 2(0)",
+    );
+}

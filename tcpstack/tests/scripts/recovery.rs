@@ -437,3 +437,43 @@ fn rfc5681_4_1_restart_after_idle() {
         segments(30, 40),
     ));
 }
+
+/// RFC 3042 with SACK: while the reordering timer decides, each segment that has left the network lets
+/// a new one follow.
+#[test]
+fn rfc3042_2_limited_transmit_with_sack() {
+    let paced: String =
+        (1..10).map(|n| format!("+0~0.012 > . {}(1000) ack 1\n", n * 1000 + 1)).collect();
+    play(&format!(
+        "open far 65535
+         write 12000
+         > . 1(1000) ack 1
+         {paced}
+         +0.02 < . 1(0) ack 1 sack 1001-2001
+         +0~0.012 > . 10001(1000) ack 1
+         < . 1(0) ack 1 sack 1001-3001
+         +0~0.012 > . 11001(1000) ack 1
+         +0.001~0.03 > . 1(1000) ack 1"
+    ));
+}
+
+/// RFC 9438, 5.8, and RFC 7661, 4.2: who sends less than the window allows does not earn a larger one.
+#[test]
+fn rfc9438_5_8_a_window_that_is_not_used_does_not_grow() {
+    let calls: String = (0..12)
+        .map(|n| {
+            format!(
+                "write 1000\n> . {}(1000) ack 1\n< . 1(0) ack {}\n",
+                n * 1000 + 1,
+                n * 1000 + 1001
+            )
+        })
+        .collect();
+    let flight: String = (12..22).map(|n| format!("> . {}(1000) ack 1\n", n * 1000 + 1)).collect();
+    play(&format!(
+        "open 65535
+         {calls}
+         write 20000
+         {flight}"
+    ));
+}
