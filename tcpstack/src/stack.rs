@@ -280,6 +280,15 @@ impl Stack {
             .map_or(0, |entry| entry.connection.send_capacity(settings))
     }
 
+    /// Octets that wait to be sent for the first time, and when the oldest frame among them was
+    /// written; nothing if the connection is gone.
+    #[must_use]
+    pub fn unsent(&self, id: ConnId) -> (usize, Option<Instant>) {
+        let (octets, since) =
+            self.slots.named(id).map_or((0, None), |entry| entry.connection.unsent());
+        (usize::try_from(octets).unwrap_or(usize::MAX), since)
+    }
+
     /// As [`Stack::send_capacity`]; when it is less than `len`, an [`Event::Writable`] follows as soon
     /// as there is as much.
     pub fn room_or_event(&mut self, id: ConnId, len: usize) -> usize {

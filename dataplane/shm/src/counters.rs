@@ -215,6 +215,8 @@ counters! {
     FramingSilent = "framing_silent",
     /// Inner packets dropped before sealing because their connection could take no more.
     TcpBackpressure = "tcp_backpressure",
+    /// Inner packets not sealed because frames have waited on their TCP connection for too long.
+    TcpAged = "tcp_aged",
 
     /// ESP packets opened.
     EspOpened = "esp_opened",

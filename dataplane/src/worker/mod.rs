@@ -18,6 +18,7 @@
 //! and only when control sleeps, and the sleep of an idle worker where the configuration asks for
 //! it. The time and all ports are arguments, so that a test or a benchmark drives it by hand.
 
+mod age;
 mod coalesced;
 mod core;
 mod drops;

@@ -245,6 +245,9 @@ impl<L: Link> Core<L> {
         if tcp.room(id) < len {
             return Err(Counter::TcpBackpressure);
         }
+        if !tcp.admits(id, self.now_ns) {
+            return Err(Counter::TcpAged);
+        }
         let sequence = self.next_sequence(slot)?;
         let sa = self.sas.get(slot).ok_or(Counter::PolicyStale)?;
         tcp.write_frame(id, len, |out| Self::frame(sa, sequence, next_header, inner, out))

@@ -13,6 +13,7 @@ use culvert_shm::{
 use culvert_tcpstack::framing::{self, Decoder};
 use culvert_tcpstack::{self as tcpstack, ConnError, ConnId, ConnectError, Stack};
 
+use super::age::AgeDrop;
 use super::prefix_watch::PrefixWatch;
 use crate::net::{Nanos, SECOND};
 
@@ -40,6 +41,8 @@ pub(crate) struct Conn {
     pub(crate) reported: bool,
     /// The prefix is still to be written, before the first frame.
     prefix_due: bool,
+    /// When to drop packets because those before them wait.
+    age: AgeDrop,
     /// Control's name for its wish to connect, 0 when the peer opened the connection.
     token: u64,
     open: bool,
@@ -308,6 +311,15 @@ impl Tcp {
         self.counted = new;
     }
 
+    /// Whether another packet may be sealed for a connection, by the age of those that wait there
+    /// (RFC 9329, 9.1: what a stream delays it delays for all).
+    pub(crate) fn admits(&mut self, id: ConnId, now_ns: Nanos) -> bool {
+        let Some((stack, conn)) = self.parts(id) else { return false };
+        let (waiting, since) = stack.unsent(id);
+        let age = since.map_or(0, |since| now_ns.saturating_sub(since.0 * 1000));
+        conn.age.admits(now_ns, age, waiting)
+    }
+
     /// Octets of a frame that can be written now.
     pub(crate) fn room(&self, id: ConnId) -> usize {
         self.stack.send_capacity(id).saturating_sub(framing::PREFIX.len())
@@ -334,6 +346,7 @@ impl Conn {
             strangers: 0,
             reported: false,
             prefix_due: false,
+            age: AgeDrop::default(),
             token: 0,
             open: false,
             verdict: None,

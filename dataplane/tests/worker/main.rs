@@ -11,6 +11,7 @@ mod esp;
 mod forwarding;
 mod handoff;
 mod ike;
+mod latency;
 mod link;
 mod offload;
 mod paths;

@@ -33,7 +33,7 @@ pub(crate) struct Peer {
 }
 
 #[derive(Default)]
-struct Packets(Vec<Vec<u8>>);
+pub(crate) struct Packets(pub(crate) Vec<Vec<u8>>);
 
 impl Transmit for Packets {
     fn has_room(&mut self) -> bool {
