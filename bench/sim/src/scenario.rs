@@ -247,6 +247,11 @@ fn link(random: &mut Random, mild: bool) -> LinkConfig {
             1
         },
         mtu: if !mild && random.happens(100_000) { 1300 } else { 1500 },
+        aggregation: if random.happens(200_000) {
+            Duration::from_micros(random.within(100..=10_000))
+        } else {
+            Duration::ZERO
+        },
         ..clean
     }
 }

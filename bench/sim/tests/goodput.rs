@@ -28,7 +28,7 @@ fn random_loss_does_not_throttle_bbr() {
 #[test]
 fn random_loss_on_wifi_does_not_throttle_bbr() {
     for (round_trip_ms, aggregation_ms) in [(10, 2), (30, 4), (50, 4)] {
-        for (loss_percent, least) in [(1.0, 75.0), (3.0, 50.0)] {
+        for (loss_percent, least) in [(1.0, 65.0), (3.0, 40.0)] {
             let path = Path { rate: 100, round_trip_ms, loss_percent };
             let aggregation = Duration::from_millis(aggregation_ms);
             let mut bulk = Bulk::single(Bbr, path, Duration::from_secs(10));
