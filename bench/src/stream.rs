@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use anyhow::{Context, ensure};
 use culvert_dpdk::tsc;
 use culvert_esp::{OutboundSa, Provider};
-use culvert_tcpstack::framing::{Decoder, ESP_OVERHEAD_BYTES, Frame, PREFIX, esp_header};
+use culvert_tcpstack::framing::{
+    Decoder, ESP_OVERHEAD_BYTES, Frame, Gathering, PREFIX, esp_header,
+};
 use culvert_tcpstack::{
     ConnId, Event, Instant, Packet, RxChecksum, Stack, StackConfig, Transmit, TxChecksum,
 };
@@ -64,6 +66,7 @@ struct Tunnel {
     receiver: Stack,
     from: ConnId,
     decoder: Decoder,
+    gathering: Gathering,
     pair: Pair,
     inner: Vec<u8>,
     there: Wire,
@@ -99,7 +102,20 @@ impl Tunnel {
         let (pair, decoder) = (Pair::new(provider)?, Decoder::for_responder());
         let inner = vec![3; size];
         let opened = 0;
-        Ok(Self { sender, receiver, from, decoder, pair, inner, there, back, now, opened })
+        let gathering = Gathering::new();
+        Ok(Self {
+            sender,
+            receiver,
+            from,
+            decoder,
+            gathering,
+            pair,
+            inner,
+            there,
+            back,
+            now,
+            opened,
+        })
     }
 
     /// Seals up to a batch into the send buffer and emits the segments. Returns how many packets
@@ -126,10 +142,11 @@ impl Tunnel {
 
     fn receive(&mut self) {
         let (decoder, pair, opened) = (&mut self.decoder, &self.pair, &mut self.opened);
+        let gathering = &mut self.gathering;
         self.there.deliver(self.now, &mut self.receiver, &mut |_, octets| {
             let length = octets.len();
             let mut rest = octets;
-            while let Ok(Some(frame)) = decoder.next_frame(&mut rest) {
+            while let Ok(Some(frame)) = decoder.next_frame(gathering, &mut rest) {
                 if let Frame::Esp(packet) = frame {
                     *opened += usize::from(pair.open(packet));
                 }

@@ -7,7 +7,8 @@
 //! Inbound, [`Decoder::next_frame`] takes the in-order octets that
 //! [`Stack::recv`](crate::Stack::recv) lends, cut wherever TCP cut them. A frame that lies wholly
 //! in them is handed out where it lies, writable, so that ESP is opened in place. A frame that is
-//! split is gathered in a buffer of the decoder's own, at most one frame at a time.
+//! split is gathered, at most one frame at a time, in a buffer that the decoder borrows from the
+//! worker's [`Gathering`] for as long: between frames a connection holds none.
 //!
 //! Outbound, [`esp_header`] and [`ike_header`] give the octets that precede a message.
 
@@ -35,9 +36,12 @@ pub const ESP_OVERHEAD_BYTES: usize = LENGTH_BYTES;
 /// Octets that a frame adds to an IKE message.
 pub const IKE_OVERHEAD_BYTES: usize = LENGTH_BYTES + NON_ESP_MARKER.len();
 
-/// A decoder keeps a gathering buffer up to this size between split frames; a bigger one, which
-/// only a peer that ignores the path MTU needs (RFC 9329, 3), is given back after the frame.
-const GATHER_KEPT_BYTES: usize = 4096;
+/// Octets of a buffer in which split frames are gathered: the frames of a peer that heeds the path
+/// MTU fit. A longer one, which needs no path but only a peer (RFC 9329, 3), takes memory of its own.
+const GATHERING_BYTES: usize = 4096;
+
+/// Buffers that are kept for split frames.
+const GATHERING_KEPT: usize = 1024;
 
 /// The message of a NAT keepalive (RFC 9329, 6.6; RFC 3948, 2.3).
 const KEEPALIVE: [u8; 1] = [0xff];
@@ -98,6 +102,30 @@ pub fn ike_header(message_bytes: usize) -> Result<[u8; IKE_OVERHEAD_BYTES], TooL
     Ok([high, low, a, b, c, d])
 }
 
+/// Buffers for frames that are split over segments, for all decoders of a worker.
+#[derive(Debug, Default)]
+pub struct Gathering(Vec<Vec<u8>>);
+
+impl Gathering {
+    /// None so far: they are made as they are needed, one for each connection in the middle of a
+    /// frame, and then used again.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Vec::with_capacity(GATHERING_KEPT))
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_else(|| Vec::with_capacity(GATHERING_BYTES))
+    }
+
+    fn give_back(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() == GATHERING_BYTES && self.0.len() < GATHERING_KEPT {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
 /// Takes one peer's stream apart. One for each connection; it ends with the connection, and with
 /// it a half-received frame (RFC 9329, 6.1).
 #[derive(Debug)]
@@ -150,13 +178,13 @@ impl Decoder {
     /// then `input` is empty because what is left of it has been gathered.
     ///
     /// ```
-    /// # use culvert_tcpstack::framing::{Decoder, Frame};
-    /// let mut decoder = Decoder::for_originator();
+    /// # use culvert_tcpstack::framing::{Decoder, Frame, Gathering};
+    /// let (mut decoder, mut gathering) = (Decoder::for_originator(), Gathering::new());
     /// let mut octets = [0, 3, 0xff, 0, 6, 0, 0, 1, 0, 0];
     /// let mut rest = &mut octets[..];
-    /// assert_eq!(decoder.next_frame(&mut rest), Ok(Some(Frame::Keepalive)));
-    /// assert_eq!(decoder.next_frame(&mut rest), Ok(Some(Frame::Esp(&mut [0, 0, 1, 0]))));
-    /// assert_eq!(decoder.next_frame(&mut rest), Ok(None));
+    /// assert_eq!(decoder.next_frame(&mut gathering, &mut rest), Ok(Some(Frame::Keepalive)));
+    /// assert_eq!(decoder.next_frame(&mut gathering, &mut rest), Ok(Some(Frame::Esp(&mut [0, 0, 1, 0]))));
+    /// assert_eq!(decoder.next_frame(&mut gathering, &mut rest), Ok(None));
     /// assert_eq!(decoder.partial_bytes(), 1);
     /// ```
     ///
@@ -164,6 +192,7 @@ impl Decoder {
     /// The peer broke the stream: close the connection. Every later call says the same.
     pub fn next_frame<'frame, 'input: 'frame>(
         &'frame mut self,
+        gathering: &mut Gathering,
         input: &mut &'input mut [u8],
     ) -> Result<Option<Frame<'frame>>, FramingError> {
         match self.state {
@@ -173,7 +202,7 @@ impl Decoder {
                     return Ok(None);
                 }
             }
-            State::HandedOut => self.forget_gathered(),
+            State::HandedOut => self.forget_gathered(gathering),
             State::Frames => {}
         }
         if !self.gathered.is_empty() {
@@ -190,6 +219,7 @@ impl Decoder {
             None => {}
         }
         let rest = input.len();
+        self.gathered = gathering.take();
         self.gathered.extend_from_slice(take(input, rest));
         Ok(None)
     }
@@ -223,13 +253,13 @@ impl Decoder {
 
     fn gather_up_to(&mut self, length: usize, input: &mut &mut [u8]) {
         let missing = length.saturating_sub(self.gathered.len()).min(input.len());
+        // At once as much as comes, no more than has come: a peer cannot claim memory by a length.
         self.gathered.extend_from_slice(take(input, missing));
     }
 
-    fn forget_gathered(&mut self) {
+    fn forget_gathered(&mut self, gathering: &mut Gathering) {
         self.state = State::Frames;
-        self.gathered.clear();
-        self.gathered.shrink_to(GATHER_KEPT_BYTES);
+        gathering.give_back(std::mem::take(&mut self.gathered));
     }
 
     /// RFC 9329, 3.1 and 3.2: the length counts itself; 0 and 1 are fatal.

@@ -2,18 +2,18 @@
 //! bounded.
 #![no_main]
 
-use culvert_tcpstack::framing::{Decoder, Frame, FramingError};
+use culvert_tcpstack::framing::{Decoder, Frame, FramingError, Gathering};
 use libfuzzer_sys::fuzz_target;
 
 /// What a stream says: its frames by kind and length, and the error that ended it.
 fn frames(octets: &[u8], cut: usize, responder: bool) -> (Vec<(u8, usize)>, Option<FramingError>) {
     let mut decoder = if responder { Decoder::for_responder() } else { Decoder::for_originator() };
-    let mut found = Vec::new();
+    let (mut found, mut gathering) = (Vec::new(), Gathering::new());
     for piece in octets.chunks(cut) {
         let mut piece = piece.to_vec();
         let mut rest = piece.as_mut_slice();
         loop {
-            match decoder.next_frame(&mut rest) {
+            match decoder.next_frame(&mut gathering, &mut rest) {
                 Ok(Some(frame)) => found.push(match frame {
                     Frame::Ike(message) => (0, message.len()),
                     Frame::Esp(packet) => (1, packet.len()),

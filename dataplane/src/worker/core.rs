@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use culvert_dpdk::{Burst, Mbuf, Pool};
 use culvert_shm::{Counter, Up, WorkerView};
+use culvert_tcpstack::framing::Gathering;
 
 use super::drops;
 use super::handoff::{Handed, Mesh};
@@ -30,6 +31,8 @@ pub(crate) struct Core<L> {
     pub(crate) policies: PolicyTable,
     pub(crate) mesh: Mesh<Handed>,
     pub(crate) rooms: Arc<Rooms>,
+    /// Buffers for frames that are split over segments.
+    pub(crate) gathering: Gathering,
     pub(crate) pool: Pool,
     /// The time of this batch, nanoseconds of the monotonic clock.
     pub(crate) now_ns: Nanos,

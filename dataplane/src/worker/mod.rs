@@ -47,6 +47,7 @@ use culvert_dataplane_config as config;
 use culvert_dpdk::{Burst, Mbuf, Offloads, Pool};
 use culvert_esp::Provider;
 use culvert_shm::{CloseReason, Counter, WorkerView};
+use culvert_tcpstack::framing::Gathering;
 use culvert_tcpstack::{
     self as tcpstack, ConfigError, CongestionControl, ConnId, EphemeralPorts, Event, Stack,
     StackConfig, TcpSecret, TxChecksum,
@@ -176,6 +177,7 @@ impl<L: Link> Worker<L> {
             policies: PolicyTable::new(layout.policy_slots as usize, table_seed),
             mesh,
             rooms,
+            gathering: Gathering::new(),
             pool,
             now_ns: 0,
             forwarded: Burst::new(),

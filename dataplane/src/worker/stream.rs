@@ -127,7 +127,7 @@ fn take_frames<L: Link>(
         slot.frame(core.now_ns);
     }
     loop {
-        let frame = conn.decoder.next_frame(&mut octets)?;
+        let frame = conn.decoder.next_frame(&mut core.gathering, &mut octets)?;
         // RFC 9329, 6.1: the prefix has come whole if there is a frame.
         if frame.is_some() {
             report(core, &mut conn.reported, &arrival);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use culvert_dataplane::net::arp;
 use culvert_shm::{Counter, Transport};
-use culvert_tcpstack::framing::{Decoder, Frame};
+use culvert_tcpstack::framing::{Decoder, Frame, Gathering};
 use culvert_tcpstack::{Instant, RxChecksum};
 
 use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_MAC, OUTER_V4, PEER_MAC, PEER_V4};
@@ -22,6 +22,7 @@ const MS: u64 = 1_000_000;
 struct Path {
     peer: Peer,
     decoder: Decoder,
+    gathering: Gathering,
     under_way: VecDeque<(u64, Vec<u8>)>,
     back: VecDeque<(u64, Vec<u8>)>,
     free_at: u64,
@@ -53,7 +54,7 @@ impl Path {
         self.peer.stack.poll_transmit(time, &mut out);
         self.back.extend(out.0.into_iter().map(|packet| (now + DELAY_NS, packet)));
         let (mut rest, mut ages) = (&mut stream[..], Vec::new());
-        while let Some(frame) = self.decoder.next_frame(&mut rest).unwrap() {
+        while let Some(frame) = self.decoder.next_frame(&mut self.gathering, &mut rest).unwrap() {
             let Frame::Esp(packet) = frame else { panic!("{frame:?}") };
             let (_, inner) = sa.open(packet).unwrap();
             let sent = u64::from_be_bytes(inner[28..36].try_into().unwrap());
@@ -90,9 +91,9 @@ fn a_standing_queue_is_kept_short_by_dropping_before_sealing() {
     let mut peer = Peer::new(1);
     let (id, conn) = peer.begin(&mut gateway);
     let sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Tcp, Some(conn))));
-    let decoder = Decoder::for_originator();
+    let (decoder, gathering) = (Decoder::for_originator(), Gathering::new());
     let (under_way, back) = (VecDeque::new(), VecDeque::new());
-    let mut path = Path { peer, decoder, under_way, back, free_at: 0 };
+    let mut path = Path { peer, decoder, gathering, under_way, back, free_at: 0 };
     let start = gateway.now_ns;
     let (mut ages, mut arrived) = (Vec::new(), 0u64);
     while gateway.now_ns < start + 20_000 * MS {

@@ -10,7 +10,7 @@ use culvert_shm::{
     ConnRef, KeyMaterial, Mode, Name, Path, PeerConfig, Policy, Prefix, SaConfig, Selector,
     SelectorList, SlotRef, Transport, TransportEnds,
 };
-use culvert_tcpstack::framing::{self, Decoder, Frame};
+use culvert_tcpstack::framing::{self, Decoder, Frame, Gathering};
 use culvert_tcpstack::{
     ConnId, EphemeralPorts, Event, Instant, Packet, RxChecksum, SEGMENTATION_BYTES_MAX, Stack,
     StackConfig, Transmit, TxChecksum,
@@ -200,10 +200,10 @@ pub(crate) fn ike_message(len: usize) -> Vec<u8> {
 /// Frames of a responder's stream.
 pub(crate) fn frames(stream: &[u8]) -> Vec<Vec<u8>> {
     let mut stream = stream.to_vec();
-    let mut decoder = Decoder::for_originator();
+    let (mut decoder, mut gathering) = (Decoder::for_originator(), Gathering::new());
     let mut rest = &mut stream[..];
     let mut frames = Vec::new();
-    while let Some(frame) = decoder.next_frame(&mut rest).unwrap() {
+    while let Some(frame) = decoder.next_frame(&mut gathering, &mut rest).unwrap() {
         frames.push(match frame {
             Frame::Ike(message) | Frame::Esp(message) => message.to_vec(),
             other => panic!("{other:?}"),
