@@ -118,6 +118,9 @@ pub struct ChildSa {
     pub replaces: Option<ChildId>,
     /// Whether outbound packets may use this pair at once.
     pub outbound: bool,
+    /// Whether this side asked for it, so that the peer has it already. Else it will have it when it
+    /// has got the answer: packets that another pair can carry are better sent there until then.
+    pub initiator: bool,
 }
 
 /// A pair of CHILD SAs that an earlier process installed, as the IKE SA that is restored knows it.

@@ -2,8 +2,9 @@
 //!
 //! An SA goes through three steps: its slot, and with it the inbound SPI, is reserved when the
 //! exchange begins; keys and selectors are installed before the reply leaves; policies send
-//! packets into it at once or, for a responder's rekey, when the peer is known to have it. It is
-//! taken down in the reverse order, and its keys are overwritten once every worker has passed.
+//! packets into it at once or, for what a peer has asked for in place of another, when the peer may
+//! be thought to have it. It is taken down in the reverse order, and its keys are overwritten once
+//! every worker has passed.
 //!
 //! What an earlier control process left is claimed by the IKE SAs that are restored ([`claims`]).
 //! SAs that belong to none are [`orphans`].
@@ -26,6 +27,9 @@ pub use orphans::Orphan;
 /// A priority's upper part is a policy's width, so that narrower ones win; below it newer ones win
 /// over older ones of the same width.
 const WIDTH_SHIFT: u32 = 22;
+
+/// How long an answer may be on its way to a peer, which is longer than an ordinary path takes.
+const ANSWER_NS: u64 = 1_000_000_000;
 
 /// A peer that was told of.
 struct Peer {
@@ -68,6 +72,10 @@ pub struct Forwarding {
     /// Orphans that an exchange under way had installed before its process died.
     unfinished: HashMap<u32, Orphan>,
     precedence: HashMap<Match, Precedence>,
+    /// Inbound SPIs of SA pairs that peers asked for beside others with the same selectors, as when
+    /// they reauthenticate, and since when: packets stay with the others while the answer is on its
+    /// way.
+    waiting: HashMap<u32, u64>,
     /// SAs whose worker had no room in its ring when they were installed.
     untold: Vec<SlotRef>,
 }
@@ -140,7 +148,9 @@ impl Forwarding {
         let policies = Vec::new();
         let installed = Installed { slot, ike, child, deadline_ns, matches, policies };
         self.installed.insert(sa.spi_in, installed);
-        if sa.outbound
+        if sa.outbound && !sa.initiator && self.is_served(sa.spi_in) {
+            self.waiting.insert(sa.spi_in, culvert_shm::monotonic_ns());
+        } else if sa.outbound
             && let Err(error) = self.enable_outbound(sa.spi_in)
         {
             self.remove(sa.spi_in);
@@ -148,6 +158,30 @@ impl Forwarding {
         }
         self.replace_orphans(sa);
         Ok(())
+    }
+
+    /// Whether other pairs of this process take all that an SA pair would carry.
+    fn is_served(&self, spi_in: u32) -> bool {
+        let matches = self.installed.get(&spi_in).map(|sa| &sa.matches);
+        let served = |wanted: &Match| {
+            let mut policies = self.installed.values().flat_map(|sa| &sa.policies);
+            // Orphans count there, too, and are about to end.
+            self.precedence.contains_key(wanted) && policies.any(|(_, found)| found == wanted)
+        };
+        matches.is_some_and(|matches| matches.iter().all(served))
+    }
+
+    /// Lets those pairs carry packets that have waited for `due`.
+    fn end_waiting(&mut self, due: impl Fn(&Installed, u64) -> bool) {
+        let waiting = self.waiting.iter();
+        let due = waiting
+            .filter(|(spi, since)| self.installed.get(spi).is_none_or(|sa| due(sa, **since)));
+        for spi_in in due.map(|(spi_in, _)| *spi_in).collect::<Vec<_>>() {
+            self.waiting.remove(&spi_in);
+            if let Err(error) = self.enable_outbound(spi_in) {
+                tracing::warn!(spi_in = format!("{spi_in:08x}"), %error, "no packet is sent");
+            }
+        }
     }
 
     /// Sends packets into an SA pair.
@@ -179,6 +213,8 @@ impl Forwarding {
     /// Takes an SA pair down: first no packet is sent into it, then it is forgotten.
     pub fn remove(&mut self, spi_in: u32) {
         let Some(sa) = self.installed.remove(&spi_in) else { return };
+        let carried = |found: &Match| sa.policies.iter().any(|(_, other)| other == found);
+        self.end_waiting(|successor, _| successor.matches.iter().any(carried));
         let Some(view) = &mut self.view else { return };
         for (slot, found) in sa.policies {
             view.retire_policy(slot);
@@ -297,6 +333,7 @@ impl Forwarding {
             tracing::info!(ended, "orphaned SAs reached the end of their lifetime");
         }
         self.tell_paths();
+        self.end_waiting(|_, since| now_ns.saturating_sub(since) >= ANSWER_NS);
         let Some(view) = &mut self.view else { return };
         self.untold.retain(|slot| view.announce_sa(*slot).is_err());
         view.collect(dataplane_gone);

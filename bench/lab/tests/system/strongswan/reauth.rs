@@ -20,6 +20,31 @@ fn wait_reauthenticated(peers: &Peers<'_>, old: &str) -> Result<()> {
     })
 }
 
+/// strongSwan makes the new IKE SA before it breaks the old one: nothing is lost. Over UDP only: a
+/// new IKE SA needs a TCP connection of its own (RFC 9329, 6.1), of which strongSwan knows nothing.
+#[test]
+fn strongswan_makes_before_it_breaks() -> Result<()> {
+    let adjust = |connection: &mut Connection| {
+        connection.charon.push("make_before_break = yes".into());
+    };
+    meet(
+        UDP_STRONGSWAN_INITIATES,
+        |_, connection| adjust(connection),
+        |peers| {
+            peers.initiate()?;
+            peers.initiate_child(PFS)?;
+            let flows = [peers.flow(CHILD)?, peers.flow(PFS)?];
+            for flow in &flows {
+                flow.wait_answer(PING_TIMEOUT)?;
+            }
+            let old = peers.ike()?.spi_initiator;
+            peers.charon.reauthenticate()?;
+            wait_reauthenticated(peers, &old)?;
+            flows.into_iter().try_for_each(|flow| flow.stop()?.check_whole())
+        },
+    )
+}
+
 /// strongSwan breaks the old IKE SA first: what is lost is lost in between, and everything stands
 /// again. As responder it calls the gateway back.
 #[test]

@@ -173,6 +173,7 @@ impl Session {
             path: self.child_path(),
             replaces: agreed.replaces,
             outbound,
+            initiator,
         };
         if let Err(error) = cx.host.install_child(&sa) {
             return release(cx, error.into());
