@@ -5,6 +5,7 @@
 mod attacks;
 mod closing;
 mod handshake;
+mod needless;
 mod offload;
 mod options;
 mod path;

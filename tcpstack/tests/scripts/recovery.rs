@@ -1,10 +1,10 @@
 //! Loss and its repair: SACK, RACK (RFC 8985), PRR (RFC 9937), NewReno (RFC 6582), limited
-//! transmit (RFC 3042), and repairs that were for nothing.
+//! transmit (RFC 3042).
 
 use crate::play::play;
 
 /// Ten segments of 1000 octets, as many as the first window takes, and ten that wait.
-const FLIGHT: &str = "write 20000
+pub(crate) const FLIGHT: &str = "write 20000
     > . 1(1000) ack 1
     > . 1001(1000) ack 1
     > . 2001(1000) ack 1
@@ -15,19 +15,6 @@ const FLIGHT: &str = "write 20000
     > . 7001(1000) ack 1
     > . 8001(1000) ack 1
     > . 9001(1000) ack 1";
-
-/// Four segments, a timeout, and the acknowledgment of the first: it may be for either transmission.
-const FORWARD: &str = "open bare 65535
-    write 4000
-    > . 1(1000) ack 1
-    > . 1001(1000) ack 1
-    > . 2001(1000) ack 1
-    > . 3001(1000) ack 1
-    +0.12 > . 1(1000) ack 1
-    write 2000
-    < . 1(0) ack 1001
-    > . 4001(1000) ack 1
-    > . 5001(1000) ack 1";
 
 /// RFC 8985, 6.2, step 4: three segments SACKed above a hole, and no reordering seen: no waiting.
 #[test]
@@ -275,146 +262,6 @@ fn rfc8985_7_1_the_probe_shows_the_loss() {
          > . 1001(1000) ack 1
          < . 1(0) ack 3001",
     );
-}
-
-/// Eifel, RFC 3522 (instead of it RFC 5682 where there are no timestamps): the acknowledgment of
-/// the first transmission shows that the timeout was needless.
-#[test]
-fn rfc3522_3_2_a_timeout_that_was_needless() {
-    play(
-        "open timestamps 65535
-         write 3952
-         > . 1(988) ack 1 ts
-         > . 989(988) ack 1 ts
-         > . 1977(988) ack 1 ts
-         > . 2965(988) ack 1 ts
-         +0.002~0.004 > . 2965(988) ack 1 ts
-         +0.12 > . 1(988) ack 1 ts
-         < . 1(0) ack 989 ts=2:0           # echoes the first transmission
-         +0.01 > nothing                   # the others are in the network still
-         < . 1(0) ack 3953 ts=2:0",
-    );
-}
-
-/// RFC 5682, 3.1: a SACK of what was sent before the timeout and not again.
-#[test]
-fn rfc5682_3_1_a_timeout_that_was_needless_by_sack() {
-    play(
-        "open 65535
-         write 4000
-         > . 1(1000) ack 1
-         > . 1001(1000) ack 1
-         > . 2001(1000) ack 1
-         > . 3001(1000) ack 1
-         +0.002~0.004 > . 3001(1000) ack 1
-         +0.12 > . 1(1000) ack 1
-         < . 1(0) ack 1 sack 1001-2001
-         +0.01 > nothing
-         < . 1(0) ack 4001",
-    );
-}
-
-/// The opposite: without SACK an acknowledgment that the retransmission explains proves nothing.
-#[test]
-fn rfc5682_2_1_a_timeout_that_was_needed() {
-    play(
-        "open bare 65535
-         write 12000
-         > . 1(1000) ack 1
-         > . 1001(1000) ack 1
-         > . 2001(1000) ack 1
-         > . 3001(1000) ack 1
-         > . 4001(1000) ack 1
-         > . 5001(1000) ack 1
-         > . 6001(1000) ack 1
-         > . 7001(1000) ack 1
-         > . 8001(1000) ack 1
-         > . 9001(1000) ack 1
-         +0.12 > . 1(1000) ack 1
-         < . 1(0) ack 10001                # the hole is filled
-         > . 10001(1000) ack 1
-         > . 11001(1000) ack 1",
-    );
-}
-
-/// RFC 5682, 2.1: without SACK and timestamps two new segments show it: the second acknowledgment is
-/// for what was sent before the timeout only.
-#[test]
-fn rfc5682_2_1_new_data_shows_that_a_timeout_was_needless() {
-    play(&format!(
-        "{FORWARD}
-         < . 1(0) ack 2001                 # the original came after all
-         +0.01 > nothing                   # nothing else is repeated
-         < . 1(0) ack 6001
-         +0.01 write 8000                  # and the window is that of before, and more
-         > . 6001(1000) ack 1
-         > . 7001(1000) ack 1
-         +0~0.05 > . 8001(1000) ack 1
-         +0~0.05 > . 9001(1000) ack 1
-         +0~0.05 > . 10001(1000) ack 1
-         +0~0.05 > . 11001(1000) ack 1
-         +0~0.05 > . 12001(1000) ack 1
-         +0~0.05 > . 13001(1000) ack 1"
-    ));
-}
-
-/// Step 3a: a repetition shows that the rest is lost too.
-#[test]
-fn rfc5682_2_1_new_data_shows_that_a_timeout_was_needed() {
-    play(&format!(
-        "{FORWARD}
-         < . 1(0) ack 1001
-         > . 1001(1000) ack 1
-         < . 1(0) ack 6001                 # only that was missing
-         +0.01 > nothing"
-    ));
-}
-
-/// If the timer fires once more, the rest is sent again as usual.
-#[test]
-fn rfc5682_2_1_new_data_that_is_lost_too() {
-    play(&format!(
-        "{FORWARD}
-         +0.1~0.13 > . 1001(1000) ack 1
-         < . 1(0) ack 2001
-         > . 2001(1000) ack 1
-         > . 3001(1000) ack 1"
-    ));
-}
-
-/// RFC 5682, 3.1: with SACK a block above the new data's start proves nothing, one below does.
-#[test]
-fn rfc5682_3_1_new_data_with_sack() {
-    let start = FORWARD.replace("open bare", "open").replace(
-        "+0.12 > . 1(1000) ack 1",
-        "+0.002~0.004 > . 3001(1000) ack 1
-         +0.12 > . 1(1000) ack 1",
-    );
-    play(&format!(
-        "{start}
-         < . 1(0) ack 1001 sack 4001-5001
-         > . 1001(1000) ack 1"
-    ));
-    play(&format!(
-        "{start}
-         < . 1(0) ack 1001 sack 2001-3001
-         +0.001 > nothing"
-    ));
-}
-
-/// RFC 3708: all retransmissions reported as duplicates.
-#[test]
-fn rfc3708_a_repair_that_was_needless_by_dsack() {
-    play(&format!(
-        "open 65535
-         {FLIGHT}
-         < . 1(0) ack 1 sack 1001-2001
-         > . 1(1000) ack 1
-         < . 1(0) ack 2001
-         < . 1(0) ack 2001 sack 1-1001     # the window is that of before: ten, not seven
-         > . 10001(1000) ack 1
-         > . 11001(1000) ack 1"
-    ));
 }
 
 /// RFC 5681, 4.1: after an idle time the window is the initial one again.
