@@ -136,13 +136,14 @@ fn udp_to_tcp_to_udp_on_one_ike_sa() {
     move_a(&mut pair, UDP);
     pair.run(seconds(1));
     assert_way(&pair, Transport::Native);
-    assert_eq!(pair.a.closes, [conn], "the Originator closes what it has left");
+    assert!(pair.a.closes.is_empty(), "ESP of B may be on its way there");
     assert_eq!(asked(&pair.a)[1..], [(Transport::Udp, 3)]);
     assert_eq!(pair.a.sa().spi_i, spi);
     move_a(&mut pair, TCP);
-    pair.run(seconds(1));
+    pair.run(seconds(10));
+    assert_eq!(pair.a.closes, [conn], "the Originator closes what it has left");
     move_a(&mut pair, TCP);
-    pair.run(seconds(1));
+    pair.run(seconds(10));
     assert_way(&pair, Transport::Tcp);
     assert_eq!(pair.tcp.len(), 1);
 }

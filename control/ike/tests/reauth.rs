@@ -108,6 +108,50 @@ fn a_reauthentication_that_fails_leaves_the_old_ike_sa_and_is_tried_again() {
     assert_taken_over(&pair, old);
 }
 
+// An attempt may take longer than the wait for the next one: there is one at a time, and what is tried
+// in vain is tried less and less often.
+#[test]
+fn there_is_one_attempt_at_a_time_and_they_become_rare() {
+    let a = ConnectionConfig {
+        reauth_time: Some(seconds(500)),
+        transport: TransportChoice::Udp,
+        ..config()
+    };
+    let b = ConnectionConfig { reauth_time: None, ..mirror(&a) };
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(490));
+    pair.net.udp_blocked = true;
+    pair.run(seconds(95));
+    assert_eq!(pair.a.endpoint.sas().count(), 2, "the old one and its successor");
+    pair.net.udp_blocked = false;
+    pair.run(seconds(120));
+    for side in [&pair.a, &pair.b] {
+        assert_eq!((side.endpoint.sas().count(), side.host.installed.len()), (1, 1));
+    }
+    let begun = |pair: &Pair| {
+        pair.a.events.iter().filter(|e| matches!(e, Event::Reauthenticating { .. })).count()
+    };
+    assert_eq!(begun(&pair), 1);
+    // The responder lives, but lets nobody in anew.
+    let held = pair.b.host.psk.clone();
+    pair.b.host.psk = Vec::new();
+    pair.run(seconds(6 * 3600));
+    assert!((5..=14).contains(&begun(&pair)), "{} attempts in six hours", begun(&pair));
+    pair.b.host.psk = held;
+    pair.run(seconds(2 * 3600));
+    assert_eq!((pair.a.host.installed.len(), pair.b.host.installed.len()), (1, 1));
+}
+
+// Whom it cannot call, an end cannot have authenticated anew.
+#[test]
+fn an_end_without_the_peers_address_says_so() {
+    let mut pair = Pair::up(config());
+    let ike = pair.b.sa().id;
+    let refused = pair.b.endpoint.reauthenticate(pair.now, ike, &mut pair.b.host);
+    assert!(matches!(refused, Err(culvert_ike::InitiateError::NoRemoteAddress(_))), "{refused:?}");
+}
+
 // RFC 7296, 2.8.3: whoever authenticates anew deletes the old IKE SA when all has come over, and not
 // the responder before, whatever its `unique` says.
 #[test]

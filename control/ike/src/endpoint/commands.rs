@@ -178,6 +178,9 @@ impl Endpoint {
         if !session.is_established() {
             return Err(InitiateError::NotEstablished(ike));
         }
+        if let Some(connection) = session.connection.clone() {
+            addresses(&connection, host)?;
+        }
         self.with(now, ike, host, |s, cx| s.reauthenticate(cx));
         Ok(())
     }

@@ -21,6 +21,10 @@ impl Endpoint {
     ) {
         let connection = self.table.get(succession.old).and_then(|s| s.connection.clone());
         let Some(connection) = connection else { return };
+        if self.table.sessions().any(|s| s.succeeds(succession.old)) {
+            // The last one has not been given up yet.
+            return;
+        }
         let child = match succession.children.is_empty() {
             true => None,
             false => Some(succession.children.remove(0).name.clone()),

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::exchange::{Asked, Task};
-use super::{Cx, Phase, Session};
+use super::{Cx, LINGER, Phase, Session};
 use crate::config::{ConnectionConfig, Retransmission};
 use crate::event::{DownReason, Event, InitiationError, MoveFailure, Transmit};
 use crate::message::ExchangeType;
@@ -20,6 +20,8 @@ use crate::time::Instant;
 /// Waits between attempts to open a lost TCP connection again: the first, doubled up to the last.
 const RECONNECT_FIRST: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(60);
+/// Most connections that were left and are not closed yet.
+const LEFT_MAX: usize = 4;
 /// Longest silence towards a NAT before this side (RFC 3948, 4).
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -31,6 +33,9 @@ pub(crate) struct Link {
     failures: u32,
     /// From where and where to the last connection was asked for.
     target: Option<(Option<IpAddr>, SocketAddr)>,
+    /// Connections that the SAs have left, and when they are closed: what the peer sent before it
+    /// learnt of that may still be on its way.
+    left: Vec<(Instant, ConnToken)>,
 }
 
 #[derive(Default, Clone, Copy, Serialize, Deserialize)]
@@ -57,6 +62,11 @@ impl Link {
             LinkState::Waiting(at) => Some(at),
             LinkState::Idle | LinkState::Asked(_) => None,
         }
+    }
+
+    /// When the first connection that was left is to be closed.
+    pub(super) fn close_at(&self) -> Option<Instant> {
+        self.left.iter().map(|(at, _)| *at).min()
     }
 }
 
@@ -252,8 +262,7 @@ impl Session {
                 self.move_path(cx, path);
                 self.set_child_path(cx);
                 if let Some(conn) = left {
-                    // RFC 9329, 7.1.
-                    cx.transmits.push_back(Transmit::Close { conn });
+                    self.leave(cx, conn);
                 }
                 if self.may_move() {
                     // RFC 9329, 6.1 and 7.1: with MOBIKE the peer is told in so many words.
@@ -315,10 +324,26 @@ impl Session {
         }
     }
 
+    /// The Originator closes the connection that it has left (RFC 9329, 7.1), but not at once.
+    pub(super) fn leave(&mut self, cx: &mut Cx<'_>, conn: ConnToken) {
+        if self.link.left.len() >= LEFT_MAX {
+            let (_, conn) = self.link.left.remove(0);
+            cx.transmits.push_back(Transmit::Close { conn });
+        }
+        self.link.left.push((cx.now + LINGER, conn));
+    }
+
+    pub(super) fn close_left(&mut self, cx: &mut Cx<'_>) {
+        let now = cx.now;
+        for (_, conn) in self.link.left.extract_if(.., |(at, _)| *at <= now) {
+            cx.transmits.push_back(Transmit::Close { conn });
+        }
+    }
+
     /// Has the connection closed, which carries no IKE SA any more (RFC 9329, 6.1).
     pub(super) fn close_connection(&mut self, cx: &mut Cx<'_>) {
-        let conn: Option<ConnToken> = self.path.conn.take();
-        if let Some(conn) = conn {
+        let left = std::mem::take(&mut self.link.left).into_iter().map(|(_, conn)| conn);
+        for conn in self.path.conn.take().into_iter().chain(left) {
             cx.transmits.push_back(Transmit::Close { conn });
         }
     }

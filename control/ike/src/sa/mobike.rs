@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Session};
 use crate::config::{ConnectionConfig, TransportChoice};
-use crate::event::{Event, MoveFailure, Transmit};
+use crate::event::{Event, MoveFailure};
 use crate::message::{ExchangeType, Message, NotifyType, Payload};
 use crate::nat::{self, Nat};
 use crate::path::{NAT_T_PORT, Path, Transport};
@@ -226,9 +226,8 @@ impl Session {
         }
         let old = self.path;
         self.take_path(cx, path, nat::detect(message, path));
-        // RFC 9329, 7.1: the Originator closes the connection that it has left.
         if let Some(conn) = old.conn.filter(|conn| Some(*conn) != path.conn) {
-            cx.transmits.push_back(Transmit::Close { conn });
+            self.leave(cx, conn);
         }
     }
 

@@ -160,6 +160,8 @@ pub(crate) struct Session {
     /// When to authenticate again, and whether a new IKE SA for that is wanted now.
     reauth_at: Option<Instant>,
     wants_successor: bool,
+    /// How often that was tried.
+    reauth_tries: u32,
     /// What this one takes over from another.
     succession: Option<Succession>,
     /// When the IKE SA is rekeyed and ends.
@@ -215,6 +217,7 @@ impl Session {
             later: Vec::new(),
             reauth_at: None,
             wants_successor: false,
+            reauth_tries: 0,
             succession: None,
             clock: Clock::default(),
             since: now,

@@ -15,8 +15,9 @@ use crate::time::Instant;
 
 /// The part of a peer's AUTH_LIFETIME that is left for reauthentication: a tenth.
 const MARGIN: u32 = 10;
-/// Wait after a reauthentication that failed.
+/// Wait after a reauthentication that failed; doubled after each further one, up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(60);
+const RETRY_MAX: Duration = Duration::from_secs(3600);
 
 /// What a new IKE SA is to take over.
 #[derive(Serialize, Deserialize)]
@@ -61,8 +62,15 @@ impl Session {
     /// Has the endpoint begin a new IKE SA.
     pub(crate) fn reauthenticate(&mut self, cx: &Cx<'_>) {
         // Should it fail, this is tried again.
-        self.reauth_at = Some(cx.now + RETRY);
+        let wait = RETRY.saturating_mul(1 << self.reauth_tries.min(6));
+        self.reauth_tries += 1;
+        self.reauth_at = Some(cx.now + wait.min(RETRY_MAX));
         self.wants_successor = true;
+    }
+
+    /// Whether this one is on its way to take the place of `old`.
+    pub(crate) fn succeeds(&self, old: IkeSaId) -> bool {
+        self.succession.as_ref().is_some_and(|s| s.old == old)
     }
 
     /// What a successor has to take over, if one is wanted now.

@@ -27,6 +27,7 @@ impl Session {
             self.reauth_due(),
             self.superseded.filter(|_| matches!(self.phase, Phase::Established)),
             self.keepalive_due(),
+            self.link.close_at(),
         ]
         .into_iter()
         .flatten()
@@ -67,6 +68,7 @@ impl Session {
         self.probe(cx);
         self.check_reauth(cx);
         self.keep_alive(cx);
+        self.close_left(cx);
         if self.superseded.is_some_and(|at| at <= now) {
             self.superseded = None;
             self.terminate(cx, DownReason::Replaced);
