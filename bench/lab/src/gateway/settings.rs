@@ -53,6 +53,8 @@ pub struct Settings {
     pub remote_ts: Vec<String>,
     /// Further addresses of the inner side, with their prefix lengths.
     pub inner_addresses: Vec<String>,
+    /// Routes of the inner side: whole addresses, and the hosts that have them.
+    pub inner_routes: Vec<(IpAddr, IpAddr)>,
     /// Further settings of the control process, such as `cookie_threshold = 0`.
     pub control_options: Vec<String>,
     /// Further settings of the connection, such as `dpd_delay = 1`.
@@ -89,6 +91,7 @@ impl Settings {
             local_ts: networks(side),
             remote_ts: networks(peer),
             inner_addresses: Vec::new(),
+            inner_routes: Vec::new(),
             control_options: Vec::new(),
             options: Vec::new(),
             child_options: Vec::new(),
@@ -109,6 +112,11 @@ impl Settings {
         };
         let mut inner_addresses = vec![format!("{}/24", inner.v4), format!("{}/64", inner.v6)];
         inner_addresses.extend_from_slice(&self.inner_addresses);
+        let route = |(to, via): &(IpAddr, IpAddr)| {
+            let bits = if to.is_ipv4() { 32 } else { 128 };
+            format!("{{ to = \"{to}/{bits}\", via = \"{via}\" }}")
+        };
+        let inner_routes: Vec<String> = self.inner_routes.iter().map(route).collect();
         let remote = self.remote.map_or("%any".to_owned(), |remote| remote.to_string());
         let local = match self.remote {
             Some(IpAddr::V4(_)) => outer.v4.to_string(),
@@ -134,6 +142,7 @@ mtu = {mtu}
 [dataplane.inner]
 {inner_device}
 addresses = {inner_addresses:?}
+routes = [{}]
 
 [control]
 runtime_dir = {runtime_dir:?}
@@ -168,6 +177,7 @@ secret = \"{secret}\"
             outer.v6,
             router.v4,
             router.v6,
+            inner_routes.join(", "),
             outer_device = self.outer_device,
             transport = self.transport,
             port = self.tcp_remote_port,

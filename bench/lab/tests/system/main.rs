@@ -5,6 +5,7 @@
 
 mod command;
 mod foreign;
+mod moves;
 mod port;
 mod strongswan;
 mod survival;
