@@ -19,7 +19,7 @@ use crate::id::IdentityPattern;
 
 /// The form of what is saved. Raise it with every change of what a session consists of: a snapshot of
 /// another form is refused, since numbers read wrongly could be used twice.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// Added to the counter of IVs when a session is restored: should its last snapshot be older than it
 /// can be, no IV is used twice all the same (RFC 5282, 3.1).

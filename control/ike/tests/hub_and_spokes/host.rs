@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use culvert_ike::{
-    ChildId, ChildPath, ChildSa, ConnectionConfig, Host, Identity, IkeSaId, InstallError, Instant,
-    Secret,
+    ChildClaim, ChildId, ChildPath, ChildSa, ConnectionConfig, Host, Identity, IkeSaId,
+    InstallError, Instant, Secret,
 };
 
 /// Randomness from a seed (splitmix64).
@@ -100,6 +100,18 @@ impl Host for SimHost {
 
     fn source_address(&mut self, _remote: IpAddr) -> Option<IpAddr> {
         Some(self.address)
+    }
+
+    fn connection(&mut self, name: &str) -> Option<Arc<ConnectionConfig>> {
+        self.connections.iter().find(|c| c.name == name).cloned()
+    }
+
+    fn claim_spi(&mut self, _ike: IkeSaId, _spi_in: u32) {
+        unreachable!("who crashes here forgets everything");
+    }
+
+    fn claim_child(&mut self, _claim: &ChildClaim<'_>) -> bool {
+        unreachable!("who crashes here forgets everything")
     }
 
     fn allocate_child(&mut self, _ike: IkeSaId) -> Option<u32> {
