@@ -274,6 +274,24 @@ fn a_snapshot_of_another_form_is_refused_and_one_that_is_there_too() {
     assert_eq!(side.endpoint.restore(&[], &mut side.host), Err(RestoreError::Damaged));
 }
 
+/// Snapshots of the present form, made long ago. If they cannot be read any more, what a session
+/// consists of has changed: raise the form in `sa/saved.rs`, and make new ones.
+#[test]
+fn the_form_of_snapshots_is_what_it_says() {
+    let kept: [&[u8]; 2] = [
+        include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/idle"),
+        include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/busy"),
+    ];
+    for octets in kept {
+        let mut pair = Pair::new(config(), pair::mirror(&config()));
+        pair.a.host.expect_leftovers();
+        let ike = pair.a.endpoint.restore(octets, &mut pair.a.host).unwrap();
+        assert_eq!(pair.a.sa().id, ike);
+        assert_eq!(pair.a.sa().remote_id, Some("b.test".parse().unwrap()));
+        assert_eq!(pair.a.sa().children.len(), 1);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
