@@ -4,10 +4,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use culvert_api::Target;
 use culvert_lab::capture::{Capture, check_nonces, esp_headers};
 use culvert_lab::command::wait_until;
 use culvert_lab::firewall::Policy;
-use culvert_lab::gateway::{Gateway, Settings};
+use culvert_lab::flow::Flow;
+use culvert_lab::gateway::{CONNECTION, Gateway, Settings};
 use culvert_lab::topology::{Family, Lab, SIDE_A, SIDE_B};
 use culvert_lab::traffic;
 
@@ -24,23 +26,77 @@ fn ping_b(lab: &Lab, timeout: Duration) -> Result<()> {
     traffic::ping_until_answered(&lab.a.inside, SIDE_B.host.v4.into(), timeout)
 }
 
+/// Either end rekeys everything: the windows of Message IDs fit, and the IKE SA is the one that was.
+fn rekey_from_both_ends(a: &Gateway<'_>, b: &Gateway<'_>) -> Result<()> {
+    let (before, _) = a.only_sa()?;
+    for gateway in [a, b] {
+        gateway.rekey(Target::Connection(CONNECTION.into()))?;
+        wait_until("the old SAs are gone at both ends", PING_TIMEOUT, || {
+            Ok(a.only_sa().is_ok() && b.only_sa().is_ok())
+        })?;
+    }
+    let (after, _) = a.only_sa()?;
+    ensure!(after.id == before.id, "another IKE SA: {after:#?}");
+    ensure!(after.spi_initiator != before.spi_initiator, "it was not rekeyed: {after:#?}");
+    Ok(())
+}
+
+/// Both control processes are killed while datagrams run: none is lost, and the next processes go on
+/// with the same SAs.
 #[test]
-fn killing_control_does_not_stop_traffic() -> Result<()> {
-    with_gateways(Settings::between("tcp", Family::V4), |lab, a, b| {
-        a.initiate()?;
-        exchange(lab, Family::V4)?;
-        a.kill_control()?;
-        b.kill_control()?;
-        exchange(lab, Family::V4)?;
-        a.start_control()?;
-        b.start_control()?;
-        a.wait_ready()?;
-        b.wait_ready()?;
-        exchange(lab, Family::V4)?;
-        let status = a.status()?;
-        ensure!(status.child_sas_orphaned == 1, "the old SA is listed as orphaned: {status:#?}");
-        Ok(())
-    })
+fn killed_control_processes_lose_nothing() -> Result<()> {
+    for transport in ["udp", "tcp"] {
+        with_gateways(Settings::between(transport, Family::V4), |lab, a, b| {
+            a.initiate()?;
+            let flow = Flow::start(&lab.a.inside, &lab.b.inside, SIDE_B.host.v4.into())?;
+            flow.wait_answer(PING_TIMEOUT)?;
+            let (before, child) = a.only_sa()?;
+            a.kill_control()?;
+            b.kill_control()?;
+            a.start_control()?;
+            b.start_control()?;
+            a.wait_ready()?;
+            b.wait_ready()?;
+            let (after, same) = a.only_sa()?;
+            ensure!((before.id, &before.tcp) == (after.id, &after.tcp), "{after:#?}");
+            ensure!(before.spi_initiator == after.spi_initiator, "{after:#?}");
+            ensure!(child.spi_in == same.spi_in, "{after:#?}");
+            ensure!(a.status()?.child_sas_orphaned == 0, "nothing is left without an owner");
+            rekey_from_both_ends(a, b)?;
+            flow.stop()?.check_whole()
+        })?;
+    }
+    Ok(())
+}
+
+/// A dataplane is killed while datagrams run: they are lost while it is away, and no longer; over TCP
+/// the originator connects again. The SAs stay.
+#[test]
+fn a_killed_dataplane_costs_what_it_is_away() -> Result<()> {
+    for (transport, of_a) in [("udp", true), ("tcp", true), ("tcp", false)] {
+        with_gateways(Settings::between(transport, Family::V4), |lab, a, b| {
+            a.initiate()?;
+            let flow = Flow::start(&lab.a.inside, &lab.b.inside, SIDE_B.host.v4.into())?;
+            flow.wait_answer(PING_TIMEOUT)?;
+            let (before, _) = a.only_sa()?;
+            let killed = if of_a { &mut *a } else { &mut *b };
+            killed.kill_dataplane()?;
+            killed.start_dataplane()?;
+            killed.wait_ready()?;
+            flow.wait_answer(RECOVERY)?;
+            let (after, _) = a.only_sa()?;
+            ensure!(before.id == after.id, "{after:#?}");
+            ensure!(before.spi_initiator == after.spi_initiator, "{after:#?}");
+            rekey_from_both_ends(a, b)?;
+            let tally = flow.stop()?;
+            ensure!(tally.repeated == 0, "{tally}");
+            if let (Some(first), Some(last)) = (tally.lost.first(), tally.lost.last()) {
+                ensure!(*last <= *first + tally.silence, "lost at one time only: {tally}");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// CHILD SAs are rekeyed before they end, make before break: pings that run all the while are

@@ -7,6 +7,7 @@ mod moves;
 mod reader;
 mod reauth;
 mod rekey;
+mod restart;
 mod tunnel;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
