@@ -165,8 +165,8 @@ impl Connection {
 
     /// Answers with an acknowledgment of the true state, not too often.
     fn challenge(&mut self, now: Instant) {
-        if self.last_challenge.is_none_or(|at| now.since(at) >= CHALLENGE_INTERVAL) {
-            self.last_challenge = Some(now);
+        if now >= self.next_challenge {
+            self.next_challenge = now + CHALLENGE_INTERVAL;
             self.rx.ack_now = true;
         }
     }

@@ -89,7 +89,8 @@ pub(crate) struct Connection {
     tx: Sender,
     rx: Receiver,
     timers: Timers,
-    last_challenge: Option<Instant>,
+    /// No challenge leaves before.
+    next_challenge: Instant,
     pub(crate) last_heard: Instant,
     /// Segments sent, retransmissions included.
     pub(crate) segments_out: u64,
@@ -165,7 +166,7 @@ impl Connection {
             tx: Sender::new(isn, mss, settings.congestion_control, now),
             rx: Receiver::new(settings),
             timers: Timers::default(),
-            last_challenge: None,
+            next_challenge: Instant::ZERO,
             last_heard: now,
             segments_out: 0,
             probe_peer: false,

@@ -20,7 +20,7 @@ pub(crate) struct Timers {
     /// When the caller closed the connection.
     pub(super) closed_at: Instant,
     /// When the last tail loss, window or keepalive probe left.
-    pub(super) probed: Option<Instant>,
+    pub(super) probed: Instant,
 }
 
 /// What a deadline is for.
@@ -70,9 +70,9 @@ impl Connection {
     /// The retransmission timeout, or before it the tail loss probe (RFC 8985, 7.2).
     fn repair_due(&self) -> Option<(Instant, Due)> {
         let first = self.tx.board.first()?;
-        let probed = self.timers.probed.filter(|_| self.tx.probe.is_out());
+        let probed = if self.tx.probe.is_out() { self.timers.probed } else { Instant::ZERO };
         let since = first.sent_at.max(self.tx.last_progress).max(self.tx.timed_out_at);
-        let since = since.max(probed.unwrap_or_default());
+        let since = since.max(probed);
         let timeout = (since + self.tx.rtt.rto(), Due::Retransmission);
         let open = matches!(*self.tx.recovery, Recovery::Open) && !self.tx.board.has_sacked();
         if !open || !self.sack || self.tx.probe.is_out() || self.tx.rtt.smoothed().is_none() {
@@ -89,7 +89,7 @@ impl Connection {
     }
 
     fn persist_due(&self) -> Option<(Instant, Due)> {
-        let since = self.timers.probed.unwrap_or_default().max(self.last_heard);
+        let since = self.timers.probed.max(self.last_heard);
         let blocked = self.is_synchronized() && self.tx.is_blocked_by_peer();
         blocked.then(|| (since + self.tx.persist_interval(), Due::Persist))
     }
@@ -115,7 +115,7 @@ impl Connection {
         }
         let since = match self.keepalives_unanswered {
             0 => self.last_heard + idle,
-            _ => self.timers.probed.unwrap_or_default() + KEEPALIVE_INTERVAL,
+            _ => self.timers.probed + KEEPALIVE_INTERVAL,
         };
         Some((since, Due::Keepalive))
     }
@@ -130,7 +130,7 @@ impl Connection {
             Due::Retransmission => self.tx.time_out(now),
             Due::TailLossProbe => {
                 self.tx.probe_due = true;
-                self.timers.probed = Some(now);
+                self.timers.probed = now;
             }
             Due::Reordering => self.tx.check_reordering(now),
             Due::Persist => {
@@ -156,7 +156,7 @@ impl Connection {
     }
 
     fn probe(&mut self, now: Instant) {
-        self.timers.probed = Some(now);
+        self.timers.probed = now;
         self.probe_peer = true;
     }
 }
