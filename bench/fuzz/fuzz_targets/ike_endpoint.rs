@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::{
-    ChildClaim, ChildId, ChildPath, ChildSa, ConnToken, ConnectionConfig, Endpoint, EndpointConfig, Host,
-    Identity, IkeSaId, InstallError, Instant, Path, Secret,
+    ChildClaim, ChildId, ChildPath, ChildSa, ConnToken, ConnectionConfig, Endpoint, EndpointConfig,
+    Host, Identity, IkeSaId, InstallError, Instant, Path, Secret,
 };
 use libfuzzer_sys::fuzz_target;
 

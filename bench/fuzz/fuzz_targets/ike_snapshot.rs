@@ -71,6 +71,10 @@ impl Host for Gateway {
     fn last_inbound(&mut self, _: IkeSaId) -> Option<Instant> {
         None
     }
+
+    fn last_outbound(&mut self, _: IkeSaId) -> Option<Instant> {
+        None
+    }
 }
 
 fn gateway() -> Gateway {
