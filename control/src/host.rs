@@ -39,7 +39,7 @@ impl Host for Services {
     }
 
     fn connections(&mut self, local: IpAddr, remote: IpAddr) -> Vec<Arc<ConnectionConfig>> {
-        let fitting = self.config.connections.iter().map(|connection| &connection.ike);
+        let fitting = self.config.connections.values().map(|connection| &connection.ike);
         let mut fitting: Vec<_> =
             fitting.filter(|ike| ike.covers(local, remote)).map(Arc::clone).collect();
         // One that names the peer's address is meant for it more than one for anybody.

@@ -22,3 +22,4 @@ pub mod run;
 pub mod server;
 pub mod starts;
 pub mod tcp;
+pub mod traps;

@@ -54,7 +54,7 @@ fn report(config: &Config) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     let children: usize =
-        config.connections.iter().map(|connection| connection.children.len()).sum();
+        config.connections.values().map(|connection| connection.children.len()).sum();
     println!(
         "{} is right: {} connections with {children} children, {} worker(s)",
         config.path.display(),

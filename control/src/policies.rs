@@ -13,6 +13,10 @@ use culvert_shm::{Prefix, Selector, SelectorList};
 /// of IPv6.
 pub const POLICIES_MAX: usize = 512;
 
+/// A priority's upper part is a policy's width, so that narrower ones win; below it newer ones win
+/// over older ones of the same width.
+pub const WIDTH_SHIFT: u32 = 22;
+
 /// Why selectors make no policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PolicyError {

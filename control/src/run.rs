@@ -183,7 +183,8 @@ async fn drive(shared: &Shared, listener: Listener, mut signals: Signals) -> Res
             _ = signals.terminate.recv() => true,
             _ = signals.interrupt.recv() => true,
             _ = signals.reload.recv() => {
-                tracing::warn!("SIGHUP: the configuration is not reloaded while running; restart");
+                let shared = shared.clone();
+                tokio::task::spawn_local(async move { reload(&shared).await });
                 false
             }
         };
@@ -191,6 +192,14 @@ async fn drive(shared: &Shared, listener: Listener, mut signals: Signals) -> Res
             shared.engine.borrow_mut().stop();
             farewell = Some(clock::now() + FAREWELL_MAX);
         }
+    }
+}
+
+/// Reads the configuration again because of a signal: what became of it is in the log.
+async fn reload(shared: &Shared) {
+    match server::reload(shared).await {
+        Ok(outcomes) => outcomes.iter().for_each(|done| tracing::info!("{}", done.message)),
+        Err(refusal) => refusal.message.lines().for_each(|line| tracing::error!("{line}")),
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::config::Config;
 use crate::engine::{Begun, Engine};
 
 /// Most clients at once.
@@ -153,6 +154,15 @@ async fn answer(request: Request, lines: mpsc::Sender<Vec<u8>>, shared: Shared) 
         | Command::Rekey { .. }
         | Command::Reauthenticate { .. }
         | Command::Move { .. } => act(id, &command, &lines, &shared).await,
+        Command::Reload => configured(id, reload(&shared).await, &lines).await,
+        Command::Load { name, text } => {
+            let done = shared.engine.borrow_mut().load(&name, text.into_text());
+            configured(id, done, &lines).await
+        }
+        Command::Unload { what } => {
+            let done = shared.engine.borrow_mut().unload(&what);
+            configured(id, done, &lines).await
+        }
         Command::Status
         | Command::Connections
         | Command::Sas { .. }
@@ -162,6 +172,7 @@ async fn answer(request: Request, lines: mpsc::Sender<Vec<u8>>, shared: Shared) 
             rows(id, found, &lines).await
         }
     };
+    shared.wake.notify_one();
     if let Err(error) = result {
         tracing::debug!(%error, id, "a request was not answered to its end");
     }
@@ -203,6 +214,31 @@ async fn events(
         count += 1;
     }
     send(lines, &Reply { id, body: Body::End(End { rows: count }) }).await
+}
+
+/// Reads the configuration again and applies it. Reading may take its time: it is done beside.
+///
+/// # Errors
+/// The file is wrong, or needs the processes to be started anew.
+pub async fn reload(shared: &Shared) -> Result<Vec<Outcome>, Refusal> {
+    let path = shared.engine.borrow().config_path();
+    let read = tokio::task::spawn_blocking(move || Config::load(&path)).await;
+    let read = read.map_err(|_| Refusal::new(Code::Failed, "the configuration was not read"))?;
+    let done = shared.engine.borrow_mut().reload(read);
+    shared.wake.notify_one();
+    done
+}
+
+/// Answers with what a change of the configuration did.
+async fn configured(
+    id: u64,
+    done: Result<Vec<Outcome>, Refusal>,
+    lines: &mpsc::Sender<Vec<u8>>,
+) -> io::Result<()> {
+    match done {
+        Ok(outcomes) => rows(id, outcomes.into_iter().map(Row::Outcome).collect(), lines).await,
+        Err(refusal) => refuse(lines, id, refusal).await,
+    }
 }
 
 /// Begins, and waits for each outcome if that is wanted. What did not work of several is a row too,

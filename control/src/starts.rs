@@ -70,8 +70,8 @@ pub struct Starts {
     queue: BTreeSet<(Instant, String, String)>,
     /// Connections of which a child is being tried.
     trying: HashSet<String>,
-    /// Whether [`Self::traps`] gives something else than before.
-    traps_changed: bool,
+    /// Connections of which [`Self::changed_traps`] may have to tell something.
+    retrapped: HashSet<String>,
 }
 
 impl Starts {
@@ -85,7 +85,9 @@ impl Starts {
         let mut before = std::mem::take(&mut self.connections);
         self.queue.clear();
         self.trying.clear();
-        self.traps_changed = true;
+        let trapping = |starts: &Vec<Start>| starts.iter().any(|start| start.actions.may_trap());
+        let trapping = before.iter().filter(|(_, starts)| trapping(starts));
+        self.retrapped.extend(trapping.map(|(connection, _)| connection.clone()));
         for connection in connections {
             let name = &connection.ike.name;
             let mut old = before.remove(name).unwrap_or_default();
@@ -117,18 +119,15 @@ impl Starts {
         Some((connection.clone(), child.clone()))
     }
 
-    /// The children that traffic sets up: connection and child; `None` if they are the same as at
-    /// the last time.
-    pub fn traps(&mut self) -> Option<Vec<(String, String)>> {
-        if !std::mem::take(&mut self.traps_changed) {
-            return None;
-        }
-        let mut traps = Vec::new();
-        for (connection, starts) in &self.connections {
+    /// The children that traffic sets up, of each connection of which that may have changed.
+    pub fn changed_traps(&mut self) -> Vec<(String, Vec<String>)> {
+        let trapped = |connection: &String| {
+            let starts = self.connections.get(connection).map(Vec::as_slice).unwrap_or_default();
             let trapped = starts.iter().filter(|start| start.is_trapped());
-            traps.extend(trapped.map(|start| (connection.clone(), start.child.clone())));
-        }
-        Some(traps)
+            trapped.map(|start| start.child.clone()).collect()
+        };
+        let changed = std::mem::take(&mut self.retrapped).into_iter();
+        changed.map(|connection| (connection.clone(), trapped(&connection))).collect()
     }
 
     /// There is traffic for a child that it sets up; whether that has to be done now.
@@ -237,7 +236,9 @@ impl Starts {
                 self.queue.remove(&(due, connection.to_owned(), start.child.clone()));
             }
         }
-        self.traps_changed |= starts.iter().any(|start| start.actions.may_trap());
+        if starts.iter().any(|start| start.actions.may_trap()) {
+            self.retrapped.insert(connection.to_owned());
+        }
         if starts.iter().any(|start| matches!(start.state, State::Trying(_))) {
             self.trying.insert(connection.to_owned());
             return;

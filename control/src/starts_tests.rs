@@ -118,11 +118,11 @@ fn how_it_ended_says_what_is_done() {
     let children = [("one", [Action::None, Action::Start, Action::Trap])];
     let mut starts = starts_of(&[connection("branch", &children, None)]);
     assert_eq!(starts.next(), None, "nothing at the start");
-    assert_eq!(starts.traps(), Some(vec![]));
     let mut end = |reason| {
         starts.up("branch", "one", IKE, at(100));
         let next = starts.ike_down("branch", IKE, Some(reason), (at(200), 0));
-        (next, starts.traps().expect("may have changed").len())
+        let [(_, trapped)] = starts.changed_traps().try_into().expect("one may have changed");
+        (next, trapped.len())
     };
     assert_eq!(end(DownReason::DeletedByPeer), (Next::In(RETRY_MIN), 0));
     assert_eq!(end(DownReason::PeerDead), (Next::Nothing, 1));
@@ -133,8 +133,11 @@ fn how_it_ended_says_what_is_done() {
 fn traffic_sets_up_what_is_trapped_and_only_that() {
     let children = [("one", [Action::Trap; 3]), ("two", [Action::None; 3])];
     let mut starts = starts_of(&[connection("branch", &children, None)]);
-    assert_eq!(starts.traps(), Some(vec![("branch".into(), "one".into())]));
-    assert_eq!(starts.traps(), None, "nothing changed");
+    let branch = |children: &[&str]| {
+        vec![("branch".to_owned(), children.iter().map(|child| (*child).to_owned()).collect())]
+    };
+    assert_eq!(starts.changed_traps(), branch(&["one"]));
+    assert_eq!(starts.changed_traps(), [], "nothing changed");
     assert!(!starts.acquire("branch", "two", at(5)));
     assert!(starts.acquire("branch", "one", at(5)));
     assert!(!starts.acquire("branch", "one", at(5)), "it is under way");
@@ -145,7 +148,7 @@ fn traffic_sets_up_what_is_trapped_and_only_that() {
     assert!(starts.acquire("branch", "one", at(7)));
     starts.hold("branch", None);
     assert!(!starts.acquire("branch", "one", at(8)), "somebody terminated it");
-    assert_eq!(starts.traps(), Some(vec![]));
+    assert_eq!(starts.changed_traps(), branch(&[]));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod support;
 
 use culvert_api::{Command, Target};
+use culvert_shm::Up;
 use support::eventually;
 use support::pair::{LEFT, Pair, RIGHT, config, initiate, pair_of, told, with};
 
@@ -122,4 +123,40 @@ fn attempts_end_where_keyingtries_says_so() {
     pair.left.client().rows(command).expect("begun");
     assert_eq!(told(&pair.left, "given up"), "given up after 2 attempts, as keyingtries says");
     assert_eq!(failed(&pair.left), 2);
+}
+
+/// The slot of the only trap that the left worker has.
+fn trap(pair: &Pair) -> Option<u32> {
+    let ends = pair.network.ends();
+    let mut traps = ends[0].policies.iter().filter(|(_, policy)| policy.is_trap());
+    let first = traps.next().map(|(index, _)| *index);
+    assert_eq!(traps.next(), None, "one trap at most");
+    first
+}
+
+#[test]
+fn traffic_sets_up_what_is_trapped() {
+    let mut pair = pair("", "start_action = \"trap\"");
+    let slot = eventually("the worker has the trap", || trap(&pair));
+    assert_eq!(pair.network.ends()[0].policies[&slot].remote.to_string(), LEFT.remote_ts);
+    assert_eq!(pair.left.sas(), []);
+    pair.network.ends()[0].send(&Up::Acquire { policy: slot });
+    told(&pair.left, "traffic for CHILD SA net, setting it up");
+    eventually("it is up", || (pair.right.status().child_sas == 1).then_some(()));
+    eventually("the SA's own policy comes before the trap", || {
+        let ends = pair.network.ends();
+        let priority = |trap| {
+            let mut found = ends[0].policies.values().filter(|policy| policy.is_trap() == trap);
+            found.next().map(|policy| policy.priority)
+        };
+        (priority(false)? < priority(true)?).then_some(())
+    });
+    // A repeated call changes nothing.
+    pair.network.ends()[0].send(&Up::Acquire { policy: slot });
+    pair.left.crash_and_restart();
+    eventually("the new process has set its own", || trap(&pair).filter(|new| *new != slot));
+    let target = Target::Connection("other".into());
+    let command = Command::Terminate { target, wait_s: 15 };
+    pair.left.client().rows(command).expect("terminated");
+    eventually("what somebody terminated stays down", || trap(&pair).is_none().then_some(()));
 }

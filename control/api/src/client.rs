@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::{
     API_VERSION, Body, Command, Event, Hello, LineBuffer, LineTooLong, REPLY_OCTETS_MAX, Refusal,
@@ -106,7 +107,9 @@ impl Client {
     pub fn ask(&mut self, command: Command, mut each: impl FnMut(Item)) -> Result<(), ClientError> {
         let id = self.next_id;
         self.next_id += 1;
-        self.stream.write_all(&to_line(&Request { id, command })?)?;
+        // It may hold secrets.
+        let line = Zeroizing::new(to_line(&Request { id, command })?);
+        self.stream.write_all(&line)?;
         loop {
             let reply: Reply = self.read()?;
             // 0 answers a request that the gateway could not read: there is only this one.

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize;
 
 use crate::Transport;
 
@@ -89,6 +90,24 @@ pub enum Command {
         #[serde(default)]
         wait_s: u32,
     },
+    /// Reads the configuration file again and applies what differs: an [`crate::Outcome`] for each
+    /// thing that changed. A wrong file, or one that needs the processes to be started anew, is
+    /// refused whole. What [`Command::Load`] and [`Command::Unload`] did is undone.
+    Reload,
+    /// Adds connections and secrets, or changes those of the same name, until the next
+    /// [`Command::Reload`].
+    Load {
+        /// What mistakes call the text.
+        name: String,
+        /// Sections `[connections.<name>]` and `[secrets.<name>]`.
+        text: Confidential,
+    },
+    /// Removes a connection or a secret, until the next [`Command::Reload`].
+    Unload {
+        /// Which one.
+        #[serde(flatten)]
+        what: Unloaded,
+    },
     /// The events still remembered, each as an [`crate::Event`].
     Events {
         /// Whether to go on with new ones until the client closes.
@@ -126,4 +145,45 @@ pub enum Target {
     Peer(String),
     /// Every IKE SA.
     All {},
+}
+
+/// What can be removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unloaded {
+    /// A connection, by name: its SAs are deleted.
+    Connection(String),
+    /// A secret, by name.
+    Secret(String),
+}
+
+/// A text with secrets: overwritten when dropped, and never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Confidential(String);
+
+impl Confidential {
+    /// Takes a text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// Gives the text away; whoever takes it has to overwrite it.
+    #[must_use]
+    pub fn into_text(mut self) -> String {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl std::fmt::Debug for Confidential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Confidential")
+    }
+}
+
+impl Drop for Confidential {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
 }

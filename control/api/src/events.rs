@@ -176,6 +176,11 @@ pub enum Happening {
         /// When, in seconds from now.
         in_s: u64,
     },
+    /// There is traffic for a child that traffic sets up.
+    Acquired {
+        /// Its name in the configuration.
+        child: String,
+    },
     /// What is to stand was tried so often in vain that it is left alone, as `keyingtries` says.
     GivenUp {
         /// How often.
@@ -193,6 +198,22 @@ pub enum Happening {
         /// The peer's address and port.
         remote: String,
         /// Why.
+        reason: String,
+    },
+    /// The configuration changed: by `reload`, `load` or `unload`.
+    Reconfigured {
+        /// Connections that are new.
+        added: u64,
+        /// Connections that are gone.
+        removed: u64,
+        /// Connections that are other than before.
+        changed: u64,
+        /// Secrets that are new, gone or other than before.
+        secrets: u64,
+    },
+    /// A configuration was refused; nothing of it was applied.
+    ConfigurationRefused {
+        /// Why: file, line, what is wrong.
         reason: String,
     },
     /// The dataplane came, anew or again.
@@ -267,6 +288,7 @@ impl fmt::Display for Happening {
                 f.write_str("TCP connection lost, the peer is to open a new one")
             }
             Self::Retry { in_s } => write!(f, "next attempt in {in_s} s"),
+            Self::Acquired { child } => write!(f, "traffic for CHILD SA {child}, setting it up"),
             Self::GivenUp { attempts } => {
                 write!(f, "given up after {attempts} attempts, as keyingtries says")
             }
@@ -279,6 +301,12 @@ impl fmt::Display for Happening {
             Self::TcpClosed { remote, reason } => {
                 write!(f, "TCP connection with {remote} closed: {reason}")
             }
+            Self::Reconfigured { added, removed, changed, secrets } => write!(
+                f,
+                "configuration: {added} connections added, {removed} removed, {changed} changed; \
+                 {secrets} secrets differ"
+            ),
+            Self::ConfigurationRefused { reason } => write!(f, "configuration refused: {reason}"),
             Self::DataplaneUp => f.write_str("dataplane up"),
             Self::DataplaneDown => f.write_str("dataplane down, packets do not pass"),
             Self::Unknown => f.write_str("an event that this version does not know"),

@@ -25,7 +25,7 @@ mod line;
 mod rows;
 
 pub use client::{Client, ClientError, Item};
-pub use commands::{Command, Target};
+pub use commands::{Command, Confidential, Target, Unloaded};
 pub use events::{Event, Happening, Side};
 pub use line::{LineBuffer, LineTooLong};
 pub use rows::{

@@ -1,10 +1,12 @@
 //! Lines out of a stream that cuts them anywhere.
 
+use zeroize::Zeroizing;
+
 /// Collects octets until a line is whole. It holds less than one line of the longest length
-/// allowed, plus what was fed after it.
+/// allowed, plus what was fed after it. Lines may hold secrets: it is overwritten when dropped.
 #[derive(Debug)]
 pub struct LineBuffer {
-    octets: Vec<u8>,
+    octets: Zeroizing<Vec<u8>>,
     /// Start of what has not been handed out.
     start: usize,
     /// From here on no line feed was looked for yet.
@@ -21,7 +23,7 @@ impl LineBuffer {
     /// Accepts lines of up to this many octets, line feed included.
     #[must_use]
     pub fn new(line_octets_max: usize) -> Self {
-        Self { octets: Vec::new(), start: 0, unseen: 0, line_octets_max }
+        Self { octets: Zeroizing::default(), start: 0, unseen: 0, line_octets_max }
     }
 
     /// Takes octets from the stream. Call [`Self::next_line`] until it has no more before feeding

@@ -1,10 +1,11 @@
 //! The command line.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use clap::{Args, Parser, Subcommand};
-use culvert_api::{Command, SOCKET_PATH_DEFAULT, Target, Transport};
+use culvert_api::{Command, Confidential, SOCKET_PATH_DEFAULT, Target, Transport, Unloaded};
 
 /// Shows what the Culvert gateway does, and tells it what to do.
 #[derive(Debug, Parser)]
@@ -90,6 +91,18 @@ pub(crate) enum Verb {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Read the configuration again and apply what differs
+    Reload,
+    /// Add connections and secrets, or change them, until the next reload
+    Load {
+        /// A file with sections [connections.<name>] and [secrets.<name>]; - reads standard input
+        file: PathBuf,
+    },
+    /// Remove a connection or a secret, until the next reload
+    Unload {
+        #[command(flatten)]
+        what: Removed,
+    },
     /// What happened lately
     Events {
         /// Go on with what happens from now on
@@ -133,6 +146,28 @@ pub(crate) struct What {
     all: bool,
 }
 
+/// What is to be removed.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Removed {
+    /// A connection; its SAs are deleted
+    #[arg(long, value_name = "NAME")]
+    connection: Option<String>,
+    /// A secret
+    #[arg(long, value_name = "NAME")]
+    secret: Option<String>,
+}
+
+impl Removed {
+    /// clap has seen to it that exactly one is given.
+    fn what(&self) -> Unloaded {
+        match (&self.connection, &self.secret) {
+            (Some(connection), _) => Unloaded::Connection(connection.clone()),
+            (_, secret) => Unloaded::Secret(secret.clone().unwrap_or_default()),
+        }
+    }
+}
+
 fn transport(text: &str) -> Result<Transport, String> {
     match text {
         "udp" => Ok(Transport::Udp),
@@ -144,8 +179,17 @@ fn transport(text: &str) -> Result<Transport, String> {
 
 impl Arguments {
     /// The request that the gateway gets.
-    pub(crate) fn command(&self) -> Command {
-        match &self.verb {
+    ///
+    /// # Errors
+    /// The file to load cannot be read.
+    pub(crate) fn command(&self) -> io::Result<Command> {
+        Ok(match &self.verb {
+            Verb::Reload => Command::Reload,
+            Verb::Load { file } => Command::Load {
+                name: file.display().to_string(),
+                text: Confidential::new(read(file)?),
+            },
+            Verb::Unload { what } => Command::Unload { what: what.what() },
             Verb::Connections => Command::Connections,
             Verb::Sas { connection } => Command::Sas { connection: connection.clone() },
             Verb::Tcp => Command::Tcp,
@@ -174,8 +218,13 @@ impl Arguments {
             Verb::Events { follow } => Command::Events { follow: *follow },
             // A check needs no gateway; it never comes here.
             Verb::Status | Verb::Check { .. } => Command::Status,
-        }
+        })
     }
+}
+
+/// A file's text, or standard input's.
+fn read(file: &Path) -> io::Result<String> {
+    if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) }
 }
 
 impl What {
@@ -195,7 +244,8 @@ mod tests {
 
     fn command(line: &str) -> Result<Command, String> {
         let parsed = Arguments::try_parse_from(line.split_whitespace());
-        parsed.map(|arguments| arguments.command()).map_err(|error| error.to_string())
+        let parsed = parsed.map_err(|error| error.to_string());
+        parsed.and_then(|arguments| arguments.command().map_err(|error| error.to_string()))
     }
 
     #[test]
@@ -231,6 +281,8 @@ mod tests {
             command("culvert reauthenticate --all"),
             Ok(Command::Reauthenticate { target: Target::All {}, wait_s: 60 })
         );
+        let what = Unloaded::Secret("ike-branch".into());
+        assert_eq!(command("culvert unload --secret ike-branch"), Ok(Command::Unload { what }));
         let to = Transport::Tcp;
         let local = "192.0.2.9".parse().ok();
         assert_eq!(

@@ -34,6 +34,7 @@ const PATIENCE_EXTRA: Duration = Duration::from_secs(10);
 enum Failure {
     Client(ClientError),
     Check(check::CheckError),
+    Input(io::Error),
     Output(io::Error),
 }
 
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let command = arguments.command();
+    let command = arguments.command().map_err(Failure::Input)?;
     let mut client = Client::connect(&arguments.socket).map_err(Failure::Client)?;
     match &command {
         Command::Events { follow: true } => client.patience(None),
@@ -112,12 +113,19 @@ fn explain(failure: &Failure, arguments: &Arguments) -> ExitCode {
             eprintln!("culvert: the output cannot be written: {error}");
             ExitCode::from(EXIT_REFUSED)
         }
+        Failure::Input(error) => {
+            eprintln!("culvert: the file cannot be read: {error}");
+            ExitCode::from(EXIT_REFUSED)
+        }
         Failure::Check(error) => {
             eprintln!("culvert: {error}");
             ExitCode::from(EXIT_UNREACHABLE)
         }
         Failure::Client(error @ ClientError::Refused(_)) => {
-            eprintln!("culvert: {}", table::printable(&error.to_string()));
+            // A file may have several mistakes, each on its line.
+            for line in error.to_string().lines() {
+                eprintln!("culvert: {}", table::printable(line));
+            }
             ExitCode::from(EXIT_REFUSED)
         }
         Failure::Client(error) => {

@@ -151,7 +151,7 @@ pub struct Volume {
 }
 
 /// One connection: who talks to whom, and how. swanctl's `connections.<name>`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionConfig {
     /// Name in tables and events.
     pub name: String,
@@ -269,7 +269,7 @@ pub enum ChildMode {
 }
 
 /// One kind of CHILD SA. swanctl's `connections.<name>.children.<name>`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ChildConfig {
     /// Name in tables and events.
     pub name: String,

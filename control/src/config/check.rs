@@ -1,6 +1,7 @@
 //! Turns the file into what the engine uses. Every mistake is noted, not only the first; a `None`
 //! of a helper means that it has already noted one.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -13,10 +14,10 @@ use culvert_ike::{EndpointConfig, IdentityPattern};
 use culvert_shm::Name;
 use serde_spanned::Spanned;
 
-use super::Config;
 use super::secret::{self, Secrets};
-use super::section::{ControlSection, FileSection, SecretSection};
+use super::section::{ControlSection, FileSection, FragmentSection, SecretSection};
 use super::values::{Time, time_text};
+use super::{CONNECTIONS_MAX, Config, Fragment};
 
 /// Permissions of the control socket: its owner and group may use it.
 const SOCKET_MODE_DEFAULT: u32 = 0o660;
@@ -36,8 +37,8 @@ pub(super) fn file(
     let dataplane = section.dataplane.check(source, problems);
     let mut checker =
         Checker { source, problems, dataplane: dataplane.as_ref(), warnings: Vec::new() };
-    let secrets = checker.secrets(section);
-    let connections = checker.connections(section, &secrets);
+    let secrets = checker.secrets(&section.secrets);
+    let connections = checker.connections(&section.connections, &secrets);
     if let Some(pools) = section.pools.as_ref().filter(|pools| !pools.get_ref().is_empty()) {
         let reason = "pools of virtual addresses are not supported yet: give the peer's network \
                       as remote_ts, and remove this section";
@@ -59,6 +60,24 @@ pub(super) fn file(
         limits,
         warnings,
     })
+}
+
+/// Checks connections and secrets that are added to `present`.
+pub(super) fn fragment(
+    section: &FragmentSection,
+    present: &Config,
+    source: &Source,
+    problems: &mut Problems,
+) -> Fragment {
+    let dataplane = Some(&present.dataplane);
+    let mut checker = Checker { source, problems, dataplane, warnings: Vec::new() };
+    let secrets = checker.secrets(&section.secrets);
+    let all = present.secrets.with(&secrets);
+    let connections = checker.connections(&section.connections, &all);
+    if connections.keys().chain(present.connections.keys()).count() > CONNECTIONS_MAX {
+        checker.problem(&(0..0), format!("more than {CONNECTIONS_MAX} connections in all"));
+    }
+    Fragment { connections, secrets, warnings: checker.warnings }
 }
 
 pub(super) struct Checker<'a> {
@@ -237,12 +256,12 @@ impl Checker<'_> {
         }
     }
 
-    fn secrets(&mut self, section: &FileSection) -> Secrets {
+    fn secrets(&mut self, sections: &BTreeMap<String, Spanned<SecretSection>>) -> Secrets {
         let mut secrets = Secrets::default();
-        for (name, section) in &section.secrets {
+        for (name, section) in sections {
             self.name("secret", name, &section.span());
             if let Some((owners, secret)) = self.secret(section) {
-                secrets.add(owners, secret);
+                secrets.add(name, owners, secret);
             }
         }
         secrets

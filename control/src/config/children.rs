@@ -140,6 +140,15 @@ impl Checker<'_> {
         let chosen =
             |section: Option<&Spanned<ActionSection>>| section.map(|s| action(*s.get_ref()));
         let start = chosen(section.start_action.as_ref()).unwrap_or_default();
+        if mode == ChildMode::Transport {
+            // Their selectors are known only when the peer's address is.
+            let actions = [&section.start_action, &section.close_action, &section.dpd_action];
+            let trap = |s: &&Spanned<ActionSection>| action(*s.get_ref()) == Action::Trap;
+            if let Some(place) = actions.into_iter().flatten().find(trap) {
+                let reason = "traffic cannot set up a child in transport mode: use \"start\"";
+                self.problem(&place.span(), reason);
+            }
+        }
         let child = Child {
             start,
             close: chosen(section.close_action.as_ref()).unwrap_or(start),

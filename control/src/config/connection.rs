@@ -1,5 +1,6 @@
 //! `[connections.<name>]`, checked.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use serde_spanned::Spanned;
 
 use super::check::{Checker, LIST_MAX};
 use super::secret::Secrets;
-use super::section::{ConnectionSection, FileSection, TransportSection, UniqueSection};
+use super::section::{ConnectionSection, TransportSection, UniqueSection};
 use super::values::Time;
 use super::{CONNECTIONS_MAX, Connection};
 
@@ -41,17 +42,16 @@ const KEYINGTRIES_MAX: u64 = 1_000_000;
 impl Checker<'_> {
     pub(super) fn connections(
         &mut self,
-        section: &FileSection,
+        sections: &BTreeMap<String, Spanned<ConnectionSection>>,
         secrets: &Secrets,
-    ) -> Vec<Connection> {
-        let sections = &section.connections;
+    ) -> BTreeMap<String, Connection> {
         if sections.len() > CONNECTIONS_MAX {
             self.problem(&(0..0), format!("more than {CONNECTIONS_MAX} connections"));
-            return Vec::new();
+            return BTreeMap::new();
         }
         let check = |(name, section): (&String, &Spanned<ConnectionSection>)| {
             self.name("connection", name, &section.span());
-            self.connection(name, section, secrets)
+            Some((name.clone(), self.connection(name, section, secrets)?))
         };
         sections.iter().filter_map(check).collect()
     }

@@ -13,6 +13,7 @@ mod section;
 mod tests;
 mod values;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub struct Config {
     /// Group of the control socket, if it is not the process's.
     pub socket_group: Option<String>,
     /// The connections, by name.
-    pub connections: Vec<Connection>,
+    pub connections: BTreeMap<String, Connection>,
     /// The pre-shared keys.
     pub secrets: Arc<Secrets>,
     /// How much peers that are not authenticated yet may ask of the gateway.
@@ -49,8 +50,18 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
+/// Connections and secrets that are added while the gateway runs.
+pub struct Fragment {
+    /// The connections, by name.
+    pub connections: BTreeMap<String, Connection>,
+    /// The pre-shared keys.
+    pub secrets: Secrets,
+    /// What is allowed but not wise.
+    pub warnings: Vec<String>,
+}
+
 /// A connection.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Connection {
     /// What the protocol needs to know of it.
     pub ike: Arc<ConnectionConfig>,
@@ -126,9 +137,37 @@ impl Config {
         source.finish(config, problems)
     }
 
+    /// Checks connections and secrets that are to be added to this configuration. `name` is what
+    /// mistakes call the text.
+    ///
+    /// # Errors
+    /// It is wrong: every mistake with its line.
+    pub fn fragment(&self, name: &Path, text: String) -> Result<Fragment, ConfigError> {
+        let source = Source::new(name, text);
+        let section = source.parse()?;
+        let mut problems = Problems::new();
+        let fragment = check::fragment(&section, self, &source, &mut problems);
+        source.finish(Some(fragment), problems)
+    }
+
+    /// What of another configuration takes effect only when the processes are started anew, as the
+    /// file spells it.
+    #[must_use]
+    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
+        let (own, new) = (&self.dataplane, &other.dataplane);
+        let mut keys = own.differences(new);
+        let control = [
+            ("[control] runtime_dir", self.runtime_dir != other.runtime_dir),
+            ("[control] socket_mode", self.socket_mode != other.socket_mode),
+            ("[control] socket_group", self.socket_group != other.socket_group),
+        ];
+        keys.extend(control.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
+        keys
+    }
+
     /// The connection of this name.
     #[must_use]
     pub fn connection(&self, name: &str) -> Option<&Connection> {
-        self.connections.iter().find(|connection| connection.ike.name == name)
+        self.connections.get(name)
     }
 }

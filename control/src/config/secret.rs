@@ -1,5 +1,6 @@
 //! Pre-shared keys: how they are written, and which of them two identities share.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -11,22 +12,54 @@ pub(super) const SECRET_OCTETS_MAX: usize = 1024;
 /// Longest file of a key, in octets: hexadecimal, with its prefix and some line feeds.
 const SECRET_FILE_OCTETS_MAX: u64 = 4096;
 
-/// Every configured key.
+/// Every configured key, by name.
 #[derive(Default)]
 pub struct Secrets {
-    list: Vec<Owned>,
+    list: BTreeMap<String, Owned>,
 }
 
 /// A key and the identities that it belongs to; none: it belongs to all.
+#[derive(Clone)]
 struct Owned {
     owners: Vec<IdentityPattern>,
     secret: Secret,
 }
 
 impl Secrets {
-    /// Adds a key.
-    pub(super) fn add(&mut self, owners: Vec<IdentityPattern>, secret: Secret) {
-        self.list.push(Owned { owners, secret });
+    /// Adds a key, in place of another of this name.
+    pub(super) fn add(&mut self, name: &str, owners: Vec<IdentityPattern>, secret: Secret) {
+        self.list.insert(name.to_owned(), Owned { owners, secret });
+    }
+
+    /// These, and others; of two of one name the other.
+    #[must_use]
+    pub fn with(&self, others: &Self) -> Self {
+        let mut list = self.list.clone();
+        list.extend(others.list.iter().map(|(name, owned)| (name.clone(), owned.clone())));
+        Self { list }
+    }
+
+    /// These without one; `None` if there is no such.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Option<Self> {
+        let mut list = self.list.clone();
+        list.remove(name)?;
+        Some(Self { list })
+    }
+
+    /// The names of those that are here, with whether `others` lacks them (`None`) or has another
+    /// key or other owners under this name (`Some(true)`).
+    pub fn compared<'a>(
+        &'a self,
+        others: &'a Self,
+    ) -> impl Iterator<Item = (&'a str, Option<bool>)> {
+        self.list.iter().map(|(name, owned)| {
+            let other = others.list.get(name);
+            let differs = other.map(|other| {
+                other.owners != owned.owners || other.secret.expose() != owned.secret.expose()
+            });
+            (name.as_str(), differs)
+        })
     }
 
     /// The key that these two share: an owner must be the peer or, failing that, this gateway; a
@@ -37,7 +70,7 @@ impl Secrets {
             let matching = owned.owners.iter().filter(|owner| owner.matches(id));
             matching.map(|owner| 1 + owner.rank()).max().unwrap_or(0)
         };
-        let candidates = self.list.iter().filter_map(|owned| {
+        let candidates = self.list.values().filter_map(|owned| {
             let ranks = (rank(owned, remote), rank(owned, local));
             (owned.owners.is_empty() || ranks != (0, 0)).then_some((ranks, owned))
         });
@@ -46,7 +79,7 @@ impl Secrets {
 
     /// Whether there is a key that `local` may share with somebody who fits `remote`.
     #[must_use]
-    pub(super) fn covers(&self, local: &Identity, remote: &IdentityPattern) -> bool {
+    pub fn covers(&self, local: &Identity, remote: &IdentityPattern) -> bool {
         match remote.exact() {
             Some(remote) => self.find(local, remote).is_some(),
             None => !self.list.is_empty(),
@@ -187,7 +220,7 @@ mod tests {
             (&["one.branch.example", "gw.example"][..], "one"),
         ] {
             let owners = owners.iter().map(|owner| owner.parse().unwrap()).collect();
-            secrets.add(owners, parse(key).unwrap());
+            secrets.add(key, owners, parse(key).unwrap());
         }
         let find = |local: &str, remote: &str| {
             let secret = secrets.find(&id(local), &id(remote)).unwrap();

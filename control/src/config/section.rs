@@ -24,6 +24,16 @@ pub(super) struct FileSection {
     pub(super) pools: Option<Spanned<BTreeMap<String, IgnoredAny>>>,
 }
 
+/// What is added while the gateway runs.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FragmentSection {
+    #[serde(default)]
+    pub(super) connections: BTreeMap<String, Spanned<ConnectionSection>>,
+    #[serde(default)]
+    pub(super) secrets: BTreeMap<String, Spanned<SecretSection>>,
+}
+
 /// `[control]`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -8,9 +8,11 @@ mod commands;
 mod happenings;
 mod known;
 mod records;
+mod reload;
 mod rows;
 mod saved;
 mod targets;
+mod traffic;
 mod usage;
 mod waiters;
 
@@ -29,6 +31,7 @@ use crate::history::History;
 use crate::host::{self, Services};
 use crate::starts::{Next, Starts};
 use crate::tcp::Tcp;
+use crate::traps::Traps;
 use crate::{clock, convert};
 
 pub use commands::{Beginnings, Begun};
@@ -63,6 +66,7 @@ pub struct Engine {
     services: Services,
     tcp: Tcp,
     starts: Starts,
+    traps: Traps,
     history: History,
     waiters: Waiters,
     /// What was told of the SAs that stand.
@@ -89,13 +93,14 @@ impl Engine {
         let mut octets = [0; 8];
         host::random(&mut octets);
         let mut starts = Starts::default();
-        starts.configure(config.connections.iter(), now);
+        starts.configure(config.connections.values(), now);
         Self {
             endpoint: Endpoint::new(config.limits.clone()),
             services: Services { forwarding: Forwarding::default(), config },
             // The upper half tells this process's requests from an earlier one's.
             tcp: Tcp::new(u64::from_ne_bytes(octets) & !0 << 32),
             starts,
+            traps: Traps::default(),
             history: History::default(),
             waiters: Waiters::default(),
             known: Known::default(),
@@ -191,6 +196,7 @@ impl Engine {
             self.start_due(now);
         }
         self.flush();
+        self.set_traps();
         records > 0
     }
 

@@ -31,6 +31,7 @@ impl Record {
             Up::PathMoved { peer } => Up::PathMoved { peer },
             Up::SequenceNearlyExhausted { sa } => Up::SequenceNearlyExhausted { sa },
             Up::Restarted { epoch } => Up::Restarted { epoch },
+            Up::Acquire { policy } => Up::Acquire { policy },
         })
     }
 }
@@ -73,6 +74,7 @@ impl Engine {
             Record::Other(Up::SequenceNearlyExhausted { sa }) => {
                 self.sequence_low(sa);
             }
+            Record::Other(Up::Acquire { policy }) => self.acquire(now, policy),
             Record::Other(Up::Restarted { epoch }) => self.worker_restarted(now, worker, epoch),
             // `Record::of` has made a message of it.
             Record::Other(Up::IkeMessage { .. }) => {}

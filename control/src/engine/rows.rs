@@ -77,7 +77,7 @@ impl Engine {
             let count = ike_sas.get(&connection.ike.name).copied().unwrap_or(0);
             Row::Connection(configured(connection, count))
         };
-        self.services.config.connections.iter().map(row).collect()
+        self.services.config.connections.values().map(row).collect()
     }
 
     fn sas(&self, connection: Option<&str>) -> Vec<Row> {

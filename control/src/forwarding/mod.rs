@@ -20,13 +20,9 @@ use culvert_shm::{
     ControlView, Down, KeyMaterial, Name, Path, PeerConfig, Policy, SaConfig, SlotRef,
 };
 
-use crate::policies::{self, Match};
+use crate::policies::{self, Match, WIDTH_SHIFT};
 use crate::{clock, convert};
 pub use orphans::Orphan;
-
-/// A priority's upper part is a policy's width, so that narrower ones win; below it newer ones win
-/// over older ones of the same width.
-const WIDTH_SHIFT: u32 = 22;
 
 /// How long an answer may be on its way to a peer, which is longer than an ordinary path takes.
 const ANSWER_NS: u64 = 1_000_000_000;

@@ -57,6 +57,12 @@ impl Gateway {
         gateway
     }
 
+    /// Sends it SIGHUP.
+    pub(crate) fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("signalled");
+    }
+
     /// Kills it as a crash would, and starts another one in its place.
     pub(crate) fn crash_and_restart(&mut self) {
         self.kill();
@@ -150,7 +156,10 @@ impl Drop for Gateway {
 
 fn configure(dir: &Path, config: &str) {
     let control = format!("\n[control]\nruntime_dir = \"{}\"\n", dir.display());
-    std::fs::write(dir.join("culvert.toml"), format!("{config}{control}")).expect("written");
+    let path = dir.join("culvert.toml");
+    std::fs::write(&path, format!("{config}{control}")).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&path, mode).expect("its secrets are nobody else's");
 }
 
 fn spawn(dir: &Path) -> Child {
@@ -229,6 +238,9 @@ impl Dataplane {
         for index in 0..LAYOUT.sa_slots {
             dataplane.look_at_sa(index);
         }
+        for index in 0..LAYOUT.policy_slots {
+            dataplane.look_at_policy(index);
+        }
         dataplane
     }
 
@@ -253,6 +265,13 @@ impl Dataplane {
         match self.worker.load_sa(index) {
             Load::Live(_, config) => self.sas.insert(index, config),
             Load::Gone => self.sas.remove(&index),
+        };
+    }
+
+    fn look_at_policy(&mut self, index: u32) {
+        match self.worker.load_policy(index) {
+            Load::Live(_, policy) => self.policies.insert(index, policy),
+            Load::Gone => self.policies.remove(&index),
         };
     }
 
@@ -352,12 +371,7 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
             }
             Down::TcpClose { conn, .. } => out.push(Out::Close(conn)),
             Down::SaChanged { index } => looks.push(index),
-            Down::PolicyChanged { index } => {
-                match dataplane.worker.load_policy(index) {
-                    Load::Live(_, policy) => dataplane.policies.insert(index, policy),
-                    Load::Gone => dataplane.policies.remove(&index),
-                };
-            }
+            Down::PolicyChanged { index } => dataplane.look_at_policy(index),
             Down::PeerChanged { index } => {
                 match dataplane.worker.load_peer(index) {
                     Load::Live(_, (_, path)) => dataplane.paths.insert(index, path),

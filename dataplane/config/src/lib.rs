@@ -126,6 +126,53 @@ impl Dataplane {
     pub fn workers(&self) -> u16 {
         u16::try_from(self.lcores.len().clamp(1, WORKERS_MAX)).unwrap_or(1)
     }
+
+    /// The settings in which another section differs and that take effect only when the processes
+    /// are started anew, as the file spells them: all but `replay_window`, which is that of new SAs.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        // No field can be forgotten here.
+        let Self {
+            lcores,
+            hugepages,
+            memory_mib,
+            poll,
+            aead,
+            tcp_ports,
+            tcp_connections,
+            tcp_congestion,
+            tcp_memory_mib,
+            replay_window: _,
+            sas,
+            policies,
+            peers,
+            ring_kib,
+            outer_device,
+            inner_device,
+            outer,
+            inner,
+        } = self;
+        let all = [
+            ("[dataplane] lcores", *lcores != other.lcores),
+            ("[dataplane] hugepages", *hugepages != other.hugepages),
+            ("[dataplane] memory_mib", *memory_mib != other.memory_mib),
+            ("[dataplane] poll", *poll != other.poll),
+            ("[dataplane] aead", *aead != other.aead),
+            ("[dataplane] tcp_ports", *tcp_ports != other.tcp_ports),
+            ("[dataplane] tcp_connections", *tcp_connections != other.tcp_connections),
+            ("[dataplane] tcp_congestion", *tcp_congestion != other.tcp_congestion),
+            ("[dataplane] tcp_memory_mib", *tcp_memory_mib != other.tcp_memory_mib),
+            ("[dataplane] sas", *sas != other.sas),
+            ("[dataplane] policies", *policies != other.policies),
+            ("[dataplane] peers", *peers != other.peers),
+            ("[dataplane] ring_kib", *ring_kib != other.ring_kib),
+            ("[dataplane.outer] device", *outer_device != other.outer_device),
+            ("[dataplane.inner] device", *inner_device != other.inner_device),
+            ("[dataplane.outer]", *outer != other.outer),
+            ("[dataplane.inner]", *inner != other.inner),
+        ];
+        all.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
+    }
 }
 
 /// Addresses and routes of one side of the gateway.

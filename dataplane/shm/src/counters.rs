@@ -255,6 +255,8 @@ counters! {
 
     /// Inner packets that no policy takes.
     PolicyNone = "policy_none",
+    /// Inner packets whose policy has no SA yet; control is told to set one up.
+    PolicyTrapped = "policy_trapped",
     /// Inner packets whose policy names an SA that is gone.
     PolicyStale = "policy_stale",
 

@@ -144,6 +144,12 @@ pub enum Up<'a> {
         /// The SA.
         sa: SlotRef,
     },
+    /// A packet met a policy without SA (see [`crate::Policy::TRAP`]). A worker says so at most once a
+    /// second for each.
+    Acquire {
+        /// Index of the policy's slot.
+        policy: u32,
+    },
     /// Every record of this worker from before this one is from an earlier life of the dataplane:
     /// its connections are gone, the slots are being read again.
     Restarted {
@@ -191,6 +197,10 @@ impl Up<'_> {
                 out.put(*epoch);
                 (7, &[])
             }
+            Up::Acquire { policy } => {
+                out.put(u64::from(*policy));
+                (8, &[])
+            }
         };
         let used = out.used();
         ring.push(kind, &fields[..used], payload)
@@ -225,6 +235,7 @@ fn up_fields<'a>(record: &RawRecord<'a>) -> Option<Up<'a>> {
         5 => Up::PathMoved { peer: SlotRef::decode(words)? },
         6 => Up::SequenceNearlyExhausted { sa: SlotRef::decode(words)? },
         7 => Up::Restarted { epoch: words.take()? },
+        8 => Up::Acquire { policy: u32::try_from(words.take()?).ok()? },
         _ => return None,
     })
 }
@@ -436,6 +447,7 @@ mod tests {
             assert_up(Up::PathMoved { peer: slot });
             assert_up(Up::SequenceNearlyExhausted { sa: slot });
             assert_up(Up::Restarted { epoch: token });
+            assert_up(Up::Acquire { policy: slot.index });
 
             assert_down(Down::IkeSend { path, payload: &payload });
             assert_down(Down::TcpConnect { token, local: flag.then(|| local.ip()), remote });

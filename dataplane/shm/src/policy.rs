@@ -4,7 +4,8 @@ use crate::slot::{Slot, SlotRef};
 use crate::types::{Prefix, Selector};
 use crate::words::{Record, WordReader, WordWriter};
 
-/// An outbound policy: packets from the local selector to the remote prefix take this SA.
+/// An outbound policy: packets from the local selector to the remote prefix take this SA. Without
+/// one it is a *trap*: the packets are dropped, and control is told to set an SA up.
 ///
 /// Control cuts ranges of remote addresses into prefixes, so that a worker can look them up by
 /// longest match; of several policies that match, the lowest priority number wins.
@@ -16,12 +17,24 @@ pub struct Policy {
     pub remote_ports: (u16, u16),
     /// Sources, with protocol and source ports.
     pub local: Selector,
-    /// The SA.
+    /// The SA; [`Policy::TRAP`] if there is none.
     pub sa: SlotRef,
-    /// The worker that owns the SA.
+    /// The worker that owns the SA. Of a trap it means nothing.
     pub owner: u16,
     /// The lowest wins.
     pub priority: u32,
+}
+
+impl Policy {
+    /// Stands for the SA of a trap. No table has so many slots.
+    pub const TRAP: SlotRef = SlotRef { index: u32::MAX, generation: 0 };
+
+    /// Whether packets have to wait for an SA.
+    #[inline]
+    #[must_use]
+    pub fn is_trap(&self) -> bool {
+        self.sa.index == Self::TRAP.index
+    }
 }
 
 impl Record for Policy {

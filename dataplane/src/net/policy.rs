@@ -7,6 +7,9 @@
 //! destination prefix wins, then the lowest priority number, then the lowest slot index; a policy
 //! whose source, protocol or ports do not match is passed over.
 //!
+//! A policy without SA is a trap: its packets are dropped, and control is told of the first one and
+//! then once a second, so that it sets an SA up.
+//!
 //! **Inbound**: [`permits`] holds the decrypted packet against its SA's selectors
 //! (RFC 4301, 5.2, step 4).
 //!
@@ -14,15 +17,18 @@
 //! any port and opaque ones (RFC 4301, 7.2 describes the SAs for it). Where a policy names ports,
 //! the first fragment takes it and the others do not: such traffic has to come unfragmented.
 
-use super::DropReason;
 use super::hash::{Hasher, bits_of};
 use super::ip::Flow;
 use super::prefix::masked;
+use super::{DropReason, Nanos, SECOND};
 use culvert_shm::{Policy, SelectorList};
 use std::net::IpAddr;
 
 /// Policies of one destination prefix; a lookup walks no more for each prefix length.
 pub const CHAIN_MAX: usize = 256;
+
+/// How often control is told that packets meet the same trap.
+pub const ACQUIRE_INTERVAL: Nanos = SECOND;
 
 /// Why a policy was not taken over; it then takes no packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,6 +54,8 @@ struct Entry {
     policy: Policy,
     /// The next one to the same destination.
     next: u32,
+    /// Of a trap: when control was last told of a packet; 0 if never.
+    told: Nanos,
 }
 
 /// A destination prefix with policies.
@@ -165,18 +173,36 @@ impl PolicyTable {
     /// [`DropReason::PolicyNone`].
     #[inline]
     pub fn lookup(&self, flow: &Flow) -> Result<&Policy, DropReason> {
+        self.find(flow).map(|(_, policy)| policy).ok_or(DropReason::PolicyNone)
+    }
+
+    /// A packet met a trap: its slot, if control is to be told, which is once in
+    /// [`ACQUIRE_INTERVAL`] for each trap.
+    pub fn acquire(&mut self, flow: &Flow, now: Nanos) -> Option<u32> {
+        let (index, _) = self.find(flow).filter(|(_, policy)| policy.is_trap())?;
+        let entry = self.entries.get_mut(index as usize)?.as_mut()?;
+        if entry.told > 0 && now.saturating_sub(entry.told) < ACQUIRE_INTERVAL {
+            return None;
+        }
+        entry.told = now;
+        Some(index)
+    }
+
+    /// The policy that takes a packet, and its slot.
+    #[inline]
+    fn find(&self, flow: &Flow) -> Option<(u32, &Policy)> {
         let lengths = if flow.destination.is_ipv4() { &self.v4 } else { &self.v6 };
         for length in lengths.longest_first() {
             let place = self.place(Key::new(flow.destination, length));
             let mut next = self.heads.get(place).map_or(NONE, |head| head.first);
             while let Some(entry) = self.entry(next) {
                 if takes(&entry.policy, flow) {
-                    return Ok(&entry.policy);
+                    return Some((next, &entry.policy));
                 }
                 next = entry.next;
             }
         }
-        Err(DropReason::PolicyNone)
+        None
     }
 
     fn entry(&self, index: u32) -> Option<&Entry> {
@@ -218,7 +244,7 @@ impl PolicyTable {
         }
         let behind = self.entry(before).map_or(first, |entry| entry.next);
         if let Some(entry) = self.entries.get_mut(index as usize) {
-            *entry = Some(Entry { policy: *policy, next: behind });
+            *entry = Some(Entry { policy: *policy, next: behind, told: 0 });
         }
         self.link(place, before, index);
         Ok(())

@@ -43,6 +43,23 @@ fn mark(table: &PolicyTable, flow: &Flow) -> Option<u32> {
 }
 
 #[test]
+fn a_trap_is_told_of_once_a_second() {
+    let trap = Policy { sa: Policy::TRAP, ..policy("10.2.0.0", 16, 5, 0) };
+    let mut table = table(&[policy("10.0.0.0", 8, 1, 1), trap, policy("10.2.3.0", 24, 9, 3)]);
+    let flow = tcp("10.1.0.1", "10.2.0.1", Some((1, 2)));
+    assert!(table.lookup(&flow).unwrap().is_trap(), "the longer prefix wins, SA or not");
+    assert_eq!(table.acquire(&flow, 5), Some(1));
+    assert_eq!(table.acquire(&flow, 5 + ACQUIRE_INTERVAL - 1), None);
+    assert_eq!(table.acquire(&flow, 5 + ACQUIRE_INTERVAL), Some(1));
+    let others = ["10.2.3.4", "10.9.0.1", "192.0.2.1"].map(|to| tcp("10.1.0.1", to, None));
+    assert!(others.iter().all(|flow| table.acquire(flow, u64::MAX).is_none()), "no traps");
+    // The SA is there: the same slot as before says so, or another one that comes first.
+    let first = policy("10.2.0.0", 16, 4, 7);
+    table.set(3, Some(&first)).unwrap();
+    assert_eq!((mark(&table, &flow), table.acquire(&flow, u64::MAX)), (Some(7), None));
+}
+
+#[test]
 fn longest_destination_then_lowest_priority_number() {
     let mut table = table(&[
         policy("0.0.0.0", 0, 1, 10),

@@ -25,7 +25,7 @@ use crate::net::encap::{self, EcnMode, Outer};
 use crate::net::ether::Cast;
 use crate::net::fragment;
 use crate::net::icmp::Problem;
-use crate::net::ip::{self, Header, protocol};
+use crate::net::ip::{self, Flow, Header, protocol};
 use crate::net::mss;
 use crate::net::transport_mode;
 use crate::net::udp::Fill;
@@ -88,6 +88,9 @@ impl<L: Link> Worker<L> {
             Err(reason) => return core.drop_for(reason),
         };
         let (sa, owner) = (policy.sa, policy.owner);
+        if policy.is_trap() {
+            return core.trapped(&flow);
+        }
         if owner == core.view.worker() {
             self.protect(packet, header, sa, origin);
         } else {
@@ -182,6 +185,16 @@ impl<L: Link> Worker<L> {
 }
 
 impl<L: Link> Core<L> {
+    /// A packet whose policy has no SA yet is dropped; control hears of it, so that there soon is
+    /// one.
+    #[cold]
+    fn trapped(&mut self, flow: &Flow) {
+        self.count(Counter::PolicyTrapped);
+        if let Some(policy) = self.policies.acquire(flow, self.now_ns) {
+            self.tell(&Up::Acquire { policy });
+        }
+    }
+
     /// The path of an SA that may be used for sending now.
     fn outbound_path(&self, slot: SlotRef) -> Result<Path, Counter> {
         let sa = self.sas.get(slot).filter(|sa| self.view.sa_in_use(sa.slot));

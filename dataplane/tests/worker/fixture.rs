@@ -369,6 +369,7 @@ impl Gateway {
                 Up::TcpClosed { conn, reason } => told.push(Told::Closed { conn, reason }),
                 Up::TcpConnectFailed { token, .. } => told.push(Told::ConnectFailed(token)),
                 Up::PathMoved { peer } => told.push(Told::PathMoved(peer)),
+                Up::Acquire { policy } => told.push(Told::Acquire(policy)),
                 Up::SequenceNearlyExhausted { .. } | Up::Restarted { .. } => {}
             }
         }
@@ -384,6 +385,7 @@ pub(crate) enum Told {
     Closed { conn: ConnRef, reason: culvert_shm::CloseReason },
     ConnectFailed(u64),
     PathMoved(culvert_shm::SlotRef),
+    Acquire(u32),
 }
 
 fn port(link: Wire, mac: MacAddr) -> PortParts<Wire> {

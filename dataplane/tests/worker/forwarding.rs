@@ -4,7 +4,7 @@ use culvert_dataplane::net::{arp, checksum, ip as ip_format};
 use culvert_shm::{Counter, Policy, Prefix, Selector, Transport};
 
 use crate::fixture::{
-    FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, PEER_V4,
+    FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, PEER_V4, Told,
 };
 use crate::packets::{ip, may_fragment, ping, syn, udp, with_hop_limit};
 use crate::peer::{Sa, Wanted, path};
@@ -213,4 +213,28 @@ fn a_neighbour_that_does_not_answer_is_given_up() {
     gateway.pass(5_000, 100);
     assert_eq!(gateway.count(Counter::NeighbourRequested), 3);
     assert_eq!(gateway.count(Counter::NeighbourFailed), 1);
+}
+
+#[test]
+fn traffic_that_meets_a_trap_is_dropped_and_control_hears_of_it_once() {
+    let (mut gateway, sa) = tunnel();
+    let trap = Policy {
+        remote: Prefix::new(ip("10.7.0.0"), 16).unwrap(),
+        remote_ports: (0, u16::MAX),
+        local: Selector::ANY_V4,
+        sa: Policy::TRAP,
+        owner: 0,
+        priority: 0,
+    };
+    let slot = gateway.control.install_policy(&trap).unwrap();
+    gateway.turn();
+    assert_eq!(gateway.told(), []);
+    for payload in [b"first ", b"second"] {
+        gateway.inner_packet(&ping(HOST_V4, "10.7.0.1", payload));
+    }
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, b"another"));
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::PolicyTrapped), 2);
+    assert_eq!(inner_of(&sa, &gateway.outer_packets()[0])[28..], *b"another", "others pass");
+    assert_eq!(gateway.told(), [Told::Acquire(slot.index)], "one for both");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Limits of an endpoint.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointConfig {
     /// Most IKE SAs in all.
     pub ike_sas_max: usize,

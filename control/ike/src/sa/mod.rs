@@ -265,6 +265,17 @@ impl Session {
         self.succession = Some(succession);
     }
 
+    /// Takes a new configuration of its connection.
+    pub(crate) fn reconfigure(&mut self, connection: &Arc<ConnectionConfig>) {
+        for child in &mut self.children {
+            let same = connection.children.iter().find(|new| new.name == child.config.name);
+            if let Some(new) = same {
+                child.config = Arc::clone(new);
+            }
+        }
+        self.connection = Some(Arc::clone(connection));
+    }
+
     /// Whether exchanges may be begun.
     pub(crate) const fn is_established(&self) -> bool {
         matches!(self.phase, Phase::Established)

@@ -1,0 +1,224 @@
+//! Another configuration while the gateway runs.
+
+#![allow(clippy::panic, reason = "helpers of tests fail the test")]
+
+mod support;
+
+use culvert_api::{Code, Command, Confidential, Unloaded};
+use support::pair::{LEFT, Pair, RIGHT, ask, config, initiate, pair, told, with};
+use support::{Gateway, eventually};
+
+fn usual() -> String {
+    config(&LEFT, "udp", "shared")
+}
+
+fn up() -> Pair {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    eventually("the responder shows it", || (pair.right.status().child_sas == 1).then_some(()));
+    pair
+}
+
+fn reload(gateway: &Gateway, config: &str) -> Result<Vec<String>, (Code, String)> {
+    gateway.configure(config);
+    ask(gateway, Command::Reload)
+}
+
+fn load(gateway: &Gateway, text: &str) -> Result<Vec<String>, (Code, String)> {
+    let text = Confidential::new(text.to_owned());
+    ask(gateway, Command::Load { name: "more.toml".into(), text })
+}
+
+fn connection(name: &str, remote_id: &str) -> String {
+    format!(
+        "[connections.{name}]\nlocal = {{ auth = \"psk\", id = \"a.example\" }}\n\
+         remote = {{ auth = \"psk\", id = \"{remote_id}\" }}\n\
+         [connections.{name}.children.net]\nlocal_ts = [\"10.1.0.0/24\"]\n\
+         remote_ts = [\"10.9.0.0/24\"]\n"
+    )
+}
+
+fn names(gateway: &Gateway) -> Vec<String> {
+    let rows = gateway.client().rows(Command::Connections).expect("connections");
+    let name = |row| match row {
+        culvert_api::Row::Connection(connection) => connection.name,
+        other => panic!("not a connection: {other:?}"),
+    };
+    rows.into_iter().map(name).collect()
+}
+
+#[test]
+fn an_unchanged_file_changes_nothing() {
+    let pair = up();
+    let before = pair.left.sas();
+    assert_eq!(reload(&pair.left, &usual()).expect("reloaded"), ["nothing changed"]);
+    let after = pair.left.sas();
+    assert_eq!(after.len(), 1);
+    assert_eq!((after[0].id, &after[0].spi_initiator), (before[0].id, &before[0].spi_initiator));
+}
+
+#[test]
+fn connections_come_and_go_and_the_others_stay() {
+    let pair = up();
+    let both = usual() + &connection("branch", "c.example");
+    assert_eq!(reload(&pair.left, &both).expect("reloaded"), ["connection branch added"]);
+    assert_eq!(names(&pair.left), ["branch", "other"]);
+    let one = both.replace("[connections.other", "[connections.renamed");
+    let said = reload(&pair.left, &one).expect("reloaded");
+    let gone = "connection other removed; 1 IKE SAs of it are being deleted";
+    assert_eq!(said, [gone, "connection renamed added"]);
+    told(&pair.left, "configuration: 1 connections added, 1 removed, 0 changed; 0 secrets differ");
+    for gateway in [&pair.left, &pair.right] {
+        eventually("its SAs are gone", || gateway.sas().is_empty().then_some(()));
+    }
+    let events = pair.left.events();
+    assert!(!events.iter().any(|event| event.starts_with("next attempt")), "{events:#?}");
+}
+
+#[test]
+fn a_connection_that_is_to_stand_is_set_up_when_it_is_added() {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    let standing = with(&usual(), "", "start_action = \"start\"");
+    assert_eq!(reload(&pair.left, &standing).expect("reloaded"), ["connection other changed"]);
+    eventually("it is up", || (pair.right.status().child_sas == 1).then_some(()));
+}
+
+/// swanctl's rule: what is agreed on stays until it is renewed.
+#[test]
+fn sas_of_a_changed_connection_stay_and_take_it_up_when_they_are_rekeyed() {
+    let pair = up();
+    let before = pair.left.sas().remove(0);
+    assert_eq!(before.children[0].proposal, "aes256gcm16-esn");
+    let proposals = "esp_proposals = [\"aes128gcm16-esn\"]";
+    let change = |text: String| text.replace("esp_proposals = [\"aes256gcm16-esn\"]", proposals);
+    let said = reload(&pair.right, &change(config(&RIGHT, "auto", "shared"))).expect("reloaded");
+    let stays = "connection other changed; 1 IKE SAs stay and take it up when they are renewed";
+    assert_eq!(said, [stays]);
+    assert_eq!(reload(&pair.left, &change(usual())).expect("reloaded"), [stays]);
+    let after = pair.left.sas().remove(0);
+    assert_eq!(after.children[0].spi_in, before.children[0].spi_in, "it stays");
+    let target = culvert_api::Target::Child(before.children[0].spi_in.clone());
+    ask(&pair.left, Command::Rekey { target, wait_s: 15 }).expect("rekeyed");
+    eventually("it has the new proposal", || {
+        let children = pair.left.sas().remove(0).children;
+        (children.len() == 1 && children[0].proposal == "aes128gcm16-esn").then_some(())
+    });
+}
+
+#[test]
+fn sas_whose_identity_fits_no_more_end() {
+    let pair = up();
+    let other = usual().replace("id = \"b.example\"", "id = \"c.example\"");
+    let said = reload(&pair.left, &other).expect("reloaded");
+    let ends =
+        "connection other changed; 1 IKE SAs are being deleted: their identities fit no more";
+    assert_eq!(said, [ends]);
+    eventually("it is gone", || pair.left.sas().is_empty().then_some(()));
+}
+
+#[test]
+fn a_child_that_is_gone_from_the_file_goes_with_its_sa() {
+    let pair = up();
+    let renamed = usual().replace("children.net]", "children.lan]");
+    let said = reload(&pair.left, &renamed).expect("reloaded");
+    let stays = "connection other changed; 1 IKE SAs stay and take it up when they are renewed";
+    assert_eq!(said, [stays, "child net of other removed, with its SAs"]);
+    eventually("the IKE SA has no child", || {
+        let sas = pair.left.sas();
+        (sas.len() == 1 && sas[0].children.is_empty()).then_some(())
+    });
+    let up = initiate(&mut pair.left.client()).expect("the new one");
+    assert!(up.contains("CHILD SA lan"), "{up}");
+}
+
+#[test]
+fn a_bad_file_is_refused_whole() {
+    let pair = up();
+    let bad = connection("branch", "c.example") + &usual().replace("transport = ", "transprot = ");
+    let (code, message) = reload(&pair.left, &bad).expect_err("refused");
+    assert_eq!(code, Code::Failed);
+    let file = pair.left.dir.path().join("culvert.toml");
+    let line = 1 + bad.lines().position(|line| line.starts_with("transprot")).expect("there");
+    let expected = format!("{}:{line}: unknown field `transprot`", file.display());
+    assert!(message.starts_with(&expected), "{message}");
+    assert_eq!(names(&pair.left), ["other"], "nothing of it is there");
+    assert_eq!(pair.left.sas().len(), 1);
+    told(&pair.left, "configuration refused: ");
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_refused() {
+    let pair = up();
+    let more = usual().replace("sas = 64", "sas = 128").replace("10.1.0.1/24", "10.1.0.7/24");
+    let (_, message) =
+        reload(&pair.left, &(more + &connection("branch", "c.example"))).expect_err("refused");
+    assert!(message.contains("[dataplane] sas, [dataplane.inner] cannot be changed"), "{message}");
+    assert_eq!(names(&pair.left), ["other"]);
+}
+
+#[test]
+fn secrets_are_added_changed_and_removed() {
+    let pair = up();
+    let more = usual() + "[secrets.branch]\nid = [\"c.example\"]\nsecret = \"another\"\n";
+    assert_eq!(reload(&pair.left, &more).expect("reloaded"), ["secret branch added"]);
+    let other = usual().replace("secret = \"shared\"", "secret = \"else\"");
+    let said = reload(&pair.left, &other).expect("reloaded");
+    assert_eq!(said, ["secret branch removed", "secret ike changed"]);
+    assert_eq!(pair.left.sas().len(), 1, "what is authenticated stays");
+    let command = Command::Reauthenticate { target: culvert_api::Target::All {}, wait_s: 15 };
+    let (_, message) = ask(&pair.left, command).expect_err("another key");
+    assert!(message.contains("AUTHENTICATION_FAILED"), "{message}");
+}
+
+#[test]
+fn connections_and_secrets_are_loaded_and_unloaded_one_by_one() {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    let fragment = connection("branch", "c.example")
+        + "[secrets.branch]\nid = [\"c.example\"]\nsecret = \"another\"\n";
+    let said = load(&pair.left, &fragment).expect("loaded");
+    assert_eq!(said, ["secret branch added", "connection branch added"]);
+    assert_eq!(names(&pair.left), ["branch", "other"]);
+    let unload = |what| ask(&pair.left, Command::Unload { what });
+    // The key without owner would do for branch; other has only that one.
+    let (code, message) = unload(Unloaded::Secret("ike".into())).expect_err("needed");
+    assert_eq!(code, Code::Failed);
+    assert_eq!(message, "connection other has no other key than ike: unload it first");
+    assert_eq!(unload(Unloaded::Secret("branch".into())).expect("gone"), ["secret branch removed"]);
+    initiate(&mut pair.left.client()).expect("up");
+    let said = unload(Unloaded::Connection("other".into())).expect("gone");
+    assert_eq!(said, ["connection other removed; 1 IKE SAs of it are being deleted"]);
+    eventually("its SAs are gone", || pair.left.sas().is_empty().then_some(()));
+    for (what, expected) in [
+        (Unloaded::Connection("other".into()), "no connection is called \"other\""),
+        (Unloaded::Secret("branch".into()), "no secret is called \"branch\""),
+    ] {
+        assert_eq!(unload(what).expect_err("gone"), (Code::NotFound, expected.to_owned()));
+    }
+    let said = ask(&pair.left, Command::Reload).expect("reloaded");
+    assert_eq!(said, ["connection branch removed", "connection other added"], "as the file says");
+}
+
+#[test]
+fn a_bad_fragment_is_refused_whole() {
+    let pair = up();
+    let wrong = connection("branch", "c.example") + "[dataplane]\nsas = 64\n";
+    let (_, message) = load(&pair.left, &wrong).expect_err("refused");
+    assert!(message.starts_with("more.toml:7: unknown field `dataplane`"), "{message}");
+    let secret = "[secrets.x]\nsecret = \"0xtopsecret\"\n";
+    let (_, message) = load(&pair.left, secret).expect_err("refused");
+    assert!(message.starts_with("more.toml:2: after 0x an even number"), "{message}");
+    assert!(!message.contains("topsecret"), "{message}");
+    assert_eq!(names(&pair.left), ["other"]);
+}
+
+#[test]
+fn a_hangup_signal_reloads() {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    pair.left.configure(&(usual() + &connection("branch", "c.example")));
+    pair.left.hang_up();
+    told(&pair.left, "configuration: 1 connections added, 0 removed, 0 changed; 0 secrets differ");
+    pair.left.configure("nonsense");
+    pair.left.hang_up();
+    told(&pair.left, "configuration refused: ");
+    assert_eq!(names(&pair.left), ["branch", "other"]);
+}
