@@ -26,12 +26,10 @@ impl Default for History {
 }
 
 impl History {
-    /// Notes an event, in the log too.
+    /// Notes an event.
     pub fn note(&mut self, connection: Option<&str>, ike: Option<IkeSaId>, happening: Happening) {
         let connection = connection.filter(|name| !name.is_empty()).map(ToOwned::to_owned);
-        let name = connection.as_deref().unwrap_or("-");
         let number = ike.map(|IkeSaId(number)| number);
-        tracing::info!(connection = name, ike = number, "{happening}");
         let event = Event { time_ms: clock::unix_ms(), connection, ike: number, happening };
         if self.latest.len() == REMEMBERED_MAX {
             self.latest.pop_front();

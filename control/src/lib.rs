@@ -16,6 +16,7 @@ pub mod engine;
 pub mod forwarding;
 pub mod history;
 pub mod host;
+pub mod log;
 pub mod policies;
 pub mod process;
 pub mod run;

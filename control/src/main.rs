@@ -8,9 +8,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use culvert_control::config::Config;
+use culvert_control::log::{self, Log};
 use culvert_control::{process, run};
 use culvert_dataplane_config::CONFIG_PATH_DEFAULT;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// The control process of the Culvert gateway: IKE, SAs, the control socket.
 #[derive(Debug, Parser)]
@@ -64,12 +67,21 @@ fn report(config: &Config) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Writes to standard error from now on, with a filter that can be changed.
+fn open_log(specification: &str) -> anyhow::Result<Log> {
+    let filter = log::filter(specification).context("--log")?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    let set = move |filter| handle.reload(filter).map_err(|error| error.to_string());
+    Ok(Log::new(specification, Box::new(set)))
+}
+
 fn start(arguments: &Arguments, config: Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&arguments.log).context("--log cannot be understood")?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    log.with_ansi(std::io::stderr().is_terminal()).init();
+    let log = open_log(&arguments.log)?;
     process::shut_away();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run::run(config, true))?;
+    runtime.block_on(run::run(config, true, log))?;
     Ok(())
 }

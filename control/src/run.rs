@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 use crate::clock;
 use crate::config::Config;
 use crate::engine::Engine;
+use crate::log::Log;
 use crate::process;
 use crate::server::{self, Shared};
 
@@ -112,7 +113,7 @@ fn group_id(name: &str) -> Option<u32> {
 ///
 /// # Errors
 /// It could not begin, or the system failed it.
-pub async fn run(config: Config, harden: bool) -> Result<(), RunError> {
+pub async fn run(config: Config, harden: bool, log: Log) -> Result<(), RunError> {
     let signals = Signals::new()?;
     let sockets = Sockets::open(&config)?;
     if harden {
@@ -123,8 +124,8 @@ pub async fn run(config: Config, harden: bool) -> Result<(), RunError> {
     }
     let connections = config.connections.len();
     tracing::info!(config = %config.path.display(), connections, "control process ready");
-    let shared =
-        Shared { engine: Rc::new(RefCell::new(Engine::new(config))), wake: Rc::new(Notify::new()) };
+    let engine = Rc::new(RefCell::new(Engine::new(config, log)));
+    let shared = Shared { engine, wake: Rc::new(Notify::new()) };
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let path = sockets.control_path;

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::engine::{Begun, Engine};
+use crate::log::Scope;
 
 /// Most clients at once.
 const CLIENTS_MAX: usize = 64;
@@ -154,6 +155,17 @@ async fn answer(request: Request, lines: mpsc::Sender<Vec<u8>>, shared: Shared) 
         | Command::Rekey { .. }
         | Command::Reauthenticate { .. }
         | Command::Move { .. } => act(id, &command, &lines, &shared).await,
+        Command::Log { connection, peer, level } => {
+            let scope = connection.map(Scope::Connection).or(peer.map(Scope::Peer));
+            let set = match level {
+                Some(level) => shared.engine.borrow_mut().set_log(scope, &level),
+                None => Ok(shared.engine.borrow().log_levels()),
+            };
+            match set {
+                Ok(levels) => rows(id, levels, &lines).await,
+                Err(refusal) => refuse(&lines, id, refusal).await,
+            }
+        }
         Command::Reload => configured(id, reload(&shared).await, &lines).await,
         Command::Load { name, text } => {
             let done = shared.engine.borrow_mut().load(&name, text.into_text());

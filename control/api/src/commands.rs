@@ -108,6 +108,20 @@ pub enum Command {
         #[serde(flatten)]
         what: Unloaded,
     },
+    /// What is logged: one [`crate::LogLevel`] for all, and one for each connection and peer that
+    /// has its own. With a level it is set first.
+    Log {
+        /// A connection.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        connection: Option<String>,
+        /// Or a peer, by its identity or its address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        peer: Option<String>,
+        /// `off`, `error`, `warn`, `info`, `debug` or `trace`; of a connection or peer also `default`
+        /// for none of its own, of all also a specification such as `info,culvert_ike=debug`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
+    },
     /// The events still remembered, each as an [`crate::Event`].
     Events {
         /// Whether to go on with new ones until the client closes.

@@ -29,8 +29,8 @@ pub use commands::{Command, Confidential, Target, Unloaded};
 pub use events::{Event, Happening, Side};
 pub use line::{LineBuffer, LineTooLong};
 pub use rows::{
-    Child, ChildSa, ChildState, Connection, Counter, DataplaneStatus, IkeSa, IkeState, Outcome,
-    Role, Row, Status, TcpConnection, Transport,
+    Child, ChildSa, ChildState, Connection, Counter, DataplaneStatus, IkeSa, IkeState, LogLevel,
+    Outcome, Role, Row, Status, TcpConnection, Transport,
 };
 
 use serde::{Deserialize, Serialize};

@@ -18,6 +18,8 @@ pub enum Row {
     Tcp(TcpConnection),
     /// Of `counters`.
     Counter(Counter),
+    /// Of `log`.
+    LogLevel(LogLevel),
     /// Of every command that changes something.
     Outcome(Outcome),
     /// A row of a later version.
@@ -305,6 +307,17 @@ pub struct Counter {
     pub total: u64,
     /// Each worker's part.
     pub workers: Vec<u64>,
+}
+
+/// What is logged of whom.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLevel {
+    /// `all`, `connection` or `peer`.
+    pub scope: String,
+    /// The connection's name, or the peer's identity or address.
+    pub name: String,
+    /// The level, or the specification for all.
+    pub level: String,
 }
 
 /// What became of something that was asked for.

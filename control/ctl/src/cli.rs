@@ -103,6 +103,17 @@ pub(crate) enum Verb {
         #[command(flatten)]
         what: Removed,
     },
+    /// Show what is logged of whom, or change it
+    Log {
+        /// Only of this connection
+        #[arg(long, value_name = "NAME", conflicts_with = "peer", requires = "level")]
+        connection: Option<String>,
+        /// Only of this peer
+        #[arg(long, value_name = "IDENTITY|ADDRESS", requires = "level")]
+        peer: Option<String>,
+        /// off, error, warn, info, debug or trace; default for no level of its own
+        level: Option<String>,
+    },
     /// What happened lately
     Events {
         /// Go on with what happens from now on
@@ -184,6 +195,11 @@ impl Arguments {
     /// The file to load cannot be read.
     pub(crate) fn command(&self) -> io::Result<Command> {
         Ok(match &self.verb {
+            Verb::Log { connection, peer, level } => Command::Log {
+                connection: connection.clone(),
+                peer: peer.clone(),
+                level: level.clone(),
+            },
             Verb::Reload => Command::Reload,
             Verb::Load { file } => Command::Load {
                 name: file.display().to_string(),
@@ -281,6 +297,11 @@ mod tests {
             command("culvert reauthenticate --all"),
             Ok(Command::Reauthenticate { target: Target::All {}, wait_s: 60 })
         );
+        let debug = Some("debug".to_owned());
+        assert_eq!(
+            command("culvert log --connection branch debug"),
+            Ok(Command::Log { connection: Some("branch".into()), peer: None, level: debug })
+        );
         let what = Unloaded::Secret("ike-branch".into());
         assert_eq!(command("culvert unload --secret ike-branch"), Ok(Command::Unload { what }));
         let to = Transport::Tcp;
@@ -296,5 +317,6 @@ mod tests {
         assert!(command("culvert terminate").is_err());
         assert!(command("culvert terminate --ike 1 --connection branch").is_err());
         assert!(command("culvert move --ike 1 --to ip").is_err());
+        assert!(command("culvert log --connection branch").is_err());
     }
 }

@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use culvert_api::{
-    ChildSa, Connection, Counter, Event, IkeSa, IkeState, Outcome, Row, Status, TcpConnection,
+    ChildSa, Connection, Counter, Event, IkeSa, IkeState, LogLevel, Outcome, Row, Status,
+    TcpConnection,
 };
 
 use crate::table::{Align, Table, printable};
@@ -30,6 +31,7 @@ pub(crate) fn rows(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
         child_sas(of_kind!(IkeSa)),
         tcp(of_kind!(Tcp)),
         counters(of_kind!(Counter)),
+        log_levels(of_kind!(LogLevel)),
     ];
     let mut first = true;
     for table in tables.iter().filter(|table| !table.is_empty()) {
@@ -273,6 +275,15 @@ fn counters<'a>(rows: impl Iterator<Item = &'a Counter>) -> Table {
     // In the order of the gateway, which keeps together what belongs together.
     for row in rows {
         table.row([row.name.clone(), row.total.to_string(), row.help.clone()]);
+    }
+    table
+}
+
+fn log_levels<'a>(rows: impl Iterator<Item = &'a LogLevel>) -> Table {
+    let mut table =
+        Table::new(&[("LOG OF", Align::Left), ("NAME", Align::Left), ("LEVEL", Align::Left)]);
+    for row in rows {
+        table.row([row.scope.clone(), text(&row.name), row.level.clone()]);
     }
     table
 }

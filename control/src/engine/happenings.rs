@@ -36,14 +36,14 @@ impl Engine {
             Event::InitiationFailed { ike, connection, error } => {
                 let reason = error.to_string();
                 let happening = Happening::IkeFailed { reason: reason.clone() };
-                self.history.note(Some(&connection), Some(ike), happening);
+                self.note(Some(&connection), Some(ike), happening);
                 self.ike_gone(ike, &connection, None, &reason);
             }
             Event::Refused { path, error } => {
                 let reason = format!("{path}: {error}");
-                self.history.note(None, None, Happening::IkeFailed { reason });
+                self.note(None, None, Happening::IkeFailed { reason });
             }
-            Event::FallbackToTcp { ike, transmissions } => self.fallback(ike, transmissions),
+            Event::FallbackToTcp { ike, .. } => self.fallback(ike),
             Event::TcpLost { ike, reconnecting } => {
                 self.note_of(ike, Happening::TcpLost { reconnecting });
             }
@@ -60,7 +60,7 @@ impl Engine {
     /// Notes what happened to an IKE SA.
     pub(super) fn note_of(&mut self, ike: IkeSaId, happening: Happening) {
         let connection = self.connection_of(ike);
-        self.history.note(connection.as_deref(), Some(ike), happening);
+        self.note(connection.as_deref(), Some(ike), happening);
     }
 
     // IKE SAs.
@@ -68,7 +68,7 @@ impl Engine {
     fn ike_up(&mut self, ike: IkeSaId, connection: &str) {
         let Some(sa) = self.endpoint.sa(ike) else { return };
         self.known.ike_up(&sa);
-        self.history.note(
+        self.note(
             Some(connection),
             Some(ike),
             Happening::IkeUp {
@@ -86,7 +86,7 @@ impl Engine {
         {
             self.known.successors.remove(&successor);
             let happening = Happening::Reauthenticated { successor: successor.0 };
-            self.history.note(Some(connection), Some(ike), happening);
+            self.note(Some(connection), Some(ike), happening);
             let message = format!(
                 "IKE SA {ike} of {connection} is authenticated anew: IKE SA {successor} has its place"
             );
@@ -95,7 +95,7 @@ impl Engine {
         }
         let text = reason.to_string();
         let happening = Happening::IkeDown { reason: text.clone() };
-        self.history.note(Some(connection), Some(ike), happening);
+        self.note(Some(connection), Some(ike), happening);
         let message = format!("IKE SA {ike} of {connection} is gone: {text}");
         let gone = Ok(of_ike(ike, connection, message));
         self.waiters.tell(|awaited| *awaited == Awaited::IkeGone(ike), &gone);
@@ -143,7 +143,7 @@ impl Engine {
         let (old_spis, spis, by, reason) = self.known.ike_rekeyed(&sa);
         let message = format!("{} is rekeyed: SPIs {} {}", named(&sa), spis[0], spis[1]);
         let happening = Happening::IkeRekeyed { old_spis, spis, by, reason };
-        self.history.note(Some(&sa.connection), Some(ike), happening);
+        self.note(Some(&sa.connection), Some(ike), happening);
         let outcome = Ok(about(&sa, None, message));
         self.waiters.tell(|awaited| *awaited == Awaited::IkeRekeyed(ike), &outcome);
     }
@@ -169,7 +169,7 @@ impl Engine {
         let Some(pair) = sa.children.iter().find(|other| other.id == child) else { return };
         let spi_in = format!("{:08x}", pair.spi_in);
         let happening = self.child_news(pair, replaces);
-        self.history.note(Some(&sa.connection), Some(ike), happening);
+        self.note(Some(&sa.connection), Some(ike), happening);
         let metered = self.is_metered(&sa.connection, name);
         self.known.child_up(&sa, pair, metered);
         // With the first child it is known how ESP travels.
@@ -223,7 +223,7 @@ impl Engine {
         self.waiters.tell(|awaited| *awaited == Awaited::ChildGone(ike, child), &Ok(gone));
         let refusal = Err(Refusal::new(Code::Failed, text.clone()));
         self.waiters.tell(|awaited| *awaited == Awaited::ChildRekeyed(ike, child), &refusal);
-        self.history.note(
+        self.note(
             Some(&connection),
             Some(ike),
             Happening::ChildDown { child: name.clone(), spi_in, reason: text },
@@ -239,7 +239,7 @@ impl Engine {
     fn child_failed(&mut self, ike: IkeSaId, name: String, reason: String) {
         let connection = self.connection_of(ike).unwrap_or_default();
         let refusal = Err(Refusal::new(Code::Failed, format!("CHILD SA {name}: {reason}")));
-        self.history.note(
+        self.note(
             Some(&connection),
             Some(ike),
             Happening::ChildFailed { child: name.clone(), reason },
@@ -283,13 +283,12 @@ impl Engine {
         self.note_of(ike, Happening::MoveFailed { reason });
     }
 
-    fn fallback(&mut self, ike: IkeSaId, transmissions: u32) {
+    fn fallback(&mut self, ike: IkeSaId) {
         let Some(sa) = self.endpoint.sa(ike) else { return };
-        tracing::info!(%ike, transmissions, "no answer over UDP");
         let port = self.services.config.connection(&sa.connection);
         let port = port.map_or(sa.path.remote.port(), |found| found.ike.tcp_remote_port);
         let remote = std::net::SocketAddr::new(sa.path.remote.ip(), port).to_string();
-        self.history.note(Some(&sa.connection), Some(ike), Happening::Fallback { remote });
+        self.note(Some(&sa.connection), Some(ike), Happening::Fallback { remote });
     }
 }
 

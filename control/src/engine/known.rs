@@ -23,6 +23,7 @@ pub(super) struct KnownChild {
 pub(super) struct KnownIke {
     /// The initiator's and the responder's SPI.
     pub(super) spis: [String; 2],
+    pub(super) remote_id: String,
     pub(super) way: Way,
     /// Why this side is rekeying it.
     pub(super) rekeying: Option<String>,
@@ -40,7 +41,8 @@ pub(super) struct Known {
 impl Known {
     /// An IKE SA stands.
     pub(super) fn ike_up(&mut self, sa: &IkeSnapshot) {
-        let known = KnownIke { spis: spis(sa), way: convert::way(sa), rekeying: None };
+        let remote_id = sa.remote_id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let known = KnownIke { spis: spis(sa), remote_id, way: convert::way(sa), rekeying: None };
         self.ikes.insert(sa.id, known);
     }
 

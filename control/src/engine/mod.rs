@@ -7,6 +7,7 @@
 mod commands;
 mod happenings;
 mod known;
+mod lines;
 mod records;
 mod reload;
 mod rows;
@@ -29,6 +30,7 @@ use crate::config::Config;
 use crate::forwarding::Forwarding;
 use crate::history::History;
 use crate::host::{self, Services};
+use crate::log::Log;
 use crate::starts::{Next, Starts};
 use crate::tcp::Tcp;
 use crate::traps::Traps;
@@ -68,6 +70,7 @@ pub struct Engine {
     starts: Starts,
     traps: Traps,
     history: History,
+    log: Log,
     waiters: Waiters,
     /// What was told of the SAs that stand.
     known: Known,
@@ -88,7 +91,7 @@ pub struct Engine {
 impl Engine {
     /// An engine that has no shared memory yet.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, log: Log) -> Self {
         let now = clock::now();
         let mut octets = [0; 8];
         host::random(&mut octets);
@@ -102,6 +105,7 @@ impl Engine {
             starts,
             traps: Traps::default(),
             history: History::default(),
+            log,
             waiters: Waiters::default(),
             known: Known::default(),
             saver: Saver::default(),
@@ -150,7 +154,7 @@ impl Engine {
         if stats.into_iter().flatten().all(|stats| stats.heartbeat_ns > ns) {
             self.dataplane = Link::Up;
             self.dataplane_since = clock::now();
-            self.history.note(None, None, Happening::DataplaneUp);
+            self.note(None, None, Happening::DataplaneUp);
             self.resume();
         }
     }
@@ -161,7 +165,7 @@ impl Engine {
         self.dataplane = Link::Down;
         self.dataplane_since = clock::now();
         if was_up {
-            self.history.note(None, None, Happening::DataplaneDown);
+            self.note(None, None, Happening::DataplaneDown);
         }
     }
 
@@ -228,6 +232,7 @@ impl Engine {
     fn transmit(&mut self, transmit: Transmit) {
         match transmit {
             Transmit::Message { path, octets } => {
+                self.trace_message("sending", true, &path, &octets);
                 let path = convert::shm_path(&path);
                 let worker = path.conn.map(|conn| conn.worker);
                 let worker =
@@ -300,7 +305,7 @@ impl Engine {
                 Err(error) => {
                     let next = self.starts.failed(&connection, &child, now, random_octet());
                     let reason = error.to_string();
-                    self.history.note(Some(&connection), None, Happening::IkeFailed { reason });
+                    self.note(Some(&connection), None, Happening::IkeFailed { reason });
                     self.note_next(&connection, next);
                 }
             }
@@ -314,7 +319,7 @@ impl Engine {
             Next::In(wait) => Happening::Retry { in_s: wait.as_secs() },
             Next::GivenUp(attempts) => Happening::GivenUp { attempts },
         };
-        self.history.note(Some(connection), None, happening);
+        self.note(Some(connection), None, happening);
     }
 
     /// Deletes every SA of this process, politely. Afterwards take turns until

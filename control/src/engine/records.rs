@@ -86,6 +86,7 @@ impl Engine {
             self.malformed += 1;
             return;
         };
+        self.trace_message("received", false, &path, octets);
         match self.endpoint.handle_message(now, &path, octets, &mut self.services) {
             Received::Accepted | Received::Repeated => {}
             Received::Dropped(reason) => {
@@ -105,7 +106,7 @@ impl Engine {
         self.tcp.opened(now, conn, remote, asked.is_some());
         let originator = asked.is_some();
         let happening = Happening::TcpOpened { remote: remote.to_string(), originator };
-        self.history.note(None, None, happening);
+        self.note(None, None, happening);
         let Some(token) = asked else { return };
         match self.tcp.answered(token) {
             Some(request) => {
@@ -121,7 +122,7 @@ impl Engine {
     fn tcp_closed(&mut self, now: Instant, conn: ConnRef, reason: &str) {
         let Some(closed) = self.tcp.closed(conn) else { return };
         let (remote, reason) = (closed.remote.to_string(), reason.to_owned());
-        self.history.note(None, None, Happening::TcpClosed { remote, reason });
+        self.note(None, None, Happening::TcpClosed { remote, reason });
         self.endpoint.tcp_closed(now, convert::token(conn), &mut self.services);
     }
 

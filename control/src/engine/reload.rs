@@ -131,7 +131,7 @@ impl Engine {
 
     fn refused(&mut self, reason: String) -> Refusal {
         let happening = Happening::ConfigurationRefused { reason: reason.clone() };
-        self.history.note(None, None, happening);
+        self.note(None, None, happening);
         Refusal::new(Code::Failed, reason)
     }
 
@@ -142,7 +142,7 @@ impl Engine {
         }
         let Report { outcomes, added, removed, changed, secrets, .. } = report;
         let happening = Happening::Reconfigured { added, removed, changed, secrets };
-        self.history.note(None, None, happening);
+        self.note(None, None, happening);
         outcomes
     }
 

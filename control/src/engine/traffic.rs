@@ -24,7 +24,7 @@ impl Engine {
         // The trap may just have been taken away.
         let Some((connection, child)) = self.traps.find(policy).cloned() else { return };
         if self.starts.acquire(&connection, &child, now) {
-            self.history.note(Some(&connection), None, Happening::Acquired { child });
+            self.note(Some(&connection), None, Happening::Acquired { child });
         }
     }
 }

@@ -197,6 +197,11 @@ impl Endpoint {
         self.table.sessions().filter_map(Session::snapshot)
     }
 
+    /// The IKE SA to which messages with this SPI of this gateway belong.
+    pub fn by_spi(&self, spi: u64) -> Option<IkeSaId> {
+        self.table.by_spi(spi)
+    }
+
     /// The row of one IKE SA.
     pub fn sa(&self, ike: IkeSaId) -> Option<IkeSnapshot> {
         self.table.get(ike).and_then(Session::snapshot)

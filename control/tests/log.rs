@@ -1,0 +1,107 @@
+//! Levels of the log that are changed while the gateway runs.
+
+#![allow(clippy::panic, reason = "helpers of tests fail the test")]
+
+mod support;
+
+use culvert_api::{ClientError, Code, Command, LogLevel, Row, Target};
+use support::pair::{ask, initiate, pair};
+use support::{Gateway, eventually};
+
+/// Sets a level, and gives all of them.
+fn set(gateway: &Gateway, command: Command) -> Result<Vec<(String, String)>, (Code, String)> {
+    match gateway.client().rows(command) {
+        Ok(rows) => Ok(rows
+            .into_iter()
+            .map(|row| match row {
+                Row::LogLevel(LogLevel { scope, name, level }) => (scope + &name, level),
+                other => panic!("not a level: {other:?}"),
+            })
+            .collect()),
+        Err(ClientError::Refused(refusal)) => Err((refusal.code, refusal.message)),
+        Err(other) => panic!("no answer: {other}"),
+    }
+}
+
+fn log(connection: Option<&str>, peer: Option<&str>, level: &str) -> Command {
+    let text = |text: &str| text.to_owned();
+    Command::Log {
+        connection: connection.map(text),
+        peer: peer.map(text),
+        level: Some(level.into()),
+    }
+}
+
+fn levels(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter().map(|(scope, level)| ((*scope).to_owned(), (*level).to_owned())).collect()
+}
+
+/// Lines about messages and events since the last call.
+fn new_lines(gateway: &Gateway, seen: &mut usize) -> String {
+    let all = std::fs::read_to_string(gateway.dir.path().join("log")).expect("a log");
+    let new = all.get(*seen..).expect("it only grows").to_owned();
+    *seen = all.len();
+    new
+}
+
+#[test]
+fn the_level_of_one_connection_or_peer_is_changed_while_it_runs() {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    let gateway = &pair.left;
+    assert_eq!(set(gateway, log(None, None, "warn")), Ok(levels(&[("all", "warn")])));
+    let mut seen = 0;
+    new_lines(gateway, &mut seen);
+    initiate(&mut gateway.client()).expect("up");
+    assert_eq!(new_lines(gateway, &mut seen), "", "nothing of it is worth a warning");
+
+    let set_own = set(gateway, log(Some("other"), None, "debug"));
+    assert_eq!(set_own, Ok(levels(&[("all", "warn"), ("connectionother", "debug")])));
+    let rekey = || {
+        let number = gateway.sas()[0].id.expect("numbered");
+        ask(gateway, Command::Rekey { target: Target::Ike(number), wait_s: 15 }).expect("rekeyed");
+    };
+    rekey();
+    let lines = new_lines(gateway, &mut seen);
+    for expected in [
+        "DEBUG peer: sending CREATE_CHILD_SA request ",
+        "DEBUG peer: received CREATE_CHILD_SA response ",
+        "INFO peer: IKE SA rekeyed from ",
+        "connection=\"other\" ike=1",
+    ] {
+        assert!(lines.contains(expected), "{expected} is not in\n{lines}");
+    }
+
+    // The peer's own level counts before its connection's; the deletion is told after the rekey.
+    eventually("the old keys' Delete is through", || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        new_lines(gateway, &mut seen).is_empty().then_some(())
+    });
+    set(gateway, log(None, Some("b.example"), "off")).expect("set");
+    rekey();
+    assert_eq!(new_lines(gateway, &mut seen), "");
+    set(gateway, log(None, Some("b.example"), "default")).expect("set");
+    set(gateway, log(Some("other"), None, "default")).expect("set");
+    assert_eq!(set(gateway, log(None, None, "error")), Ok(levels(&[("all", "error")])));
+    assert_eq!(
+        set(gateway, Command::Log { connection: None, peer: None, level: None }),
+        Ok(levels(&[("all", "error")]))
+    );
+}
+
+#[test]
+fn what_is_no_level_and_who_is_not_there_is_refused() {
+    let pair = pair("udp", true, ["shared", "shared"]);
+    for (command, code, beginning) in [
+        (log(Some("no"), None, "debug"), Code::NotFound, "no connection is called \"no\""),
+        (log(Some("other"), None, "loud"), Code::BadRequest, "\"loud\" is no level: "),
+        (
+            log(None, None, "culvert=loud"),
+            Code::BadRequest,
+            "\"culvert=loud\" cannot be understood",
+        ),
+    ] {
+        let (found, message) = set(&pair.left, command).expect_err(beginning);
+        assert_eq!(found, code);
+        assert!(message.starts_with(beginning), "{message}");
+    }
+}
