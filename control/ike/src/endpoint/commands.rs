@@ -238,23 +238,6 @@ impl Endpoint {
         self.with(now, ike, host, |s, cx| s.child_used(cx, child, octets, packets));
     }
 
-    /// Gives a connection's IKE SAs its new configuration. What is agreed on stays until it is
-    /// renewed: proposals, selectors and lifetimes are those of the next rekey, addresses and
-    /// identities those of the next reauthentication; only what this side does by itself, such as
-    /// liveness checks, changes at once.
-    pub fn reconfigure(
-        &mut self,
-        now: Instant,
-        connection: &Arc<ConnectionConfig>,
-        host: &mut dyn Host,
-    ) {
-        let name = |s: &Session| s.connection.as_ref().is_some_and(|c| c.name == connection.name);
-        let concerned = self.table.sessions().filter(|s| name(s)).map(|s| s.id);
-        for ike in concerned.collect::<Vec<_>>() {
-            self.with(now, ike, host, |s, _| s.reconfigure(connection));
-        }
-    }
-
     /// Sets other limits. IKE SAs that exceed them stay.
     pub fn set_limits(&mut self, limits: EndpointConfig) {
         self.config = limits;

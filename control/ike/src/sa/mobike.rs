@@ -95,6 +95,7 @@ impl Session {
     /// peer is told of changed addresses.
     pub(crate) fn reconfigure(&mut self, cx: &mut Cx<'_>, connection: &Arc<ConnectionConfig>) {
         let addresses = |c: &ConnectionConfig| c.additional_addrs.clone();
+        self.reconfigure_children(connection);
         let before = self.connection.replace(connection.clone());
         let changed = before.is_none_or(|before| addresses(&before) != addresses(connection));
         if changed && self.mobike && matches!(self.phase, Phase::Established) {

@@ -265,15 +265,14 @@ impl Session {
         self.succession = Some(succession);
     }
 
-    /// Takes a new configuration of its connection.
-    pub(crate) fn reconfigure(&mut self, connection: &Arc<ConnectionConfig>) {
+    /// The CHILD SAs take up what a changed configuration says of them when they are rekeyed.
+    fn reconfigure_children(&mut self, connection: &ConnectionConfig) {
         for child in &mut self.children {
             let same = connection.children.iter().find(|new| new.name == child.config.name);
             if let Some(new) = same {
                 child.config = Arc::clone(new);
             }
         }
-        self.connection = Some(Arc::clone(connection));
     }
 
     /// Whether exchanges may be begun.
