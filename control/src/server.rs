@@ -22,6 +22,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::engine::{Begun, Engine};
@@ -112,9 +113,10 @@ async fn read(
 ) -> io::Result<()> {
     let mut buffer = LineBuffer::new(REQUEST_OCTETS_MAX);
     let mut requests = JoinSet::new();
-    let mut chunk = [0; CHUNK_OCTETS];
+    // It may hold secrets.
+    let mut chunk = Zeroizing::new([0; CHUNK_OCTETS]);
     loop {
-        let length = reader.read(&mut chunk).await?;
+        let length = reader.read(&mut chunk[..]).await?;
         if length == 0 {
             break;
         }

@@ -231,6 +231,17 @@ fn sas_are_deleted_by_number_by_peer_and_altogether() {
 }
 
 #[test]
+fn what_is_only_being_set_up_is_taken_down_too() {
+    let pair = pair("udp", false, ["shared", "shared"]);
+    let command = Command::Initiate { connection: "other".into(), child: None, wait_s: 0 };
+    ask(&pair.left, command).expect("begun");
+    let command = Command::Terminate { target: other(), wait_s: WAIT_S };
+    let outcome = ask(&pair.left, command).expect("gone");
+    assert_eq!(outcome, ["IKE SA 1 of other is gone: terminated here"]);
+    assert_eq!(pair.left.sas(), []);
+}
+
+#[test]
 fn what_does_not_come_in_time_says_that_it_goes_on() {
     let pair = up("udp");
     pair.network.pass_udp(false);

@@ -71,11 +71,9 @@ pub(super) struct ConnectionSection {
     pub(super) over_time: Option<Spanned<Time>>,
     pub(super) rand_time: Option<Spanned<Time>>,
     pub(super) reauth_time: Option<Spanned<Time>>,
-    #[serde(alias = "dpd_delay_s")]
     pub(super) dpd_delay: Option<Spanned<Time>>,
     pub(super) mobike: Option<bool>,
     pub(super) additional_addrs: Option<Spanned<Vec<Spanned<String>>>>,
-    #[serde(alias = "udp_probe_s")]
     pub(super) udp_probe: Option<Spanned<Time>>,
     pub(super) fragmentation: Option<bool>,
     pub(super) fragment_size: Option<Spanned<u64>>,
@@ -130,7 +128,6 @@ pub(super) struct ChildSection {
     pub(super) close_action: Option<Spanned<ActionSection>>,
     pub(super) dpd_action: Option<Spanned<ActionSection>>,
     pub(super) rekey_time: Option<Spanned<Time>>,
-    #[serde(alias = "life_time_s")]
     pub(super) life_time: Option<Spanned<Time>>,
     pub(super) rand_time: Option<Spanned<Time>>,
     pub(super) rekey_bytes: Option<Spanned<Amount>>,

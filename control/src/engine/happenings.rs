@@ -96,9 +96,6 @@ impl Engine {
         let text = reason.to_string();
         let happening = Happening::IkeDown { reason: text.clone() };
         self.note(Some(connection), Some(ike), happening);
-        let message = format!("IKE SA {ike} of {connection} is gone: {text}");
-        let gone = Ok(of_ike(ike, connection, message));
-        self.waiters.tell(|awaited| *awaited == Awaited::IkeGone(ike), &gone);
         self.ike_gone(ike, connection, Some(reason), &text);
     }
 
@@ -113,6 +110,9 @@ impl Engine {
         if let Some(old) = self.known.successors.remove(&ike) {
             self.not_reauthenticated(old, text);
         }
+        let message = format!("IKE SA {ike} of {connection} is gone: {text}");
+        let gone = Ok(of_ike(ike, connection, message));
+        self.waiters.tell(|awaited| *awaited == Awaited::IkeGone(ike), &gone);
         let refusal = Err(Refusal::new(Code::Failed, text));
         self.waiters.tell(|awaited| awaited.ike() == ike, &refusal);
     }

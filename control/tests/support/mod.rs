@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its part of this")]
 
+mod network;
 pub(crate) mod pair;
 
 use std::collections::HashMap;
@@ -13,9 +14,6 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use culvert_api::{Client, IkeSa, Item, Row, Status};
@@ -24,6 +22,8 @@ use culvert_shm::{
     CloseReason, ConnInfo, ConnRef, DataplaneView, Down, Layout, Load, Path as EspPath, Policy,
     SaConfig, Transport, Up, WorkerView,
 };
+
+pub(crate) use network::Network;
 
 /// How long something may take that takes a moment.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -387,109 +387,4 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
     looks.into_iter().for_each(|index| dataplane.look_at_sa(index));
     dataplane.worker.batch_boundary();
     out
-}
-
-/// Two dataplanes and what lies between them.
-pub(crate) struct Network {
-    ends: Arc<Mutex<[Dataplane; 2]>>,
-    passes_udp: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Network {
-    /// Joins two dataplanes. `passes_udp` says whether UDP gets through.
-    pub(crate) fn join(left: Dataplane, right: Dataplane, passes_udp: bool) -> Self {
-        let ends = Arc::new(Mutex::new([left, right]));
-        let stop = Arc::new(AtomicBool::new(false));
-        let passes_udp = Arc::new(AtomicBool::new(passes_udp));
-        let thread = std::thread::spawn({
-            let (ends, stop) = (Arc::clone(&ends), Arc::clone(&stop));
-            let passes_udp = Arc::clone(&passes_udp);
-            move || {
-                while !stop.load(Ordering::Relaxed) {
-                    let passes_udp = passes_udp.load(Ordering::Relaxed);
-                    carry(&mut ends.lock().expect("no panic"), passes_udp);
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            }
-        });
-        Self { ends, passes_udp, stop, thread: Some(thread) }
-    }
-
-    /// Lets UDP through from now on, or not.
-    pub(crate) fn pass_udp(&self, passes: bool) {
-        self.passes_udp.store(passes, Ordering::Relaxed);
-    }
-
-    /// Both dataplanes, held still.
-    pub(crate) fn ends(&self) -> MutexGuard<'_, [Dataplane; 2]> {
-        self.ends.lock().expect("no panic in the network")
-    }
-}
-
-impl Drop for Network {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has failed the test already.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn carry(ends: &mut [Dataplane; 2], passes_udp: bool) {
-    let [left, right] = ends;
-    for out in take(left) {
-        arrive(left, right, out, passes_udp);
-    }
-    for out in take(right) {
-        arrive(right, left, out, passes_udp);
-    }
-}
-
-/// The address of one of the two gateways.
-fn outer_address(number: u8) -> IpAddr {
-    IpAddr::from([192, 0, 2, number])
-}
-
-fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) {
-    match out {
-        Out::Message(path, payload) => {
-            let conn = match path.conn {
-                Some(conn) => match from.conns.get(&conn) {
-                    Some(other) => Some(*other),
-                    None => return,
-                },
-                None => None,
-            };
-            if path.transport != Transport::Tcp && !passes_udp {
-                return;
-            }
-            let (local, remote) = (path.remote, path.local);
-            let path = EspPath { transport: path.transport, local, remote, conn };
-            to.send(&Up::IkeMessage { path, payload: &payload });
-        }
-        Out::Connect(token, local, remote) => {
-            // Without one the worker takes the route's.
-            let own =
-                [outer_address(1), outer_address(2)].into_iter().find(|own| *own != remote.ip());
-            let local = SocketAddr::new(
-                local.or(own).expect("one of two"),
-                40_000 + u16::try_from(from.next_conn).expect("few connections"),
-            );
-            let theirs = to.open(remote, local, None);
-            let ours = from.open(local, remote, Some(token));
-            from.conns.insert(ours, theirs);
-            to.conns.insert(theirs, ours);
-        }
-        Out::Close(conn) => {
-            from.closed.push(conn);
-            from.close(conn, CloseReason::Local);
-            if let Some(theirs) = from.conns.remove(&conn) {
-                to.conns.remove(&theirs);
-                to.close(theirs, CloseReason::Peer);
-            }
-        }
-    }
 }

@@ -164,7 +164,7 @@ remote = {{ auth = \"psk\", id = \"{remote_id}\" }}
 local_ts = {local_ts:?}
 remote_ts = {remote_ts:?}
 esp_proposals = {esp_proposals:?}
-life_time_s = {life_time_s}
+life_time = {life_time_s}
 {child_options}
 
 {sections}
