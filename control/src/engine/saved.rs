@@ -10,7 +10,6 @@ use culvert_shm::{ControlView, Saved};
 use zeroize::Zeroizing;
 
 use super::Engine;
-use super::known::KnownChild;
 use crate::{clock, convert};
 
 /// Where the snapshot of each IKE SA lies.
@@ -119,20 +118,13 @@ impl Engine {
             for child in &sa.children {
                 child_sas += 1;
                 self.starts.up(&sa.connection, &child.name, sa.id, child.since);
-                let known = KnownChild {
-                    ike: sa.id,
-                    connection: sa.connection.clone(),
-                    name: child.name.clone(),
-                    spi_in: child.spi_in,
-                    rekeying: None,
-                    metered: self.is_metered(&sa.connection, &child.name),
-                };
-                self.known.children.insert(child.id, known);
+                let metered = self.is_metered(&sa.connection, &child.name);
+                self.known.child_up(&sa, child, metered);
             }
         }
         let orphans = self.services.forwarding.orphans().len() as u64;
         if ike_sas + orphans > 0 {
-            self.history.note(None, None, Happening::Restored { ike_sas, child_sas, orphans });
+            self.note(None, None, Happening::Restored { ike_sas, child_sas, orphans });
         }
     }
 

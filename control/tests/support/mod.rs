@@ -81,7 +81,7 @@ impl Gateway {
         self.client();
     }
 
-    /// The configuration of the next one.
+    /// Writes another configuration, for the next one or a reload.
     pub(crate) fn configure(&self, config: &str) {
         configure(self.dir.path(), config);
     }
