@@ -6,7 +6,6 @@
 mod command;
 mod foreign;
 mod moves;
-mod operations;
 mod port;
 mod strongswan;
 mod survival;
