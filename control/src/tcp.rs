@@ -4,7 +4,7 @@
 //! seconds is closed: RFC 9329, 6.1 leaves connections that carry no SA to whoever holds them, and
 //! this gateway does not hold them for strangers.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -28,7 +28,20 @@ pub struct Conn {
     pub originator: bool,
     /// Since when it is not known to be in use.
     unused_since: Instant,
+    /// Nothing has to be looked at soon.
     in_use: bool,
+    /// Its worker knows that an authenticated peer uses it.
+    proven: bool,
+}
+
+/// What a look at the connections shows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Visit {
+    /// Nobody used these for [`UNUSED_MAX`].
+    pub unused: Vec<ConnRef>,
+    /// An authenticated peer uses these, and their workers have not been told
+    /// ([`Tcp::proven`]).
+    pub proven: Vec<ConnRef>,
 }
 
 /// A connection that was asked for.
@@ -83,7 +96,8 @@ impl Tcp {
 
     /// A connection is open.
     pub fn opened(&mut self, now: Instant, conn: ConnRef, remote: SocketAddr, originator: bool) {
-        let entry = Conn { conn, remote, originator, unused_since: now, in_use: false };
+        let entry =
+            Conn { conn, remote, originator, unused_since: now, in_use: false, proven: false };
         self.conns.insert(convert::token(conn), entry);
     }
 
@@ -108,29 +122,41 @@ impl Tcp {
         (lost, unanswered.map(|(_, asked)| asked.request).collect())
     }
 
-    /// Whether it is time to look which connections are in use: some is not known to be, or none
-    /// was looked at for long.
+    /// Whether it is time to look which connections are in use: some is not known to be, or its
+    /// worker does not know that its peer is authenticated, or none was looked at for long.
     #[must_use]
     pub fn is_visit_due(&self, now: Instant) -> bool {
         let unused = self.conns.values().any(|conn| !conn.in_use);
         unused || (!self.is_empty() && now.since(self.visited) >= REVISIT)
     }
 
-    /// Connections that nobody used for [`UNUSED_MAX`]. Each is named again after as long, should
-    /// it still be there.
-    pub fn visit(&mut self, now: Instant, used: &HashSet<ConnToken>) -> Vec<ConnRef> {
+    /// Looks at all connections. `used` holds those that an IKE SA uses, and whether its peer is
+    /// authenticated. One that is unused is named again after [`UNUSED_MAX`], should it still be
+    /// there.
+    pub fn visit(&mut self, now: Instant, used: &HashMap<ConnToken, bool>) -> Visit {
         self.visited = now;
-        let mut unused = Vec::new();
+        let mut visit = Visit::default();
         for (token, conn) in &mut self.conns {
-            conn.in_use = used.contains(token);
-            if conn.in_use {
+            let user = used.get(token);
+            conn.in_use = user.is_some() && (conn.proven || conn.originator);
+            if user == Some(&true) && !conn.proven && !conn.originator {
+                visit.proven.push(conn.conn);
+            }
+            if user.is_some() {
                 conn.unused_since = now;
             } else if now.since(conn.unused_since) >= UNUSED_MAX {
                 conn.unused_since = now;
-                unused.push(conn.conn);
+                visit.unused.push(conn.conn);
             }
         }
-        unused
+        visit
+    }
+
+    /// The worker of a connection has been told that an authenticated peer uses it.
+    pub fn proven(&mut self, conn: ConnRef) {
+        if let Some(conn) = self.conns.get_mut(&convert::token(conn)) {
+            (conn.proven, conn.in_use) = (true, true);
+        }
     }
 }
 
@@ -153,16 +179,37 @@ mod tests {
         let start = Instant::from_micros(1);
         tcp.opened(start, conn(0, 1), remote(), false);
         tcp.opened(start, conn(0, 2), remote(), false);
-        let used = HashSet::from([convert::token(conn(0, 2))]);
+        let used = HashMap::from([(convert::token(conn(0, 2)), true)]);
         assert!(tcp.is_visit_due(start));
         let just_before = start + UNUSED_MAX.saturating_sub(Duration::from_millis(1));
-        assert_eq!(tcp.visit(just_before, &used), []);
-        assert_eq!(tcp.visit(start + UNUSED_MAX, &used), [conn(0, 1)]);
+        assert_eq!(tcp.visit(just_before, &used).unused, []);
+        tcp.proven(conn(0, 2));
+        assert_eq!(tcp.visit(start + UNUSED_MAX, &used).unused, [conn(0, 1)]);
         assert!(tcp.closed(conn(0, 1)).is_some());
         assert!(!tcp.is_visit_due(start + UNUSED_MAX), "the other one is known to be in use");
         let later = start + UNUSED_MAX + REVISIT;
         assert!(tcp.is_visit_due(later));
-        assert_eq!(tcp.visit(later, &HashSet::new()), [conn(0, 2)], "in use no longer");
+        assert_eq!(tcp.visit(later, &HashMap::new()).unused, [conn(0, 2)], "in use no longer");
+    }
+
+    // Until then it gives way to new connections: anybody can send a prefix.
+    #[test]
+    fn a_worker_is_told_once_of_a_connection_whose_peer_is_authenticated() {
+        let mut tcp = Tcp::new(1);
+        let now = Instant::from_micros(1);
+        tcp.opened(now, conn(0, 1), remote(), false);
+        tcp.opened(now, conn(0, 2), remote(), true);
+        let used = |authenticated| {
+            HashMap::from([1, 2].map(|index| (convert::token(conn(0, index)), authenticated)))
+        };
+        assert_eq!(tcp.visit(now, &used(false)), Visit::default(), "half-open");
+        assert!(tcp.is_visit_due(now));
+        let own_needs_no_proof = vec![conn(0, 1)];
+        assert_eq!(tcp.visit(now, &used(true)).proven, own_needs_no_proof);
+        assert_eq!(tcp.visit(now, &used(true)).proven, [conn(0, 1)], "it was not told yet");
+        tcp.proven(conn(0, 1));
+        assert_eq!(tcp.visit(now, &used(true)), Visit::default());
+        assert!(!tcp.is_visit_due(now));
     }
 
     #[test]

@@ -74,6 +74,12 @@ fn over_tcp() {
         }
         other => panic!("not one connection: {other:?}"),
     }
+    // The responder's worker may not give it up for a stranger's any more. The originator's knows.
+    eventually("the responder's worker is told", || {
+        let ends = pair.network.ends();
+        assert_eq!(ends[0].proven, []);
+        (ends[1].proven.len() == 1).then_some(())
+    });
 }
 
 // RFC 9329, 5.1: TCP when UDP got no answer, with a new IKE_SA_INIT.

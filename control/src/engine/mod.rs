@@ -283,7 +283,7 @@ impl Engine {
         self.tell_usage();
         self.tend_saved();
         self.end_expired(now);
-        self.close_unused(now);
+        self.visit_connections(now);
         self.waiters.tidy();
     }
 

@@ -1,10 +1,10 @@
 //! What workers hand up.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use culvert_api::Happening;
-use culvert_ike::{ConnToken, Instant, Received};
-use culvert_shm::{CloseReason, ConnRef, ConnectFailure, Path, SlotRef, Up};
+use culvert_ike::{ConnToken, IkeState, Instant, Received};
+use culvert_shm::{CloseReason, ConnRef, ConnectFailure, Down, Path, SlotRef, Up};
 
 use super::{Engine, RECORDS_A_TURN_MAX};
 use crate::convert::Way;
@@ -163,22 +163,31 @@ impl Engine {
         }
     }
 
-    /// Closes connections that no SA uses. RFC 9329, 6.1
-    pub(super) fn close_unused(&mut self, now: Instant) {
+    /// Closes connections that no SA uses (RFC 9329, 6.1), and tells the workers which ones
+    /// authenticated peers use.
+    pub(super) fn visit_connections(&mut self, now: Instant) {
         if !self.tcp.is_visit_due(now) {
             return;
         }
-        let mut used: HashSet<ConnToken> =
-            self.endpoint.sas().filter_map(|sa| sa.path.conn).collect();
+        let sas = self.endpoint.sas();
+        let mut used: HashMap<ConnToken, bool> =
+            sas.filter_map(|sa| Some((sa.path.conn?, sa.state == IkeState::Established))).collect();
         if let Some(view) = self.services.forwarding.view() {
             // Orphaned SAs still send their packets over theirs.
             let peers = self.services.forwarding.orphans().iter().map(|orphan| orphan.peer);
             let states = peers.filter_map(|peer| view.peer_state(peer));
-            used.extend(states.filter_map(|state| state.path.conn).map(convert::token));
+            let conns = states.filter_map(|state| state.path.conn);
+            used.extend(conns.map(|conn| (convert::token(conn), true)));
         }
-        for conn in self.tcp.visit(now, &used) {
+        let visit = self.tcp.visit(now, &used);
+        for conn in visit.proven {
+            if self.send(conn.worker, &Down::TcpProven { conn }) {
+                self.tcp.proven(conn);
+            }
+        }
+        for conn in visit.unused {
             tracing::debug!(conn = convert::conn_name(conn), "closing an unused connection");
-            self.send(conn.worker, &culvert_shm::Down::TcpClose { conn, abort: false });
+            self.send(conn.worker, &Down::TcpClose { conn, abort: false });
         }
     }
 }

@@ -209,6 +209,8 @@ pub(crate) struct Dataplane {
     pub(crate) paths: HashMap<u32, EspPath>,
     /// Connections that control closed.
     pub(crate) closed: Vec<ConnRef>,
+    /// Connections that control says an authenticated peer uses.
+    pub(crate) proven: Vec<ConnRef>,
 }
 
 impl Dataplane {
@@ -233,6 +235,7 @@ impl Dataplane {
             policies: HashMap::new(),
             paths: HashMap::new(),
             closed: Vec::new(),
+            proven: Vec::new(),
         };
         // What is there already, as after a restart of the dataplane.
         for index in 0..LAYOUT.sa_slots {
@@ -370,6 +373,7 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
                 out.push(Out::Connect(token, local, remote));
             }
             Down::TcpClose { conn, .. } => out.push(Out::Close(conn)),
+            Down::TcpProven { conn } => dataplane.proven.push(conn),
             Down::SaChanged { index } => looks.push(index),
             Down::PolicyChanged { index } => dataplane.look_at_policy(index),
             Down::PeerChanged { index } => {

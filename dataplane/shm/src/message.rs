@@ -271,6 +271,11 @@ pub enum Down<'a> {
         /// Reset it instead of sending what waits.
         abort: bool,
     },
+    /// An authenticated peer uses this connection: it no longer gives way to new ones.
+    TcpProven {
+        /// The connection.
+        conn: ConnRef,
+    },
     /// Look at this SA's slot again.
     SaChanged {
         /// Index of the slot.
@@ -333,6 +338,10 @@ impl Down<'_> {
                 path.encode(&mut out);
                 (7, &[])
             }
+            Down::TcpProven { conn } => {
+                conn.encode(&mut out);
+                (8, &[])
+            }
         };
         let used = out.used();
         ring.push(kind, &fields[..used], payload)
@@ -363,6 +372,7 @@ fn down_fields<'a>(record: &RawRecord<'a>) -> Option<Down<'a>> {
         5 => Down::PolicyChanged { index: u32::try_from(words.take()?).ok()? },
         6 => Down::PeerChanged { index: u32::try_from(words.take()?).ok()? },
         7 => Down::PathSet { peer: SlotRef::decode(words)?, path: Path::decode(words)? },
+        8 => Down::TcpProven { conn: ConnRef::decode(words)? },
         _ => return None,
     })
 }
@@ -456,6 +466,7 @@ mod tests {
             assert_down(Down::PolicyChanged { index: slot.index });
             assert_down(Down::PeerChanged { index: slot.index });
             assert_down(Down::PathSet { peer: slot, path });
+            assert_down(Down::TcpProven { conn });
         }
 
         #[test]
@@ -466,8 +477,6 @@ mod tests {
             let record = || Ok(RawRecord { kind, fields: &fields, payload: b"payload" });
             if !(1..=8).contains(&kind) {
                 prop_assert_eq!(decode_up(record()), Err(Malformed::Record { kind }));
-            }
-            if !(1..=7).contains(&kind) {
                 prop_assert_eq!(decode_down(record()), Err(Malformed::Record { kind }));
             }
             if fields.is_empty() {

@@ -58,6 +58,11 @@ impl<L: Link> Worker<L> {
                     self.tcp.close(&self.core.view, id, abort);
                 }
             }
+            Down::TcpProven { conn } => {
+                if conn.worker == self.core.view.worker() {
+                    self.tcp.proven(ConnId { index: conn.index, generation: conn.generation });
+                }
+            }
             Down::SaChanged { index } => self.reload_sa(index),
             Down::PolicyChanged { index } => self.reload_policy(index),
             Down::PeerChanged { index } => self.core.peers.reload(&self.core.view, index),
@@ -143,6 +148,7 @@ fn detach(record: Down<'_>, message: &mut Vec<u8>) -> Down<'static> {
         }
         Down::TcpConnect { token, local, remote } => Down::TcpConnect { token, local, remote },
         Down::TcpClose { conn, abort } => Down::TcpClose { conn, abort },
+        Down::TcpProven { conn } => Down::TcpProven { conn },
         Down::SaChanged { index } => Down::SaChanged { index },
         Down::PolicyChanged { index } => Down::PolicyChanged { index },
         Down::PeerChanged { index } => Down::PeerChanged { index },

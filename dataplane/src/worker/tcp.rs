@@ -149,9 +149,14 @@ impl Tcp {
         originator.then_some(Up::TcpOpened { conn, local, remote, originator, token })
     }
 
-    /// The peer's prefix has come: it is no stray one.
+    /// The peer's prefix has come: it is no stray one. Anybody can send a prefix, so that the
+    /// connection still gives way to new ones until the peer is authenticated.
     pub(crate) fn begun(&mut self, id: ConnId) {
         self.watch.disarm(id.index);
+    }
+
+    /// An authenticated peer uses the connection.
+    pub(crate) fn proven(&mut self, id: ConnId) {
         self.stack.vouch(id);
     }
 

@@ -36,7 +36,7 @@ pub(crate) const INNER_V6: &str = "fd00:1::1";
 pub(crate) const HOST_V6: &str = "fd00:1::10";
 pub(crate) const FAR_V6: &str = "fd00:2::20";
 
-const LAYOUT: Layout = Layout {
+pub(crate) const LAYOUT: Layout = Layout {
     workers: 1,
     sa_slots: 16,
     policy_slots: 16,

@@ -3,7 +3,7 @@
 use culvert_shm::{CloseReason, Counter, Down};
 use culvert_tcpstack::framing::{MESSAGE_BYTES_MAX, PREFIX};
 
-use crate::fixture::{Gateway, OUTER_V6, PEER_V6, Told};
+use crate::fixture::{Gateway, LAYOUT, OUTER_V6, PEER_V6, Told};
 use crate::packets::ip;
 use crate::peer::{Peer, esp_frame, frames, ike_frame, ike_message};
 
@@ -143,6 +143,26 @@ fn half_a_frame_is_forgotten_with_its_connection() {
     let (second, _) = peer.begin(&mut gateway);
     peer.send(&mut gateway, second, &frame[50..]);
     assert_eq!(gateway.count(Counter::FramingIke), 0, "the halves were not put together");
+}
+
+// Anybody can open a connection and send the prefix. Those whose peer is not authenticated share a
+// quarter of the places, and the oldest of them makes room for the next.
+#[test]
+fn a_connection_gives_way_until_its_peer_is_authenticated() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (authenticated, conn) = peer.begin(&mut gateway);
+    gateway.control.send(0, &Down::TcpProven { conn }).unwrap();
+    gateway.turn();
+    let (stranger, _) = peer.begin(&mut gateway);
+    for _ in 1..LAYOUT.conn_slots / 4 {
+        peer.begin(&mut gateway);
+    }
+    assert!(!peer.closed(stranger), "there was room for so many");
+    peer.begin(&mut gateway);
+    peer.exchange(&mut gateway);
+    assert!(peer.closed(stranger));
+    assert!(!peer.closed(authenticated));
 }
 
 // RFC 9329, 4: only the originator sends the prefix; 3.1: IKE behind the marker.
