@@ -6,6 +6,7 @@
 mod command;
 mod foreign;
 mod moves;
+mod operations;
 mod port;
 mod strongswan;
 mod survival;
