@@ -305,9 +305,13 @@ impl World {
 
     /// A spoke is elsewhere now.
     pub(crate) fn move_spoke(&mut self, n: usize) {
-        self.order += 1;
-        let address = Ipv4Addr::from(0xac10_0000 + (self.order % 0xf_0000) as u32);
-        self.nodes[n].host.address = address.into();
+        self.nodes[n].host.address = loop {
+            self.order += 1;
+            let address = Ipv4Addr::from(0xac10_0000 + (self.order % 0xf_0000) as u32);
+            if !self.by_address.contains_key(&address.into()) {
+                break address.into();
+            }
+        };
         self.readdress(n);
         // A NAT's mapping was the old address's.
         self.rebind(n);
