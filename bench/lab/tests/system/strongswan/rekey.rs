@@ -98,13 +98,21 @@ fn the_gateway_rekeys_everything_and_nothing_is_lost() -> Result<()> {
     Ok(())
 }
 
-/// An hour of rekeys once a minute, in half a minute: both ends rekey both CHILD SAs every second and
-/// the IKE SA every three, and meet in every way that RFC 7296, 2.8 and 2.25 foresee. Nothing is
-/// lost, nothing comes under a dead SA, and in the end there is one of each.
+/// An hour of rekeys once a minute, in half a minute: both CHILD SAs every second and the IKE SA every
+/// three. Over UDP both ends do it, and meet in every way that RFC 7296, 2.8 and 2.25 foresee. Over
+/// TCP only the gateway does: strongSwan 5.9.8 ignores a request while it works on an answer with the
+/// same Message ID ("already processing"), and over TCP nobody repeats it (RFC 9329, 6.2). Nothing
+/// is lost, nothing comes under a dead SA, and in the end there is one of each.
 #[test]
-fn an_hour_of_rekeys_from_both_sides_loses_nothing() -> Result<()> {
+fn an_hour_of_rekeys_loses_nothing() -> Result<()> {
     for way in [UDP_STRONGSWAN_INITIATES, TCP_GATEWAY_INITIATES] {
-        meet(way, every_second, |peers| {
+        let times = |settings: &mut Settings, connection: &mut Connection| {
+            gateway_every_second(settings);
+            if !way.tcp {
+                strongswan_every_second(connection);
+            }
+        };
+        meet(way, times, |peers| {
             peers.initiate()?;
             peers.initiate_child(PFS)?;
             let flows = [peers.flow(CHILD)?, peers.flow(PFS)?];
@@ -136,11 +144,15 @@ fn an_hour_of_rekeys_from_both_sides_loses_nothing() -> Result<()> {
     Ok(())
 }
 
-fn every_second(settings: &mut Settings, connection: &mut Connection) {
-    let text = |lines: [&str; 3]| lines.map(str::to_owned);
-    settings.options.extend(text(["rekey_time = 3", "over_time = 60", "rand_time = 1"]));
+fn gateway_every_second(settings: &mut Settings) {
+    let times = ["rekey_time = 3", "over_time = 60", "rand_time = 1"];
+    settings.options.extend(times.map(str::to_owned));
     settings.child_options.extend(["rekey_time = 1", "rand_time = 0"].map(str::to_owned));
     settings.sections += "rekey_time = 1\nrand_time = 0\nlife_time = 60\n";
+}
+
+fn strongswan_every_second(connection: &mut Connection) {
+    let text = |lines: [&str; 3]| lines.map(str::to_owned);
     connection.options.extend(text(["rekey_time = 3s", "over_time = 60s", "rand_time = 1s"]));
     for child in &mut connection.children {
         child.options.extend(text(["rekey_time = 1s", "life_time = 60s", "rand_time = 0s"]));
