@@ -143,6 +143,12 @@ impl Endpoint {
         })
     }
 
+    /// An IKE SA on which exchanges may be begun.
+    fn established(&self, ike: IkeSaId) -> Result<&Session, InitiateError> {
+        let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
+        session.is_established().then_some(session).ok_or(InitiateError::NotEstablished(ike))
+    }
+
     /// Gives an IKE SA new keys and SPIs (RFC 7296, 1.3.2 and 2.18); its CHILD SAs go over to it. Ends
     /// with [`Event::IkeRekeyed`] or [`Event::RekeyFailed`].
     ///
@@ -154,10 +160,7 @@ impl Endpoint {
         ike: IkeSaId,
         host: &mut dyn Host,
     ) -> Result<(), InitiateError> {
-        let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
-        if !session.is_established() {
-            return Err(InitiateError::NotEstablished(ike));
-        }
+        self.established(ike)?;
         self.with(now, ike, host, |s, cx| s.rekey_ike(cx, RekeyCause::Asked));
         Ok(())
     }
@@ -174,10 +177,7 @@ impl Endpoint {
         ike: IkeSaId,
         host: &mut dyn Host,
     ) -> Result<(), InitiateError> {
-        let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
-        if !session.is_established() {
-            return Err(InitiateError::NotEstablished(ike));
-        }
+        let session = self.established(ike)?;
         if let Some(connection) = session.connection.clone() {
             addresses(&connection, host)?;
         }

@@ -14,12 +14,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 use culvert_api::{ChildSa, IkeSa};
+use culvert_lab::command::wait_until;
 use culvert_lab::firewall::Policy;
 use culvert_lab::flow::Flow;
 use culvert_lab::gateway::{CHILD, CONNECTION, Gateway, Settings};
 use culvert_lab::relay::Relay;
-use culvert_lab::strongswan::{Child, Connection, Strongswan};
+use culvert_lab::strongswan::{Child, Connection, Standing, Strongswan};
 use culvert_lab::topology::{Family, Lab, Owner, SIDE_A, SIDE_B, Side};
+
+use crate::PING_TIMEOUT;
 
 /// The child besides [`CHILD`] that both ends know: to one more network behind gateway b, with a key
 /// exchange in each CREATE_CHILD_SA (RFC 7296, 1.3.1 and 2.12).
@@ -76,6 +79,20 @@ fn meet(
         let outcome = scenario(&mut peers);
         let outcome = outcome.map_err(|error| error.context(peers.gateway.describe()));
         outcome.and_then(|()| peers.gateway.check_alive()).with_context(|| format!("{way:?}"))
+    })
+}
+
+/// [`meet`] over UDP and TCP in both roles, with nothing adjusted.
+fn meet_every_way(scenario: impl Fn(&mut Peers<'_>) -> Result<()>) -> Result<()> {
+    EVERY_WAY.into_iter().try_for_each(|way| meet(way, |_, _| {}, &scenario))
+}
+
+/// Waits until the pair of the child `name` whose inbound SPI was `old` is replaced, and nothing is
+/// left but one IKE SA with so many children.
+fn wait_child_rekeyed(peers: &Peers<'_>, name: &str, children: usize, old: &str) -> Result<()> {
+    wait_until(&format!("{name} is rekeyed"), PING_TIMEOUT, || {
+        let settled = peers.charon.standing()? == Standing { ike: 1, children };
+        Ok(settled && peers.child(name)?.spi_in != old)
     })
 }
 

@@ -3,24 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use culvert_api::Target;
+use culvert_api::{IkeSa, Target};
 use culvert_lab::command::wait_until;
 use culvert_lab::gateway::Settings;
 use culvert_lab::strongswan::{Connection, Standing};
 
-use super::{CHILD, EVERY_WAY, PFS, Peers, TCP_GATEWAY_INITIATES, UDP_STRONGSWAN_INITIATES, meet};
+use super::{
+    CHILD, PFS, Peers, TCP_GATEWAY_INITIATES, UDP_STRONGSWAN_INITIATES, meet, meet_every_way,
+    wait_child_rekeyed,
+};
 use crate::PING_TIMEOUT;
 
 /// What is an hour in short may take this long at most.
 const HOUR: Duration = Duration::from_secs(120);
-
-/// Waits until the child has other SPIs than `old` and nothing else is left.
-fn wait_child_rekeyed(peers: &Peers<'_>, name: &str, old: &str) -> Result<()> {
-    wait_until(&format!("{name} is rekeyed"), PING_TIMEOUT, || {
-        let settled = peers.charon.standing()? == Standing { ike: 1, children: 2 };
-        Ok(settled && peers.child(name)?.spi_in != old)
-    })
-}
 
 fn wait_ike_rekeyed(peers: &Peers<'_>, old: &str) -> Result<()> {
     wait_until("the IKE SA is rekeyed", PING_TIMEOUT, || {
@@ -30,72 +25,49 @@ fn wait_ike_rekeyed(peers: &Peers<'_>, old: &str) -> Result<()> {
 }
 
 /// RFC 7296, 1.3.2, 1.3.3 and 2.8: CHILD SAs with and without a key exchange, and the IKE SA, again
-/// and again; what it carries does not notice.
-#[test]
-fn strongswan_rekeys_everything_and_nothing_is_lost() -> Result<()> {
-    for way in EVERY_WAY {
-        meet(
-            way,
-            |_, _| {},
-            |peers| {
-                peers.initiate()?;
-                peers.initiate_child(PFS)?;
-                let flows = [peers.flow(CHILD)?, peers.flow(PFS)?];
-                for flow in &flows {
-                    flow.wait_answer(PING_TIMEOUT)?;
-                }
-                for _ in 0..2 {
-                    for child in [CHILD, PFS] {
-                        let old = peers.child(child)?.spi_in;
-                        peers.charon.rekey_child(child)?;
-                        wait_child_rekeyed(peers, child, &old)?;
-                    }
-                    let old = peers.ike()?.spi_initiator;
-                    peers.charon.rekey_ike()?;
-                    wait_ike_rekeyed(peers, &old)?;
-                }
-                let list = peers.charon.list_sas()?;
-                ensure!(list.contains("ESP:AES_GCM_16-128/CURVE_25519"), "a key exchange: {list}");
-                ensure!(list.contains("ESP:AES_GCM_16-128\n"), "none: {list}");
-                flows.into_iter().try_for_each(|flow| flow.stop()?.check_whole())
-            },
-        )?;
-    }
-    Ok(())
+/// and again, by whoever these ask; what it carries does not notice.
+fn rekeys_lose_nothing(
+    rekey_child: impl Fn(&Peers<'_>, &str, &str) -> Result<()>,
+    rekey_ike: impl Fn(&Peers<'_>, &IkeSa) -> Result<()>,
+) -> Result<()> {
+    meet_every_way(|peers| {
+        peers.initiate()?;
+        peers.initiate_child(PFS)?;
+        let flows = [peers.flow(CHILD)?, peers.flow(PFS)?];
+        for flow in &flows {
+            flow.wait_answer(PING_TIMEOUT)?;
+        }
+        for _ in 0..2 {
+            for child in [CHILD, PFS] {
+                let old = peers.child(child)?.spi_in;
+                rekey_child(peers, child, &old)?;
+                wait_child_rekeyed(peers, child, 2, &old)?;
+            }
+            let old = peers.ike()?;
+            rekey_ike(peers, &old)?;
+            wait_ike_rekeyed(peers, &old.spi_initiator)?;
+        }
+        let list = peers.charon.list_sas()?;
+        ensure!(list.contains("ESP:AES_GCM_16-128/CURVE_25519"), "a key exchange: {list}");
+        ensure!(list.contains("ESP:AES_GCM_16-128\n"), "none: {list}");
+        flows.into_iter().try_for_each(|flow| flow.stop()?.check_whole())
+    })
 }
 
-/// The same, begun by the gateway.
+#[test]
+fn strongswan_rekeys_everything_and_nothing_is_lost() -> Result<()> {
+    rekeys_lose_nothing(
+        |peers, child, _| peers.charon.rekey_child(child),
+        |peers, _| peers.charon.rekey_ike(),
+    )
+}
+
 #[test]
 fn the_gateway_rekeys_everything_and_nothing_is_lost() -> Result<()> {
-    for way in EVERY_WAY {
-        meet(
-            way,
-            |_, _| {},
-            |peers| {
-                peers.initiate()?;
-                peers.initiate_child(PFS)?;
-                let flows = [peers.flow(CHILD)?, peers.flow(PFS)?];
-                for flow in &flows {
-                    flow.wait_answer(PING_TIMEOUT)?;
-                }
-                for _ in 0..2 {
-                    for child in [CHILD, PFS] {
-                        let old = peers.child(child)?.spi_in;
-                        peers.gateway.rekey(Target::Child(old.clone()))?;
-                        wait_child_rekeyed(peers, child, &old)?;
-                    }
-                    let ike = peers.ike()?;
-                    peers.gateway.rekey(Target::Ike(ike.id.context("an orphan")?))?;
-                    wait_ike_rekeyed(peers, &ike.spi_initiator)?;
-                }
-                let list = peers.charon.list_sas()?;
-                ensure!(list.contains("ESP:AES_GCM_16-128/CURVE_25519"), "a key exchange: {list}");
-                ensure!(list.contains("ESP:AES_GCM_16-128\n"), "none: {list}");
-                flows.into_iter().try_for_each(|flow| flow.stop()?.check_whole())
-            },
-        )?;
-    }
-    Ok(())
+    rekeys_lose_nothing(
+        |peers, _, spi| peers.gateway.rekey(Target::Child(spi.to_owned())).map(drop),
+        |peers, ike| peers.gateway.rekey(Target::Ike(ike.id.context("an orphan")?)).map(drop),
+    )
 }
 
 /// An hour of rekeys once a minute, in half a minute: both CHILD SAs every second and the IKE SA every

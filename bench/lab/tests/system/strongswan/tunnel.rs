@@ -8,8 +8,8 @@ use culvert_lab::strongswan::{Connection, Standing};
 use culvert_lab::topology::{Family, SIDE_A};
 
 use super::{
-    CHILD, EVERY_WAY, PFS, Peers, TCP_GATEWAY_INITIATES, TCP_STRONGSWAN_INITIATES,
-    UDP_GATEWAY_INITIATES, UDP_STRONGSWAN_INITIATES, meet,
+    CHILD, PFS, Peers, TCP_GATEWAY_INITIATES, TCP_STRONGSWAN_INITIATES, UDP_GATEWAY_INITIATES,
+    UDP_STRONGSWAN_INITIATES, meet, meet_every_way,
 };
 use crate::{PING_TIMEOUT, exchange};
 
@@ -105,37 +105,30 @@ fn a_wrong_key_is_reported_by_both() -> Result<()> {
 /// what is its own, and one may go while the other stays.
 #[test]
 fn children_come_and_go_one_by_one() -> Result<()> {
-    for way in EVERY_WAY {
-        meet(
-            way,
-            |_, _| {},
-            |peers| {
-                peers.initiate()?;
-                let first = peers.flow(CHILD)?;
-                first.wait_answer(PING_TIMEOUT)?;
-                peers.initiate_child(PFS)?;
-                ensure!(peers.charon.standing()? == Standing { ike: 1, children: 2 });
-                let second = peers.flow(PFS)?;
-                second.wait_answer(PING_TIMEOUT)?;
-                for child in [CHILD, PFS] {
-                    let child = peers.child(child)?;
-                    ensure!(child.packets_in > 0 && child.packets_out > 0, "{child:#?}");
-                }
-                second.stop()?.check_whole()?;
-                // Whoever did not ask for it takes it down.
-                if way.gateway_initiates {
-                    peers.charon.terminate_child(PFS)?;
-                } else {
-                    peers.gateway.terminate_child(&peers.child(PFS)?.spi_in)?;
-                }
-                wait_until("it is gone at both ends", PING_TIMEOUT, || {
-                    let one = Standing { ike: 1, children: 1 };
-                    Ok(peers.charon.standing()? == one && peers.gateway.only_sa().is_ok())
-                })?;
-                peers.child(CHILD)?;
-                first.stop()?.check_whole()
-            },
-        )?;
-    }
-    Ok(())
+    meet_every_way(|peers| {
+        peers.initiate()?;
+        let first = peers.flow(CHILD)?;
+        first.wait_answer(PING_TIMEOUT)?;
+        peers.initiate_child(PFS)?;
+        ensure!(peers.charon.standing()? == Standing { ike: 1, children: 2 });
+        let second = peers.flow(PFS)?;
+        second.wait_answer(PING_TIMEOUT)?;
+        for child in [CHILD, PFS] {
+            let child = peers.child(child)?;
+            ensure!(child.packets_in > 0 && child.packets_out > 0, "{child:#?}");
+        }
+        second.stop()?.check_whole()?;
+        // Whoever did not ask for it takes it down.
+        if peers.way.gateway_initiates {
+            peers.charon.terminate_child(PFS)?;
+        } else {
+            peers.gateway.terminate_child(&peers.child(PFS)?.spi_in)?;
+        }
+        wait_until("it is gone at both ends", PING_TIMEOUT, || {
+            let one = Standing { ike: 1, children: 1 };
+            Ok(peers.charon.standing()? == one && peers.gateway.only_sa().is_ok())
+        })?;
+        peers.child(CHILD)?;
+        first.stop()?.check_whole()
+    })
 }
