@@ -329,10 +329,13 @@ impl Stack {
     }
 
     /// Sends a frame of `len` octets, which `write` fills, before all frames of which no octet has
-    /// been sent, and behind other such frames: IKE may overtake ESP, since neither promises an order. Memory is needed, the limit of the send buffer does not hold.
+    /// been sent, and behind other such frames: IKE may overtake ESP, since neither promises an
+    /// order. The send buffer may be full, but only so many octets wait urgently: two of the longest
+    /// frames.
     ///
     /// # Errors
-    /// As [`Stack::send_with`].
+    /// [`ConnError::Full`], and no event follows: what is urgent is not worth sending later;
+    /// [`ConnError::Gone`]; [`ConnError::NotOpen`] before [`Event::Opened`].
     pub fn send_urgent(
         &mut self,
         id: ConnId,

@@ -279,6 +279,9 @@ counters! {
     RingDownMalformed = "ring_down_malformed",
     /// IKE messages not sent because their connection or route is gone.
     IkeDownNoPath = "ike_down_no_path",
+    /// IKE messages not sent because their TCP connection has no room for more: its peer takes
+    /// nothing, or the worker's memory for TCP is used up.
+    IkeDownFull = "ike_down_full",
     /// IKE messages not sent because they are longer than their path can carry.
     IkeTooBig = "ike_too_big",
     /// Messages in TCP streams that have the marker of IKE but cannot be IKE messages.

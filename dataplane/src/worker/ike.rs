@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use culvert_shm::{Counter, NAT_KEEPALIVE, Path, Transport, Up};
-use culvert_tcpstack::ConnId;
 use culvert_tcpstack::framing::{self, NON_ESP_MARKER};
+use culvert_tcpstack::{ConnError, ConnId};
 
 use super::Worker;
 use super::core::Core;
@@ -114,7 +114,10 @@ impl<L: Link> Worker<L> {
         // RFC 9329, 3: a frame that cannot be expressed is not sent, never cut.
         let header = framing::ike_header(message.len()).map_err(|_| Counter::IkeTooBig)?;
         let id = ConnId { index: conn.index, generation: conn.generation };
-        self.tcp.write_urgent(id, &header, message).map_err(|_| Counter::IkeDownNoPath)
+        self.tcp.write_urgent(id, &header, message).map_err(|error| match error {
+            ConnError::Full => Counter::IkeDownFull,
+            ConnError::Gone | ConnError::NotOpen => Counter::IkeDownNoPath,
+        })
     }
 }
 

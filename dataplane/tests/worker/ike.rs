@@ -5,7 +5,7 @@ use culvert_shm::{Counter, Down, NAT_KEEPALIVE, Path, Transport};
 
 use crate::fixture::{Gateway, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told};
 use crate::packets::{ip, udp};
-use crate::peer::ike_message;
+use crate::peer::{Peer, ike_message, path};
 
 fn ike_path(transport: Transport, own: &str, other: &str, other_port: u16) -> Path {
     let own_port = if transport == Transport::Native { 500 } else { 4500 };
@@ -106,4 +106,29 @@ fn nothing_is_sent_from_an_address_that_is_not_ours() {
     gateway.turn();
     assert_eq!(gateway.count(Counter::IkeDownNoPath), 1);
     assert!(gateway.outer_frames().is_empty());
+}
+
+// A peer that asks again and again and takes no answer: what waits for it is bounded, the rest is
+// dropped under a name, and goes on when it takes something.
+#[test]
+fn answers_that_a_peer_does_not_take_are_bounded() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (_, conn) = peer.begin(&mut gateway);
+    let path = path(Transport::Tcp, Some(conn));
+    let message = ike_message(4000);
+    let answer = |gateway: &mut Gateway| {
+        gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+        gateway.turn();
+    };
+    (0..100).for_each(|_| answer(&mut gateway));
+    let full = gateway.count(Counter::IkeDownFull);
+    assert!((50..90).contains(&full), "{full} of 100");
+    assert_eq!(gateway.count(Counter::IkeDown), 100 - full);
+    assert_eq!(gateway.count(Counter::IkeDownNoPath), 0);
+    peer.exchange(&mut gateway);
+    gateway.pass(3_000, 100);
+    peer.exchange(&mut gateway);
+    answer(&mut gateway);
+    assert_eq!(gateway.count(Counter::IkeDownFull), full);
 }

@@ -22,6 +22,10 @@ pub(crate) const CHUNK: usize = 16 * 1024;
 const CHUNK_U64: u64 = CHUNK as u64;
 /// The longest frame: a stream prefix, and what a 16-bit length can count (RFC 9329, 3).
 pub(crate) const FRAME_MAX: usize = PREFIX.len() + u16::MAX as usize;
+/// Octets that urgent frames may wait behind until they begin to leave, their own included: the
+/// longest of them behind the rest of a longest frame. A peer can ask for one answer after another
+/// and take none.
+pub(crate) const URGENT_MAX: usize = 2 * FRAME_MAX;
 /// Chunks kept for reuse; more are returned to the system.
 const KEPT_MAX: usize = 4096;
 /// The chunks of one worker: bounded in all, recycled without the allocator.

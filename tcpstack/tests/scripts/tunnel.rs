@@ -83,6 +83,35 @@ fn an_urgent_frame_overtakes_what_has_not_been_started() {
     assert_eq!(frames, [(b'a', 300), (b'I', 300), (b'J', 100), (b'b', 700), (b'c', 20_000)]);
 }
 
+/// A peer that shuts its window, answers probes and asks again and again for what is urgent, as who
+/// repeats one IKE request does, gets no more than two of the longest frames of memory. The longest
+/// one fits behind any frame that is started.
+#[test]
+fn urgent_frames_of_a_closed_window_are_bounded() {
+    let mut play = stalled();
+    let id = play.id();
+    send(&mut play, b'a', 65_541);
+    let mut out = Packets::default();
+    play.stack.poll_transmit(play.now, &mut out);
+    play.stack.send_urgent(id, 65_541, |frame| frame.fill(b'I')).unwrap();
+    let before = play.stack.stats().buffer_bytes;
+    let mut refused = 0;
+    for n in 0..1000 {
+        let answer = play.stack.send_urgent(id, 500, |frame| frame.fill(b'J'));
+        refused += u32::from(answer == Err(ConnError::Full));
+        play.run_until(play.now + Duration::from_secs(1));
+        play.stack.poll_transmit(play.now, &mut Packets::default());
+        play = play.quietly(&format!("< . {}(0) ack 501 win 0", 1 - n % 2), &mut Vec::new());
+    }
+    assert_eq!(refused, 999, "there was room for one behind 500 octets that have left");
+    let more = play.stack.stats().buffer_bytes - before;
+    assert!(more <= 2 * 16_384, "{more} octets of buffers");
+    // What has left makes room again.
+    let mut play = play.quietly("< . 1(0) ack 501 win 60000", &mut Vec::new());
+    let id = play.id();
+    play.stack.send_urgent(id, 500, |frame| frame.fill(b'K')).unwrap();
+}
+
 /// How much waits, and since when: by these inner packets are dropped before they are sealed.
 #[test]
 fn unsent_octets_and_their_age() {

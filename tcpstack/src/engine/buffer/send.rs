@@ -1,7 +1,7 @@
 //! What was written and not yet acknowledged. A frame lies in one piece, so that it is sealed where
 //! it is sent from.
 
-use super::{CHUNK, ChunkPool, FRAME_MAX, Full};
+use super::{CHUNK, ChunkPool, FRAME_MAX, Full, URGENT_MAX};
 use crate::engine::lazy::{ENTRIES_KEPT, Idle, Lazy};
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -35,8 +35,6 @@ struct Frame {
     start: u64,
     end: u64,
     written_at: Instant,
-    /// It has overtaken others, and is not overtaken.
-    urgent: bool,
 }
 
 /// What was written and not yet acknowledged.
@@ -50,13 +48,16 @@ pub(crate) struct SendBuffer {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     chunks: VecDeque<Written>,
-    /// Frames not yet wholly sent, in order.
+    /// Frames not yet wholly sent, in order: one that is started, urgent ones, the others.
     frames: VecDeque<Frame>,
+    /// The end of the last urgent frame. None of them lies behind a frame that it could have
+    /// overtaken, so that this is where the next one goes.
+    urgent_end: u64,
 }
 
 impl Waiting {
     const fn nothing() -> Self {
-        Self { chunks: VecDeque::new(), frames: VecDeque::new() }
+        Self { chunks: VecDeque::new(), frames: VecDeque::new(), urgent_end: 0 }
     }
 }
 
@@ -74,6 +75,7 @@ impl Idle for Waiting {
     fn reset(&mut self) {
         self.chunks.shrink_to(ENTRIES_KEPT);
         self.frames.shrink_to(ENTRIES_KEPT);
+        self.urgent_end = 0;
     }
 }
 
@@ -145,32 +147,33 @@ impl SendBuffer {
     fn note_frame(&mut self, written: usize, now: Instant) {
         if written > 0 {
             let start = self.end - written as u64;
-            self.waiting.frames.push_back(Frame {
-                start,
-                end: self.end,
-                written_at: now,
-                urgent: false,
-            });
+            self.waiting.frames.push_back(Frame { start, end: self.end, written_at: now });
         }
     }
 
     /// Lets `fill` write a frame of `len` octets in front of all frames that have not been started
     /// and are not urgent themselves, given that everything below `next` has been sent: how IKE
-    /// overtakes ESP (order between messages is not promised).
+    /// overtakes ESP (order between messages is not promised). At most [`URGENT_MAX`] octets of
+    /// them wait, and nothing is written urgently into a buffer that has grown to `chunks_max`.
     pub(crate) fn write_urgent(
         &mut self,
         pool: &mut ChunkPool,
-        now: Instant,
-        next: u64,
-        len: usize,
+        (now, next): (Instant, u64),
+        (len, chunks_max): (usize, usize),
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), Full> {
+        let boundary = self.unstarted(next);
+        let before = usize::try_from(boundary.saturating_sub(next)).unwrap_or(usize::MAX);
         // One more for the rest of a chunk that the frame divides.
-        if len > FRAME_MAX || !pool.has_room_for(len.div_ceil(CHUNK) + 1) {
+        let chunks = len.div_ceil(CHUNK) + 1;
+        if before.saturating_add(len) > URGENT_MAX
+            || self.waiting.chunks.len() + chunks > chunks_max
+            || len > FRAME_MAX
+            || !pool.has_room_for(chunks)
+        {
             return Err(Full);
         }
         self.waiting.hold(&mut pool.spares.waiting);
-        let boundary = self.unstarted(next);
         let mut aside = pool.take_aside();
         fill(&mut aside[..len]);
         self.insert(pool, boundary, &aside[..len]);
@@ -182,7 +185,8 @@ impl SendBuffer {
             (frame.start, frame.end) = (frame.start + by, frame.end + by);
         }
         let (start, end) = (boundary, boundary + by);
-        frames.insert(place, Frame { start, end, written_at: now, urgent: true });
+        frames.insert(place, Frame { start, end, written_at: now });
+        self.waiting.urgent_end = end;
         Ok(())
     }
 
@@ -219,11 +223,15 @@ impl SendBuffer {
 
     /// Where the first frame begins of which no octet was sent and which is not urgent.
     fn unstarted(&self, next: u64) -> u64 {
-        self.waiting
-            .frames
-            .iter()
-            .find(|frame| frame.start >= next && !frame.urgent)
-            .map_or(self.end, |frame| frame.start)
+        if self.waiting.urgent_end > next {
+            return self.waiting.urgent_end;
+        }
+        // What was sent whole is not in the list, so only the first one can be started.
+        match self.waiting.frames.front() {
+            Some(first) if first.start < next => first.end,
+            Some(first) => first.start,
+            None => self.end,
+        }
     }
 
     /// Notes that everything below `next` was sent once.

@@ -9,6 +9,16 @@ fn octet(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9) >> 13) as u8
 }
 
+fn write_urgent(
+    buffer: &mut SendBuffer,
+    pool: &mut ChunkPool,
+    next: u64,
+    len: usize,
+    fill: impl FnOnce(&mut [u8]),
+) -> Result<(), Full> {
+    buffer.write_urgent(pool, (NOW, next), (len, usize::MAX), fill)
+}
+
 #[derive(Clone, Debug)]
 enum Write {
     Frame(usize),
@@ -61,7 +71,7 @@ proptest! {
                     starts.sort_unstable();
                     urgent.insert(at);
                     let fill = |room: &mut [u8]| room.fill(number as u8);
-                    prop_assert_eq!(buffer.write_urgent(&mut pool, NOW, next, len, fill), Ok(()));
+                    prop_assert_eq!(write_urgent(&mut buffer, &mut pool, next, len, fill), Ok(()));
                 }
                 Write::Send(len) => {
                     next = (next + len).min(1 + stream.len() as u64);
@@ -141,7 +151,7 @@ fn the_pool_has_an_end() {
     assert_eq!(buffer.write_with(&mut pool, NOW, CHUNK, |_| CHUNK), Ok(CHUNK));
     assert!(pool.is_scarce());
     assert_eq!(buffer.write_with(&mut pool, NOW, 1, |_| panic!("no room")), Err(Full));
-    let refused = buffer.write_urgent(&mut pool, NOW, 1, 1, |_| panic!("no room"));
+    let refused = write_urgent(&mut buffer, &mut pool, 1, 1, |_| panic!("no room"));
     assert_eq!(refused, Err(Full), "nothing was moved");
     let mut kept = vec![9; 3 * CHUNK];
     buffer.read(1, &mut kept);

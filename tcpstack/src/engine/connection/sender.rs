@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::forward::Forward;
-use crate::engine::buffer::{ChunkPool, Full, SendBuffer};
+use crate::engine::buffer::{CHUNK, ChunkPool, Full, SendBuffer, URGENT_MAX};
 use crate::engine::congestion::{CongestionControl, Controller, INITIAL_WINDOW_SEGMENTS};
 use crate::engine::lazy::{Idle, Lazy};
 use crate::engine::offset::SequenceSpace;
@@ -227,7 +227,9 @@ impl Sender {
     ) -> Result<(), Full> {
         self.hold(context.pool);
         self.note_restart(context.now);
-        self.buffer.write_urgent(context.pool, context.now, self.nxt, len, fill)
+        let chunks_max = urgent_chunks_max(context.settings.send_max);
+        let at = (context.now, self.nxt.max(1));
+        self.buffer.write_urgent(context.pool, at, (len, chunks_max), fill)
     }
 
     /// Takes the memory that sending needs.
@@ -439,6 +441,12 @@ impl Sender {
         self.recovery.shrink();
         self.buffer.shrink(pool);
     }
+}
+
+/// Chunks of a send buffer of so many octets with urgent frames. Each of these may leave a chunk half
+/// empty that was full before.
+fn urgent_chunks_max(send_max: usize) -> usize {
+    2 * (send_max + URGENT_MAX).div_ceil(CHUNK)
 }
 
 pub(super) fn len(range: &Range<u64>) -> u64 {
