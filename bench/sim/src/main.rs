@@ -5,8 +5,9 @@ use std::alloc::System;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use culvert_sim::cost;
 use culvert_sim::scenario::Scenario;
-use culvert_sim::{cost, tables};
+use culvert_sim::tables::{self, Goodput};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -47,6 +48,18 @@ enum Command {
         /// Seconds of each transfer.
         #[arg(long, default_value_t = 8)]
         seconds: u64,
+        /// Runs of each path with losses, every one with others.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+        runs: u64,
+        /// Only paths of this rate, in Mbit/s.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        rate: Option<u64>,
+        /// Only paths of this round trip, in milliseconds.
+        #[arg(long)]
+        round_trip: Option<u64>,
+        /// Only paths that lose so many packets of data, in percent.
+        #[arg(long)]
+        loss: Option<f64>,
     },
     /// Cycles for a segment and octets for a connection, next to smoltcp's sockets.
     Cost {
@@ -71,9 +84,23 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Seeds { first, count } => seeds(first, count),
-        Command::Goodput { virtual_only, shares_only, seconds } => {
-            tables::goodput(virtual_only, shares_only, seconds)
-        }
+        Command::Goodput {
+            virtual_only,
+            shares_only,
+            seconds,
+            runs,
+            rate,
+            round_trip: round_trip_ms,
+            loss: loss_percent,
+        } => tables::goodput(&Goodput {
+            virtual_only,
+            shares_only,
+            seconds,
+            runs,
+            rate,
+            round_trip_ms,
+            loss_percent,
+        }),
         Command::Cost { least, most, rounds } => {
             tables::cycles(least, most, rounds)?;
             let octets = cost::octets(most.min(10_000), &allocated)?;

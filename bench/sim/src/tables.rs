@@ -19,65 +19,117 @@ const LOSSES: [f64; 4] = [0.0, 0.1, 1.0, 5.0];
 /// Runs of each mixture in virtual time.
 const RUNS: u64 = 4;
 
+/// What of the goodput is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Goodput {
+    /// Only the engine in virtual time.
+    pub virtual_only: bool,
+    /// Only how connections share a link.
+    pub shares_only: bool,
+    /// Of each transfer.
+    pub seconds: u64,
+    /// Runs of each cell with losses, every one with others.
+    pub runs: u64,
+    /// Only paths of this rate, in Mbit/s.
+    pub rate: Option<u64>,
+    /// Only paths of this round trip, in milliseconds.
+    pub round_trip_ms: Option<u64>,
+    /// Only paths of this loss, in percent.
+    pub loss_percent: Option<f64>,
+}
+
+impl Goodput {
+    /// Whether only some paths are asked for, and no shares.
+    fn is_selection(&self) -> bool {
+        self.rate.is_some() || self.round_trip_ms.is_some() || self.loss_percent.is_some()
+    }
+
+    fn paths(&self, rates: &[u64]) -> Vec<Path> {
+        let rates = self.rate.map_or(rates.to_vec(), |one| vec![one]);
+        let round_trips = self.round_trip_ms.map_or(ROUND_TRIPS.to_vec(), |one| vec![one]);
+        let losses = self.loss_percent.map_or(LOSSES.to_vec(), |one| vec![one]);
+        let mut paths = Vec::new();
+        for rate in rates {
+            for round_trip_ms in &round_trips {
+                for loss_percent in &losses {
+                    let (round_trip_ms, loss_percent) = (*round_trip_ms, *loss_percent);
+                    paths.push(Path { rate, round_trip_ms, loss_percent });
+                }
+            }
+        }
+        paths
+    }
+}
+
 /// Prints goodput and fairness: the engine in virtual time, then, unless told not to, both over
 /// the shim in real time.
 ///
 /// # Errors
 /// A transfer failed.
-pub fn goodput(virtual_only: bool, shares_only: bool, seconds: u64) -> Result<()> {
+pub fn goodput(asked: &Goodput) -> Result<()> {
     let mut lab = None;
-    if !virtual_only {
+    if !asked.virtual_only {
         let (eal, pool) = linux::start_dpdk()?;
         lab = Some(Lab::new(eal, pool)?);
     }
-    if !shares_only {
-        single(lab.as_mut(), seconds)?;
+    if !asked.shares_only {
+        single(lab.as_mut(), asked)?;
+    }
+    if asked.is_selection() {
+        return Ok(());
     }
     virtual_shares()?;
     lab.as_mut().map_or(Ok(()), real_shares)
 }
 
 /// One connection on every path.
-fn single(mut lab: Option<&mut Lab>, seconds: u64) -> Result<()> {
-    let duration = Duration::from_secs(seconds);
+fn single(mut lab: Option<&mut Lab>, asked: &Goodput) -> Result<()> {
     let rates = match &mut lab {
-        Some(lab) => [100, ceiling(lab)?],
-        None => [100, 1000],
+        Some(lab) if asked.rate.is_none() => [100, ceiling(lab)?],
+        _ => [100, 1000],
     };
+    let Goodput { seconds, runs, .. } = asked;
     println!("Mbit/s of payload over {seconds} s from the SYN on, one connection.");
+    println!("With losses the mean of {runs} runs; engine and Linux have the same seeds.");
     println!("Virtual: between two engines in virtual time. Shim: to Linux, in real time.");
-    println!("            virtual: engine    shim: engine     shim: Linux");
-    println!("rate  ms  loss    cubic     bbr    cubic     bbr    cubic     bbr");
-    for rate in rates {
-        for round_trip_ms in ROUND_TRIPS {
-            for loss_percent in LOSSES {
-                let path = Path { rate, round_trip_ms, loss_percent };
-                row(lab.as_deref_mut(), path, duration)?;
-            }
-        }
+    println!("            virtual: engine    shim: engine     shim: Linux    engine / Linux");
+    println!("rate  ms  loss    cubic     bbr    cubic     bbr    cubic     bbr    cubic   bbr");
+    for path in asked.paths(&rates) {
+        row(lab.as_deref_mut(), path, asked)?;
     }
     Ok(())
 }
 
-fn row(lab: Option<&mut Lab>, path: Path, duration: Duration) -> Result<()> {
+fn row(mut lab: Option<&mut Lab>, path: Path, asked: &Goodput) -> Result<()> {
     let Path { rate, round_trip_ms, loss_percent } = path;
+    let duration = Duration::from_secs(asked.seconds);
+    let runs = if loss_percent > 0.0 { asked.runs } else { 1 };
     print!("{rate:>4} {round_trip_ms:>3} {loss_percent:>5}");
     for control in CONTROLS {
-        print!(" {:>8.1}", Bulk::single(control, path, duration).run()?[0]);
+        let run = |seed| Ok(Bulk { seed, ..Bulk::single(control, path, duration) }.run()?[0]);
+        print!(" {:>8.1}", mean(runs, run)?);
     }
-    if let Some(lab) = lab {
+    if let Some(lab) = &mut lab {
         let times = [Duration::ZERO, duration];
-        for control in CONTROLS {
-            let rates = lab.goodput(path.link(), control, &[Sender::Engine], times)?;
-            print!(" {:>8.1}", rates[0]);
+        let mut both = |control, sender| {
+            mean(runs, |seed| Ok(lab.goodput(path.link(), seed, control, &[sender], times)?[0]))
+        };
+        let [cubic, bbr] = CONTROLS;
+        let engine = [both(cubic, Sender::Engine)?, both(bbr, Sender::Engine)?];
+        let linux = [both(cubic, Sender::Linux("cubic"))?, both(bbr, Sender::Linux("bbr"))?];
+        for rate in engine.iter().chain(&linux) {
+            print!(" {rate:>8.1}");
         }
-        for control in ["cubic", "bbr"] {
-            let linux = [Sender::Linux(control)];
-            print!(" {:>8.1}", lab.goodput(path.link(), CongestionControl::Bbr, &linux, times)?[0]);
-        }
+        print!("   {:>6.2} {:>5.2}", engine[0] / linux[0], engine[1] / linux[1]);
     }
     println!();
     Ok(())
+}
+
+/// The mean of `runs` runs, each with a seed of its own.
+fn mean(runs: u64, mut run: impl FnMut(u64) -> Result<f64>) -> Result<f64> {
+    let sum: f64 = (1..=runs).map(&mut run).sum::<Result<f64>>()?;
+    Ok(sum / runs as f64)
 }
 
 /// The greatest rate, up to 1 Gbit/s, that Linux gets through the shim on this machine now: beyond
@@ -86,7 +138,7 @@ fn ceiling(lab: &mut Lab) -> Result<u64> {
     let path = Path { rate: 2_000, round_trip_ms: 10, loss_percent: 0.0 };
     let times = [Duration::from_secs(1), Duration::from_secs(4)];
     let linux = [Sender::Linux("cubic")];
-    let reached = lab.goodput(path.link(), CongestionControl::Cubic, &linux, times)?[0];
+    let reached = lab.goodput(path.link(), 1, CongestionControl::Cubic, &linux, times)?[0];
     let rate = ((reached * 0.9) as u64 / 50 * 50).clamp(150, 1000);
     println!("Linux gets {reached:.0} Mbit/s through the shim: the higher rate is {rate} Mbit/s.");
     Ok(rate)
@@ -151,7 +203,7 @@ fn real_shares(lab: &mut Lab) -> Result<()> {
         for each in [1, 8] {
             let mut senders = vec![Sender::Engine; each];
             senders.resize(2 * each, Sender::Linux("cubic"));
-            let rates = lab.goodput(link, control, &senders, times)?;
+            let rates = lab.goodput(link, 1, control, &senders, times)?;
             let (engine, linux) = rates.split_at(each);
             print_shares(&format!("{each} × engine {control:?}, beside Linux"), engine);
             print_shares(&format!("{each} × Linux cubic, beside the engine"), linux);
@@ -160,7 +212,7 @@ fn real_shares(lab: &mut Lab) -> Result<()> {
     for control in ["cubic", "bbr"] {
         for count in [2, 16] {
             let senders = vec![Sender::Linux(control); count];
-            let rates = lab.goodput(link, CongestionControl::Bbr, &senders, times)?;
+            let rates = lab.goodput(link, 1, CongestionControl::Bbr, &senders, times)?;
             print_shares(&format!("{count:>2} × Linux {control}"), &rates);
         }
     }

@@ -34,19 +34,20 @@ pub enum Sender<'a> {
 
 impl Lab {
     /// Moves the octets of `senders` to Linux on the right for `duration` over a link that they
-    /// share, and gives the Mbit/s of each, counted from `warm_up` on.
+    /// share, with the losses of `seed`, and gives the Mbit/s of each, counted from `warm_up` on.
     ///
     /// # Errors
     /// A connection fails, or brings something else than was sent.
     pub fn goodput(
         &mut self,
         link: LinkConfig,
+        seed: u64,
         control: CongestionControl,
         senders: &[Sender<'_>],
         [warm_up, duration]: [Duration; 2],
     ) -> Result<Vec<f64>> {
         let back = LinkConfig { loss: 0, ..link };
-        self.shim.set_links(link, back, 1);
+        self.shim.set_links(link, back, seed);
         let mut engine = Engine::new(stack(control)?, self.port.take().context("no port")?);
         let result = self.transfers(&mut engine, senders, warm_up, duration);
         self.port = Some(engine.into_port());
