@@ -69,6 +69,25 @@ fn rfc8985_6_2_reordering_is_remembered() {
     );
 }
 
+/// Blocks come with the one that grew last in front (RFC 2018, 4); if several are new, that is no
+/// reordering (RFC 8985, 6.2, step 3).
+#[test]
+fn rfc2018_4_the_order_of_blocks_is_not_that_of_arrival() {
+    play(
+        "open far 65535
+         write 5000
+         > . 1(1000) ack 1
+         +0.002~0.006 > . 1001(1000) ack 1
+         +0.002~0.006 > . 2001(1000) ack 1
+         +0.002~0.006 > . 3001(1000) ack 1
+         +0.002~0.006 > . 4001(1000) ack 1
+         +0.1 < . 1(0) ack 1 sack 4001-5001,1001-3001
+         > . 1(1000) ack 1                 # three came: no waiting
+         +0.001~0.03 > . 3001(1000) ack 1
+         +0.1 < . 1(0) ack 5001",
+    );
+}
+
 /// RFC 8985, 6: a retransmission that is lost is found by time as well.
 #[test]
 fn rfc8985_6_a_lost_retransmission() {

@@ -6,7 +6,7 @@ use super::sender::{Flight, Recovery, Sender};
 use crate::engine::congestion::{AckSample, Controller, LostSegment};
 use crate::engine::lazy::Idle;
 use crate::engine::scoreboard::Sent;
-use crate::engine::segment::{Segment, timestamp};
+use crate::engine::segment::{SACK_BLOCKS_MAX, Segment, timestamp};
 use crate::time::{Duration, Instant};
 use std::ops::Range;
 
@@ -111,6 +111,8 @@ impl Sender {
         now: Instant,
     ) -> (Deliveries, bool) {
         let mut deliveries = Deliveries::default();
+        let (blocks, duplicate) =
+            if sack { self.sack_blocks(segment, ack) } else { Default::default() };
         let in_flight = !self.board.is_empty();
         let Self { board, rack, rtt, .. } = self;
         let min_rtt = rtt.minimum();
@@ -121,27 +123,8 @@ impl Sender {
         if in_flight {
             board.acknowledge(ack, &mut note);
         }
-        let mut duplicate = false;
-        if sack {
-            let mut previous: Option<Range<u64>> = None;
-            for (index, (left, right)) in segment.options.sack.iter().enumerate() {
-                let Some(block) = block(self.space, self.una, left, right) else { continue };
-                if block.end > self.nxt {
-                    continue; // Acknowledges what was never sent.
-                }
-                // RFC 2883, 4: a first block below the acknowledgment is a duplicate.
-                if index == 0 && block.end <= ack {
-                    duplicate = true;
-                } else if block.start >= ack && in_flight {
-                    board.sack(block.clone(), &mut note);
-                }
-                if index == 1
-                    && previous.is_some_and(|p| p.start >= block.start && p.end <= block.end)
-                {
-                    duplicate = true;
-                }
-                previous = Some(block);
-            }
+        for block in blocks.into_iter().filter(|block| in_flight && !block.is_empty()) {
+            board.sack(block, &mut note);
         }
         if duplicate {
             rack.dsack(ack, self.nxt);
@@ -151,6 +134,35 @@ impl Sender {
             self.delivered_at = now;
         }
         (deliveries, duplicate)
+    }
+
+    /// The SACK blocks above `ack` in the order of their octets, and whether one reports a duplicate.
+    ///
+    /// The peer names the block that grew last first (RFC 2018, 4), and one acknowledgment may tell
+    /// of several that are new. Taken in that order, segments would seem to have overtaken each other
+    /// (RFC 8985, 6.2, step 3).
+    fn sack_blocks(&self, segment: &Segment, ack: u64) -> ([Range<u64>; SACK_BLOCKS_MAX], bool) {
+        let mut above: [Range<u64>; SACK_BLOCKS_MAX] = Default::default();
+        let mut duplicate = false;
+        let mut first: Option<Range<u64>> = None;
+        for (index, (left, right)) in segment.options.sack.iter().enumerate() {
+            let Some(block) = block(self.space, self.una, left, right) else { continue };
+            if block.end > self.nxt {
+                continue; // Acknowledges what was never sent.
+            }
+            // RFC 2883, 4: a first block below the acknowledgment, or within the second one.
+            duplicate |= index == 0 && block.end <= ack;
+            duplicate |= index == 1
+                && first.as_ref().is_some_and(|d| d.start >= block.start && d.end <= block.end);
+            if index == 0 {
+                first = Some(block.clone());
+            }
+            if block.start >= ack {
+                above[index] = block;
+            }
+        }
+        above.sort_unstable_by_key(|block| block.start);
+        (above, duplicate)
     }
 
     fn measure(&mut self, deliveries: &Deliveries, echo: &Echo, advanced: bool, now: Instant) {
