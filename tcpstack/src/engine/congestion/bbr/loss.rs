@@ -214,13 +214,18 @@ impl Bbr {
     }
 
     /// `CheckStartupHighLoss`: a whole round of recovery with heavy losses fills the pipe too.
+    ///
+    /// The draft compares what was lost since the newest segment left with what was in flight then.
+    /// Where the peer's window is full that is little, and nearly all of it holes: the share of losses
+    /// in the round is not biased like that.
     pub(super) fn check_startup_loss(&mut self, sample: &AckSample, round_over: bool) {
         if self.pipe_was_full || !sample.recovering {
             return;
         }
-        let too_high = self.is_too_high(sample.newest_lost, sample.newest_in_flight, sample.sack);
-        let heavy = round_over && self.signals.loss.ranges >= STARTUP_LOSSES && too_high;
-        let any = !sample.sack && self.signals.loss.lossy;
+        let round = &self.signals.loss;
+        let too_high = self.is_too_high(round.lost, round.delivered + round.lost, sample.sack);
+        let heavy = round_over && round.ranges >= STARTUP_LOSSES && too_high;
+        let any = !sample.sack && round.lossy;
         if !heavy && !any {
             return;
         }

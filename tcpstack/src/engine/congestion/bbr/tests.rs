@@ -199,11 +199,13 @@ fn what_a_path_loses_with_an_empty_queue_is_no_congestion() {
     assert_eq!(feed.bbr.mode, Mode::Down, "15 % is more");
 }
 
-#[test]
-fn startup_ends_at_a_round_of_heavy_losses() {
+/// In startup an acknowledgment of `delivered` octets within a recovery ends a round of losses,
+/// twelve of them.
+fn lossy_round(background: f32, delivered: u64) -> Feed {
     let mut feed = Feed::new(1);
     feed.round_of(RATE / 4, BASE, PRODUCT);
     feed.round_of(RATE / 2, BASE, PRODUCT);
+    feed.bbr.background = background;
     (0..6).for_each(|number| feed.lose(number, PRODUCT));
     let mut sample = AckSample {
         now: feed.now + BASE,
@@ -219,7 +221,8 @@ fn startup_ends_at_a_round_of_heavy_losses() {
         window_limited: true,
         una: 0,
         nxt: PRODUCT,
-        newest_in_flight: PRODUCT,
+        // The peer's window is full: only holes are in flight.
+        newest_in_flight: 12 * MSS,
         newest_lost: 6 * MSS,
         sack: true,
         recovering: false,
@@ -227,14 +230,30 @@ fn startup_ends_at_a_round_of_heavy_losses() {
     };
     feed.bbr.on_ack(&sample);
     assert_eq!(feed.bbr.mode, Mode::Startup, "the recovery has lasted no round trip");
-    (0..6).for_each(|number| feed.lose(number, PRODUCT));
+    (6..12).for_each(|number| feed.lose(number, PRODUCT));
     sample.recovering = true;
+    sample.newly_delivered = delivered;
+    sample.delivered += delivered;
     sample.prior_delivered = sample.delivered;
     feed.bbr.on_ack(&sample);
+    feed
+}
+
+#[test]
+fn startup_ends_at_a_round_of_heavy_losses() {
+    let mut feed = lossy_round(0.0, PRODUCT);
     assert_eq!(feed.bbr.mode, Mode::Drain);
     assert_ne!(feed.bbr.long_inflight, UNBOUNDED);
     feed.bbr.on_spurious();
     assert_eq!((feed.bbr.mode, feed.bbr.long_inflight), (Mode::Startup, UNBOUNDED));
+}
+
+#[test]
+fn startup_goes_on_at_the_losses_of_the_path_itself() {
+    let feed = lossy_round(0.05, 2 * PRODUCT);
+    assert_eq!(feed.bbr.mode, Mode::Startup, "12 of 212 is what it always loses");
+    let feed = lossy_round(0.05, PRODUCT / 4);
+    assert_eq!(feed.bbr.mode, Mode::Drain, "12 of 37 is more");
 }
 
 #[test]
