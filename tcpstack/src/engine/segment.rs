@@ -36,6 +36,16 @@ impl SackBlocks {
         }
     }
 
+    /// Adds the blocks of the option that `octets` begin with, which was found whole:
+    /// `smoltcp::wire` gives three of them, and without timestamps there are four (RFC 2018, 3).
+    fn read(&mut self, octets: &[u8]) {
+        let length = octets.get(1).copied().map_or(0, usize::from);
+        for block in octets.get(2..length).unwrap_or_default().chunks_exact(8) {
+            let [a, b, c, d, e, f, g, h] = *block else { return };
+            self.push(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
+        }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.blocks[..usize::from(self.len)].iter().copied()
     }
@@ -187,11 +197,7 @@ fn read_options(mut octets: &[u8]) -> Options {
             // RFC 7323, 2.3: a shift above 14 is taken as 14.
             TcpOption::WindowScale(shift) => options.window_scale = Some(shift.min(14)),
             TcpOption::SackPermitted => options.sack_permitted = true,
-            TcpOption::SackRange(blocks) => {
-                for (left, right) in blocks.into_iter().flatten() {
-                    options.sack.push(left, right);
-                }
-            }
+            TcpOption::SackRange(_) => options.sack.read(octets),
             TcpOption::TimeStamp { tsval, tsecr } => options.timestamps = Some((tsval, tsecr)),
             _ => {}
         }
