@@ -111,6 +111,26 @@ fn rfc5961_7_challenges_are_limited() {
     ));
 }
 
+/// RFC 5961, 5.2 and 7: so is the answer to old data whose acknowledgment cannot be the peer's; and
+/// it is not reported as a duplicate, which the peer would take for a needless retransmission.
+/// The peer's own is reported each time.
+#[test]
+fn rfc5961_7_old_data_does_not_get_around_the_limit() {
+    let flood = "+0.0001 < . 1(100) ack 2000000000 => out-of-window\n".repeat(100);
+    play(&format!(
+        "open 65535
+         < . 1(100) ack 1
+         > . 1(0) ack 101
+         +1 < . 1(100) ack 2000000000 => out-of-window
+         > . 1(0) ack 101
+         {flood}
+         < . 1(100) ack 1 => out-of-window
+         > . 1(0) ack 101 sack 1-101
+         +0.0001 < . 1(100) ack 1 => out-of-window
+         > . 1(0) ack 101 sack 1-101"
+    ));
+}
+
 /// Forged data whose FIN lies elsewhere does not keep the peer from closing.
 #[test]
 fn a_forged_fin_is_overruled() {

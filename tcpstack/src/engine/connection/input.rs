@@ -137,12 +137,15 @@ impl Connection {
         Ok(())
     }
 
-    /// Data that came before is reported as a duplicate; anything else gets a rate-limited answer.
-    /// So is a FIN that comes again because our last acknowledgment was lost: TIME-WAIT begins anew
+    /// Data that came before is reported as a duplicate, if its acknowledgment could be the peer's:
+    /// whoever knows only addresses and ports cannot have us answer each segment (RFC 5961, 7), nor
+    /// report to the peer what it never sent twice. Anything else gets a rate-limited answer.
+    /// So does a FIN that comes again because our last acknowledgment was lost: TIME-WAIT begins anew
     /// (RFC 9293, 3.10.7.4).
     fn answer_out_of_window(&mut self, segment: &Segment, start: Option<u64>, now: Instant) {
+        let credible = segment.ack.is_some_and(|ack| self.acceptable_acknowledgment(ack).is_some());
         match start {
-            Some(start) if segment.payload_len > 0 && start < self.rx.nxt => {
+            Some(start) if credible && segment.payload_len > 0 && start < self.rx.nxt => {
                 self.rx.note_duplicate(start..start + segment.payload_len as u64);
             }
             _ => self.challenge(now),
