@@ -1,7 +1,7 @@
 //! Loss and its repair: SACK, RACK (RFC 8985), PRR (RFC 9937), NewReno (RFC 6582), limited
 //! transmit (RFC 3042).
 
-use crate::play::play;
+use crate::play::{play, play_with};
 
 /// Ten segments of 1000 octets, as many as the first window takes, and ten that wait.
 pub(crate) const FLIGHT: &str = "write 20000
@@ -30,6 +30,20 @@ fn rfc8985_6_2_three_sacked_segments_prove_a_loss() {
          > . 1(1000) ack 1
          +0.1 < . 1(0) ack 4001",
     );
+}
+
+/// RFC 2018, 3: without timestamps there is room for four blocks, and all of them count.
+#[test]
+fn rfc2018_3_four_blocks() {
+    play(&format!(
+        "open 65535
+         {FLIGHT}
+         < . 1(0) ack 1 sack 7001-8001,5001-6001,3001-4001,1001-2001
+         > . 1(1000) ack 1
+         > . 2001(1000) ack 1
+         > . 4001(1000) ack 1
+         > . 6001(1000) ack 1"
+    ));
 }
 
 /// RFC 8985, 6.2, step 5: with fewer, a quarter of the round trip is given to reordering.
@@ -342,4 +356,38 @@ fn rfc9438_5_8_a_window_that_is_not_used_does_not_grow() {
          write 20000
          {flight}"
     ));
+}
+
+/// RFC 6928, 2: ten segments, but no more than 14,600 octets, unless that is less than two; the same
+/// after an idle time (RFC 5681, 4.1).
+#[test]
+fn rfc6928_2_the_first_window_of_large_segments() {
+    let flight = |from: u64, count: u64, mss: u64| {
+        let segment = |n| format!("> . {}({mss}) ack 1\n", from + n * mss);
+        (0..count).map(segment).collect::<String>()
+    };
+    for (mss, segments) in [(1000, 10), (1460, 10), (1825, 8), (2000, 7), (8000, 2), (8960, 2)] {
+        let behind = 1 + segments * mss;
+        play_with(
+            |config| config.mtu = 9000,
+            &format!(
+                "connect
+                 > S 0(0) mss 8960 ws 7 sackok ts:0
+                 < S. 0(0) ack 1 mss {mss} sackok
+                 > . 1(0) ack 1
+                 event opened
+                 write {}
+                 {}
+                 < . 1(0) ack {behind}
+                 > . {behind}({mss}) ack 1
+                 < . 1(0) ack {}
+                 +10 write 40000
+                 {}",
+                (segments + 1) * mss,
+                flight(1, segments, mss),
+                behind + mss,
+                flight(behind + mss, segments, mss),
+            ),
+        );
+    }
 }

@@ -67,6 +67,57 @@ fn rfc9293_3_8_6_2_1_the_sender_avoids_silly_windows() {
     );
 }
 
+/// The same with a peer that sends all the time: the timeout runs from when sending was blocked.
+#[test]
+fn rfc9293_3_8_6_2_1_a_talkative_peer_does_not_hold_the_override_back() {
+    play(
+        "open 2000
+         write 4000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         < . 1(0) ack 2001 win 400
+         +0.05 < . 1(100) ack 2001 win 400
+         > . 2001(0) ack 101
+         +0.05 < . 101(100) ack 2001 win 400
+         > . 2001(0) ack 201
+         +0.02~0.03 > . 2000(0) ack 201
+         > . 2001(400) ack 201",
+    );
+}
+
+/// The same while the window is closed, with no answer to the probe: it is asked again in time.
+#[test]
+fn rfc9293_3_8_6_1_a_talkative_peer_does_not_hold_the_probe_back() {
+    play(
+        "open 1000
+         write 3000
+         > . 1(1000) ack 1
+         < . 1(0) ack 1001 win 0
+         +0.1 < . 1(100) ack 1001 win 0
+         > . 1001(0) ack 101
+         +0.02~0.03 > . 1000(0) ack 101
+         +0.2 < . 101(100) ack 1001 win 0
+         > . 1001(0) ack 201
+         +0.04~0.05 > . 1000(0) ack 201",
+    );
+}
+
+/// RFC 9293, 3.8.6.2.1: a window that was closed and opens by a little is no better for that.
+#[test]
+fn rfc9293_3_8_6_2_1_a_closed_window_that_opens_by_a_little() {
+    play(
+        "open 1000
+         write 3000
+         > . 1(1000) ack 1
+         < . 1(0) ack 1001 win 0
+         +0.12~0.13 > . 1000(0) ack 1
+         < . 1(0) ack 1001 win 10
+         +0.1 > nothing
+         +0.02~0.03 > . 1000(0) ack 1      # the override timeout
+         > . 1001(10) ack 1",
+    );
+}
+
 /// RFC 9293, 3.10.7.4, fifth check: the window is that of the newest segment.
 #[test]
 fn rfc9293_3_10_7_4_an_old_segment_does_not_change_the_window() {

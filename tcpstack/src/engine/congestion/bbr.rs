@@ -21,7 +21,7 @@ mod probe_rtt;
 #[cfg(test)]
 mod tests;
 
-use super::{AckSample, INITIAL_WINDOW_SEGMENTS, LostSegment};
+use super::{AckSample, LostSegment, initial_window};
 use crate::engine::lazy::{Idle, Lazy, Spares};
 use crate::time::{Duration, Instant};
 use background::{Means, Quiet};
@@ -142,7 +142,7 @@ struct Rate {
 impl Bbr {
     /// `seed` tells this connection's draws from others'.
     pub(crate) fn new(mss: u64, seed: u32, now: Instant) -> Self {
-        let window = INITIAL_WINDOW_SEGMENTS * mss;
+        let window = initial_window(mss);
         Self {
             mode: Mode::Startup,
             pipe_was_full: false,

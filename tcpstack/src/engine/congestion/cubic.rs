@@ -1,7 +1,7 @@
 //! CUBIC (RFC 9438).
 
 use super::hystart::HyStart;
-use super::{AckSample, INITIAL_WINDOW_SEGMENTS};
+use super::{AckSample, initial_window};
 use crate::time::{Duration, Instant};
 
 /// Multiplicative decrease (RFC 9438, 4.6).
@@ -42,7 +42,7 @@ pub(crate) struct Cubic {
 impl Cubic {
     pub(crate) fn new(mss: u64) -> Self {
         let now = Epoch {
-            window: INITIAL_WINDOW_SEGMENTS * mss,
+            window: initial_window(mss),
             ssthresh: MAX_WINDOW,
             w_max: 0.0,
             start: None,
@@ -169,7 +169,7 @@ impl Cubic {
         // RFC 5681, 4.1: after an RTO of silence the old window is no longer known to be safe.
         if idle > rto {
             self.now.ssthresh = self.now.ssthresh.max(self.now.window * 3 / 4);
-            self.now.window = self.now.window.min(INITIAL_WINDOW_SEGMENTS * self.mss);
+            self.now.window = self.now.window.min(initial_window(self.mss));
         }
     }
 

@@ -100,8 +100,11 @@ pub(crate) enum Controller {
     Bbr(Box<Bbr>),
 }
 
-/// The initial window in segments (RFC 6928).
-pub(crate) const INITIAL_WINDOW_SEGMENTS: u64 = 10;
+/// The initial window in octets for segments of `mss` octets (RFC 6928, 2): ten segments, fewer of
+/// those that are larger than Ethernet's.
+pub(crate) fn initial_window(mss: u64) -> u64 {
+    (10 * mss).min(14_600.max(2 * mss))
+}
 
 impl Controller {
     /// Octets on the heap of one controller at the most.

@@ -43,6 +43,7 @@ impl Sender {
         let fresh = step.or_else(|| self.next_new());
         if lost.is_none() && fresh.is_none() {
             self.note_application_limit();
+            self.note_blocked(now);
             return Plan::Nothing;
         }
         if let Some(until) = self.pacer.blocked_until(now) {
@@ -130,6 +131,16 @@ impl Sender {
         };
         self.probe.sent(range.end, true);
         Plan::Retransmit(range)
+    }
+
+    /// From here the override timeout and that of the window's probe run, whatever else the peer
+    /// sends meanwhile (RFC 9293, 3.8.6.1 and 3.8.6.2.1).
+    fn note_blocked(&mut self, now: Instant) {
+        if self.is_blocked_by_peer() {
+            self.blocked_since.get_or_insert(now);
+        } else {
+            self.blocked_since = None;
+        }
     }
 
     fn note_application_limit(&mut self) {

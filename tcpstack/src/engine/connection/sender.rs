@@ -3,7 +3,7 @@
 use super::Context;
 use super::forward::Forward;
 use crate::engine::buffer::{CHUNK, ChunkPool, Full, SendBuffer, URGENT_MAX};
-use crate::engine::congestion::{CongestionControl, Controller, INITIAL_WINDOW_SEGMENTS};
+use crate::engine::congestion::{CongestionControl, Controller, initial_window};
 use crate::engine::lazy::{Idle, Lazy};
 use crate::engine::offset::SequenceSpace;
 use crate::engine::pacing::Pacer;
@@ -18,6 +18,9 @@ use std::ops::Range;
 /// Room in the send buffer at the least, in octets: the longest frame of RFC 9329 and more. Else
 /// the room follows twice the congestion window.
 const SEND_INITIAL: u64 = 128 * 1024;
+
+/// A window too small for a segment is used after this time at the latest (RFC 9293, 3.8.6.2.1).
+const OVERRIDE_MAX: Duration = Duration::from_secs(1);
 
 /// Where the repair of losses stands.
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +107,8 @@ pub(crate) struct Sender {
     pub(super) reorder_at: Option<Instant>,
     pub(super) pace_until: Option<Instant>,
     pub(super) persist_backoff: u8,
+    /// Since when the peer's window has kept everything back.
+    pub(super) blocked_since: Option<Instant>,
     /// A small window has stayed small for so long that it is used (RFC 9293, 3.8.6.2.1).
     pub(super) override_silly: bool,
     pub(super) path: PathMtu,
@@ -145,6 +150,7 @@ impl Sender {
             reorder_at: None,
             pace_until: None,
             persist_backoff: 0,
+            blocked_since: None,
             override_silly: false,
             path: PathMtu::new(mss),
         }
@@ -162,8 +168,9 @@ impl Sender {
     pub(super) fn limit_mss(&mut self, mss: u16) {
         self.path = PathMtu::new(mss);
         self.set_mss(mss);
-        let segments = if self.rtt.handshake_done() { 1 } else { INITIAL_WINDOW_SEGMENTS };
-        self.controller.set_initial_window(segments * u64::from(mss));
+        let mss = u64::from(mss);
+        let window = if self.rtt.handshake_done() { mss } else { initial_window(mss) };
+        self.controller.set_initial_window(window);
     }
 
     /// Sets the payload of a full segment.
@@ -268,6 +275,7 @@ impl Sender {
         let mut stamp = self.stamp(0, now);
         self.nxt = range.end;
         self.override_silly = false;
+        self.blocked_since = None;
         self.forward_sent();
         if segment > u64::from(self.mss) {
             self.path.probing(range.clone());
@@ -418,10 +426,12 @@ impl Sender {
         }
     }
 
-    /// How long until the peer is asked about its closed window (RFC 9293, 3.8.6.1).
+    /// How long until the peer is asked about its closed window (RFC 9293, 3.8.6.1), or a small
+    /// one is used (3.8.6.2.1).
     pub(super) fn persist_interval(&self) -> Duration {
+        let most = if self.edge > self.nxt { OVERRIDE_MAX } else { crate::engine::rtt::RTO_MAX };
         let factor = 1 << self.persist_backoff.min(10);
-        (self.rtt.rto() * factor).min(crate::engine::rtt::RTO_MAX)
+        (self.rtt.rto() * factor).min(most)
     }
 
     /// Whether the peer's window keeps everything back.

@@ -89,7 +89,7 @@ impl Connection {
     }
 
     fn persist_due(&self) -> Option<(Instant, Due)> {
-        let since = self.timers.probed.max(self.last_heard);
+        let since = self.tx.blocked_since?.max(self.timers.probed);
         let blocked = self.is_synchronized() && self.tx.is_blocked_by_peer();
         blocked.then(|| (since + self.tx.persist_interval(), Due::Persist))
     }
@@ -135,7 +135,8 @@ impl Connection {
             Due::Reordering => self.tx.check_reordering(now),
             Due::Persist => {
                 self.tx.persist_backoff = self.tx.persist_backoff.saturating_add(1);
-                self.tx.override_silly = true;
+                // A closed window that opens by a little is avoided like any other.
+                self.tx.override_silly = self.tx.edge > self.tx.nxt;
                 self.probe(now);
             }
             Due::Keepalive => self.keep_alive(now),

@@ -1,6 +1,6 @@
 //! From the model to the window and the pacing rate.
 
-use super::super::{AckSample, INITIAL_WINDOW_SEGMENTS};
+use super::super::{AckSample, initial_window};
 use super::{ASSUMED_RTT, Bbr, Mode, STARTUP_GAIN};
 use crate::time::Duration;
 
@@ -61,7 +61,7 @@ impl Bbr {
     pub(super) fn product_of(&self, rate: f32, gain: f64) -> u64 {
         match self.rtt.minimum() {
             Some(rtt) if rate > 0.0 => (gain * f64::from(rate) * rtt.as_secs_f64()) as u64,
-            _ => INITIAL_WINDOW_SEGMENTS * self.mss(),
+            _ => initial_window(self.mss()),
         }
     }
 
@@ -82,7 +82,7 @@ impl Bbr {
     pub(super) fn set_window(&mut self, sample: &AckSample) {
         let target = self.product(self.gains().1) + self.signals.aggregation.get() as u64;
         let target = self.with_quanta(target);
-        let first = sample.delivered < INITIAL_WINDOW_SEGMENTS * self.mss();
+        let first = sample.delivered < initial_window(self.mss());
         if self.pipe_was_full {
             self.window = (self.window + sample.newly_delivered).min(target);
         } else if self.window < target || first {
