@@ -3,6 +3,7 @@
 use super::rtt::RttEstimator;
 use super::scoreboard::{Scoreboard, Sent};
 use crate::time::{Duration, Instant};
+use std::ops::Range;
 
 /// Recoveries for which a widened reordering window is kept (RFC 8985, 6.2, step 4).
 const REO_WND_PERSIST: u8 = 16;
@@ -110,17 +111,45 @@ impl Rack {
         now: Instant,
         lost: impl FnMut(&Sent),
     ) -> Option<Instant> {
-        let window = self.reordering_window(rtt, board, recovering);
-        let allowance = Duration::from_micros(self.rtt_us.into()) + window;
+        let allowance = self.allowance(rtt, board, recovering);
         board.detect_lost(self.newest, allowance, now, lost)
+    }
+
+    /// The retransmission timer fired: the first segment is lost, and of the others what should have
+    /// been acknowledged by now (RFC 8985, 6.3). Gives the time of which that is true.
+    pub(crate) fn timed_out(
+        &self,
+        board: &mut Scoreboard,
+        rtt: &RttEstimator,
+        recovering: bool,
+        now: Instant,
+    ) -> Instant {
+        let allowance = self.allowance(rtt, board, recovering);
+        board.detect_lost((now, u64::MAX), allowance, now, |_| {});
+        board.mark_first_lost(|_| {});
+        let allowance = u64::try_from(allowance.as_micros()).unwrap_or(u64::MAX);
+        Instant::from_micros(now.micros().saturating_sub(allowance))
+    }
+
+    /// How long after its transmission a segment's acknowledgment is overdue.
+    fn allowance(&self, rtt: &RttEstimator, board: &Scoreboard, recovering: bool) -> Duration {
+        let window = self.reordering_window(rtt, board, recovering);
+        Duration::from_micros(self.rtt_us.into()) + window
     }
 }
 
 /// The tail loss probe (RFC 8985, 7): one probe in flight at a time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TailLossProbe {
-    /// The end of what the probe carried, and whether that was a retransmission.
-    probe: Option<(u64, bool)>,
+    probe: Option<Probe>,
+}
+
+/// What a probe carried, and whether that was a retransmission.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    start: u64,
+    end: u64,
+    again: bool,
 }
 
 /// Longest delay of an acknowledgment that a probe allows for (RFC 8985, 7.2).
@@ -141,31 +170,29 @@ impl TailLossProbe {
         self.probe.is_some()
     }
 
-    /// A probe that ends at `end` was sent.
-    pub(crate) fn sent(&mut self, end: u64, is_retransmission: bool) {
-        self.probe = Some((end, is_retransmission));
+    /// A probe of `range` was sent; `again` says that it is a retransmission.
+    pub(crate) fn sent(&mut self, range: &Range<u64>, again: bool) {
+        self.probe = Some(Probe { start: range.start, end: range.end, again });
     }
 
     /// Takes an acknowledgment; `true` if it shows that the probe repaired a loss, to which
-    /// congestion control must answer (RFC 8985, 7.4.2).
-    pub(crate) fn acknowledged(&mut self, una: u64, dsack_of_probe: bool, advanced: bool) -> bool {
-        let Some((end, is_retransmission)) = self.probe else { return false };
-        if una < end {
-            return false;
-        }
-        if !is_retransmission || dsack_of_probe {
-            self.probe = None;
-            return false;
-        }
-        if una > end {
-            self.probe = None;
-            return true;
-        }
-        if !advanced {
-            // A duplicate acknowledgment without SACK: the original and the probe both arrived.
+    /// congestion control must answer (RFC 8985, 7.4.2). `duplicate` is what a D-SACK names; `repeats`
+    /// says that it is a duplicate acknowledgment without any block.
+    pub(crate) fn acknowledged(
+        &mut self,
+        una: u64,
+        duplicate: Option<&Range<u64>>,
+        repeats: bool,
+    ) -> bool {
+        let Some(probe) = self.probe.filter(|probe| una >= probe.end) else { return false };
+        // Its peer may count no FIN; the duplicate of another segment is the network's.
+        let of_probe =
+            duplicate.is_some_and(|range| probe.start <= range.start && range.end <= probe.end);
+        let both_arrived = of_probe || (una == probe.end && repeats);
+        if !probe.again || both_arrived || una > probe.end {
             self.probe = None;
         }
-        false
+        probe.again && !both_arrived && una > probe.end
     }
 
     /// A retransmission timeout or recovery takes over.
@@ -198,7 +225,7 @@ mod tests {
         (Rack::new(), board, rtt)
     }
 
-    fn sack(rack: &mut Rack, board: &mut Scoreboard, block: std::ops::Range<u64>, now: Instant) {
+    fn sack(rack: &mut Rack, board: &mut Scoreboard, block: Range<u64>, now: Instant) {
         board.sack(block, |sent| rack.delivered(sent, now, false, Some(RTT)));
     }
 
@@ -281,17 +308,38 @@ mod tests {
         assert_eq!(TailLossProbe::timeout(&rtt, 1), Duration::from_millis(125));
     }
 
+    /// RFC 8985, 6.3: the first segment and what is older than a round trip and the reordering window.
+    #[test]
+    fn rfc8985_6_3_a_timeout_leaves_what_is_young() {
+        let (mut rack, mut board, rtt) = flight();
+        board.acknowledge(MSS, |sent| rack.delivered(sent, at(100), false, Some(RTT)));
+        rack.timed_out(&mut board, &rtt, false, at(128));
+        assert_eq!(board.next_lost(), Some(MSS..2 * MSS));
+        assert_eq!(board.pipe(), 6 * MSS, "what left after the fourth is in the network");
+        rack.timed_out(&mut board, &rtt, false, at(134));
+        assert_eq!(board.pipe(), 0);
+        let (rack, mut board, rtt) = flight();
+        rack.timed_out(&mut board, &rtt, false, at(1));
+        assert_eq!(board.pipe(), 9 * MSS, "the first, however young");
+    }
+
     #[test]
     fn rfc8985_7_4_2_what_the_acknowledgment_of_a_probe_means() {
         let sent = |again| {
             let mut probe = TailLossProbe::default();
-            probe.sent(1000, again);
+            probe.sent(&(0..1000), again);
             probe
         };
-        assert!(!sent(false).acknowledged(1000, false, true), "new data repairs nothing");
-        assert!(!sent(true).acknowledged(1000, true, false), "both arrived");
-        assert!(!sent(true).acknowledged(1000, false, false), "both arrived, without SACK");
-        assert!(sent(true).acknowledged(2000, false, true), "only one did: there was a loss");
-        assert!(!sent(true).acknowledged(999, false, true));
+        assert!(!sent(false).acknowledged(1000, None, false), "new data repairs nothing");
+        let mut both = sent(true);
+        assert!(!both.acknowledged(1000, Some(&(0..1000)), false), "both arrived");
+        assert!(!both.is_out());
+        let mut both = sent(true);
+        assert!(!both.acknowledged(1000, None, false), "one of them, so far");
+        assert!(!both.acknowledged(1000, None, true), "both arrived, without SACK");
+        assert!(!both.is_out());
+        assert!(sent(true).acknowledged(2000, None, false), "only one did: there was a loss");
+        assert!(sent(true).acknowledged(2000, Some(&(1000..2000)), false), "of another segment");
+        assert!(!sent(true).acknowledged(999, None, false));
     }
 }

@@ -11,6 +11,7 @@ mod options;
 mod path;
 mod play;
 mod recovery;
+mod tail;
 mod text;
 mod timers;
 mod tunnel;

@@ -141,6 +141,40 @@ fn rfc5682_3_1_new_data_with_sack() {
     ));
 }
 
+/// RFC 5682, 3.1, step 2: a repetition that tells nothing decides nothing.
+#[test]
+fn rfc5682_3_1_a_repetition_before_the_first_segment_is_acknowledged() {
+    let start = FORWARD
+        .replace("open bare", "open")
+        .replace(
+            "+0.12 > . 1(1000) ack 1",
+            "+0.002~0.004 > . 3001(1000) ack 1
+             +0.12 > . 1(1000) ack 1",
+        )
+        .replace("< . 1(0) ack 1001", "< . 1(0) ack 1\n< . 1(0) ack 1001");
+    play(&format!(
+        "{start}
+         < . 1(0) ack 1001 sack 2001-3001
+         +0.01 > nothing"
+    ));
+}
+
+/// RFC 5682, 3.1, steps 1 and 2: a timeout out of a fast recovery is repaired as usual; that something
+/// sent once comes late does not undo it.
+#[test]
+fn rfc5682_3_1_not_after_a_timeout_out_of_fast_recovery() {
+    play(&format!(
+        "open 65535
+         {FLIGHT}
+         < . 1(0) ack 1 sack 1001-4001
+         > . 1(1000) ack 1
+         +0.1~0.13 > . 1(1000) ack 1       # which was lost too
+         < . 1(0) ack 1 sack 1001-5001
+         > . 5001(1000) ack 1              # slow start: the window is two
+         +0.01 > nothing"
+    ));
+}
+
 /// RFC 3708: all retransmissions reported as duplicates.
 #[test]
 fn rfc3708_a_repair_that_was_needless_by_dsack() {
@@ -153,5 +187,48 @@ fn rfc3708_a_repair_that_was_needless_by_dsack() {
          < . 1(0) ack 2001 sack 1-1001     # the window is that of before: ten, not seven
          > . 10001(1000) ack 1
          > . 11001(1000) ack 1"
+    ));
+}
+
+/// RFC 3708, 3: what the network has doubled was not sent again, and shows nothing.
+#[test]
+fn rfc3708_3_a_duplicate_that_the_network_made() {
+    for duplicate in ["1001-2001", "501-1501"] {
+        play(&format!(
+            "open 65535
+             {FLIGHT}
+             < . 1(0) ack 1 sack 1001-2001
+             > . 1(1000) ack 1
+             < . 1(0) ack 2001
+             < . 1(0) ack 2001 sack {duplicate}
+             +0.01 > nothing               # eight are in flight, the window is seven
+             < . 1(0) ack 2001 sack 1-1001
+             > . 10001(1000) ack 1         # that one was
+             > . 11001(1000) ack 1"
+        ));
+    }
+}
+
+/// RFC 3708: one of two retransmissions reported: the other was needed.
+#[test]
+fn rfc3708_a_repair_of_which_one_half_was_needless() {
+    play(&format!(
+        "open 65535
+         {FLIGHT}
+         < . 1(0) ack 1 sack 1001-2001,3001-4001,5001-6001
+         > . 1(1000) ack 1
+         > . 2001(1000) ack 1
+         > . 4001(1000) ack 1
+         < . 1(0) ack 4001 sack 1-1001,5001-6001
+         > . 10001(1000) ack 1
+         > . 11001(1000) ack 1             # seven are in flight
+         < . 1(0) ack 4001 sack 2001-3001,5001-6001
+         +0.01 > nothing
+         < . 1(0) ack 6001 sack 4001-5001
+         > . 12001(1000) ack 1             # now all were: ten again, and slow start goes on
+         > . 13001(1000) ack 1
+         > . 14001(1000) ack 1
+         > . 15001(1000) ack 1
+         > . 16001(1000) ack 1"
     ));
 }

@@ -147,7 +147,7 @@ impl Cubic {
         self.before = None;
     }
 
-    pub(crate) fn on_timeout(&mut self, _now: Instant, flight: u64) {
+    pub(crate) fn on_timeout(&mut self, flight: u64) {
         // A second timeout in a row must not spoil what the first one remembered.
         if self.before.is_none() || self.now.window > self.mss {
             self.reduce(flight);

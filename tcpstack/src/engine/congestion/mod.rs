@@ -175,11 +175,12 @@ impl Controller {
         }
     }
 
-    /// The retransmission timer fired.
-    pub(crate) fn on_timeout(&mut self, now: Instant, flight: u64) {
+    /// The retransmission timer fired with `flight` octets outstanding, of which `pipe` may yet
+    /// arrive.
+    pub(crate) fn on_timeout(&mut self, flight: u64, pipe: u64) {
         match self {
-            Self::Cubic(cubic) => cubic.on_timeout(now, flight),
-            Self::Bbr(bbr) => bbr.on_timeout(),
+            Self::Cubic(cubic) => cubic.on_timeout(flight),
+            Self::Bbr(bbr) => bbr.on_timeout(pipe),
         }
     }
 

@@ -134,9 +134,9 @@ fn rfc9438_4_9_a_needless_reduction_is_undone() {
     let mut path = cubic();
     path.rounds(3);
     let before = path.window();
-    path.controller.on_timeout(path.now, before * MSS);
+    path.controller.on_timeout(before * MSS, 0);
     assert_eq!(path.window(), 1);
-    path.controller.on_timeout(path.now, MSS);
+    path.controller.on_timeout(MSS, 0);
     path.controller.on_spurious();
     assert_eq!(path.window(), before);
 }

@@ -2,7 +2,8 @@
 //! nothing.
 
 use super::Connection;
-use super::sender::{Flight, Recovery, Sender};
+use super::recovery::{Flight, Recovery};
+use super::sender::Sender;
 use crate::engine::congestion::{AckSample, Controller, LostSegment};
 use crate::engine::lazy::Idle;
 use crate::engine::scoreboard::Sent;
@@ -15,18 +16,18 @@ const REPETITIONS: u64 = 3;
 
 /// What one acknowledgment newly delivered.
 #[derive(Debug, Default)]
-struct Deliveries {
+pub(super) struct Deliveries {
     octets: u64,
     /// The segment sent last among them, for the delivery rate.
     newest: Option<Sent>,
     /// Sent once, and earliest: its round trip is a measurement (RFC 6298, 3), unless something
     /// that was sent again is acknowledged along with it: then it may have waited behind that.
-    first_unambiguous: Option<Instant>,
+    pub(super) first_unambiguous: Option<Instant>,
     last_unambiguous: Option<Instant>,
     /// The lowest end of what was sent once only.
-    original: Option<u64>,
+    pub(super) original: Option<u64>,
     /// Something that was sent again is among them.
-    repaired: bool,
+    pub(super) repaired: bool,
 }
 
 impl Deliveries {
@@ -48,7 +49,7 @@ impl Deliveries {
 }
 
 /// What the acknowledgment's options say beyond the number.
-struct Echo {
+pub(super) struct Echo {
     /// The timestamp that it echoes.
     value: Option<u32>,
     offset: u32,
@@ -57,7 +58,12 @@ struct Echo {
 impl Echo {
     /// Whether it names a transmission earlier than `at`.
     fn is_before(&self, at: Instant) -> bool {
-        self.value.is_some_and(|v| v.wrapping_sub(timestamp(at, self.offset)).cast_signed() < 0)
+        self.is_older_than(timestamp(at, self.offset))
+    }
+
+    /// Whether it names a transmission before the one with `timestamp`.
+    pub(super) fn is_older_than(&self, timestamp: u32) -> bool {
+        self.value.is_some_and(|value| value.wrapping_sub(timestamp).cast_signed() < 0)
     }
 }
 
@@ -73,14 +79,16 @@ impl Connection {
         let prior_pipe = tx.board.pipe();
         let acked = ack.saturating_sub(tx.una);
         let flight = tx.flight();
-        let repeated = ack == tx.una && tx.is_repetition(segment, ack);
+        let says_nothing_else = tx.says_nothing_else(segment, ack);
+        let repeated = ack == tx.una && says_nothing_else && !tx.board.is_empty();
         let (deliveries, duplicate) = tx.note_deliveries(segment, ack, self.sack, &echo, now);
         if advanced {
             tx.progressed(ack, now);
         }
         tx.measure(&deliveries, &echo, advanced, now);
-        let spurious = tx.check_spurious(&deliveries, duplicate, &echo, advanced);
-        if tx.probe.acknowledged(ack, duplicate, advanced || deliveries.octets > 0) {
+        let spurious = tx.check_spurious(&deliveries, duplicate.as_ref(), &echo, advanced);
+        let repeats = !advanced && says_nothing_else && segment.options.sack.len() == 0;
+        if tx.probe.acknowledged(ack, duplicate.as_ref(), repeats) {
             tx.controller.on_loss(now, flight.outstanding);
             tx.controller.on_recovered();
         }
@@ -90,7 +98,7 @@ impl Connection {
             (false, false) => tx.count_repetitions(repeated, acked, now),
         };
         tx.judge_path(now);
-        let before = *tx.recovery;
+        let before = (tx.recovery.is_fast(), tx.recovery.is_timeout());
         tx.update_recovery(&deliveries, flight, lost, advanced, now);
         if repeated || advanced || deliveries.octets > 0 {
             tx.step_forward(advanced, echo.value.is_some());
@@ -100,8 +108,8 @@ impl Connection {
 }
 
 impl Sender {
-    /// Updates the scoreboard by the cumulative number and the SACK blocks. Also tells whether a
-    /// block reports a duplicate (RFC 2883).
+    /// Updates the scoreboard by the cumulative number and the SACK blocks. Also gives what a block
+    /// reports as a duplicate (RFC 2883).
     fn note_deliveries(
         &mut self,
         segment: &Segment,
@@ -109,7 +117,7 @@ impl Sender {
         sack: bool,
         echo: &Echo,
         now: Instant,
-    ) -> (Deliveries, bool) {
+    ) -> (Deliveries, Option<Range<u64>>) {
         let mut deliveries = Deliveries::default();
         let (blocks, duplicate) =
             if sack { self.sack_blocks(segment, ack) } else { Default::default() };
@@ -126,7 +134,7 @@ impl Sender {
         for block in blocks.into_iter().filter(|block| in_flight && !block.is_empty()) {
             board.sack(block, &mut note);
         }
-        if duplicate {
+        if duplicate.is_some() {
             rack.dsack(ack, self.nxt);
         }
         self.delivered += deliveries.octets;
@@ -136,23 +144,27 @@ impl Sender {
         (deliveries, duplicate)
     }
 
-    /// The SACK blocks above `ack` in the order of their octets, and whether one reports a duplicate.
+    /// The SACK blocks above `ack` in the order of their octets, and what is reported as a duplicate.
     ///
     /// The peer names the block that grew last first (RFC 2018, 4), and one acknowledgment may tell
     /// of several that are new. Taken in that order, segments would seem to have overtaken each other
     /// (RFC 8985, 6.2, step 3).
-    fn sack_blocks(&self, segment: &Segment, ack: u64) -> ([Range<u64>; SACK_BLOCKS_MAX], bool) {
+    fn sack_blocks(
+        &self,
+        segment: &Segment,
+        ack: u64,
+    ) -> ([Range<u64>; SACK_BLOCKS_MAX], Option<Range<u64>>) {
         let mut above: [Range<u64>; SACK_BLOCKS_MAX] = Default::default();
-        let mut duplicate = false;
         let mut first: Option<Range<u64>> = None;
+        let mut is_duplicate = false;
         for (index, (left, right)) in segment.options.sack.iter().enumerate() {
             let Some(block) = block(self.space, self.una, left, right) else { continue };
             if block.end > self.nxt {
                 continue; // Acknowledges what was never sent.
             }
             // RFC 2883, 4: a first block below the acknowledgment, or within the second one.
-            duplicate |= index == 0 && block.end <= ack;
-            duplicate |= index == 1
+            is_duplicate |= index == 0 && block.end <= ack;
+            is_duplicate |= index == 1
                 && first.as_ref().is_some_and(|d| d.start >= block.start && d.end <= block.end);
             if index == 0 {
                 first = Some(block.clone());
@@ -162,7 +174,7 @@ impl Sender {
             }
         }
         above.sort_unstable_by_key(|block| block.start);
-        (above, duplicate)
+        (above, first.filter(|_| is_duplicate))
     }
 
     fn measure(&mut self, deliveries: &Deliveries, echo: &Echo, advanced: bool, now: Instant) {
@@ -178,48 +190,6 @@ impl Sender {
         if advanced {
             self.rtt.forgive();
         }
-    }
-
-    /// Eifel (RFC 3522), F-RTO (RFC 5682, 3) and D-SACK (RFC 3708): the repair was for nothing.
-    fn check_spurious(
-        &mut self,
-        deliveries: &Deliveries,
-        duplicate: bool,
-        echo: &Echo,
-        advanced: bool,
-    ) -> bool {
-        // Only what left before the timeout, and an acknowledgment that the repair cannot explain.
-        let original_after_timeout = match *self.recovery {
-            Recovery::Timeout { end, .. } => {
-                !deliveries.repaired && deliveries.original.is_some_and(|lowest| lowest <= end)
-            }
-            _ => false,
-        };
-        if self.recovery.is_idle() {
-            return false;
-        }
-        let (Recovery::Fast { undo, .. } | Recovery::Timeout { undo, .. }) = &mut *self.recovery
-        else {
-            return false;
-        };
-        if duplicate && undo.unreported > 0 {
-            undo.unreported -= 1;
-        }
-        let all_duplicates =
-            duplicate && undo.unreported == 0 && undo.first_retransmission.is_some();
-        let echoes_original = advanced
-            && echo
-                .value
-                .zip(undo.first_retransmission)
-                .is_some_and(|(value, first)| value.wrapping_sub(first).cast_signed() < 0);
-        let spurious = all_duplicates || echoes_original || original_after_timeout;
-        if spurious {
-            self.board.unmark_lost();
-            self.controller.on_spurious();
-            self.rtt.forgive();
-            *self.recovery = Recovery::Open;
-        }
-        spurious
     }
 
     /// Lets RACK mark what is lost by now. Returns the octets newly lost.
@@ -244,10 +214,10 @@ impl Sender {
         losses.octets
     }
 
-    /// Whether an acknowledgment says nothing but that something else arrived (RFC 5681, 2).
-    fn is_repetition(&self, segment: &Segment, ack: u64) -> bool {
-        !self.board.is_empty()
-            && segment.sequence_len() == 0
+    /// Whether an acknowledgment carries no octet and leaves the window as it is: if the number is the
+    /// same too it is a duplicate (RFC 5681, 2).
+    fn says_nothing_else(&self, segment: &Segment, ack: u64) -> bool {
+        segment.sequence_len() == 0
             && ack + (u64::from(segment.window) << self.peer_scale) == self.edge
     }
 
@@ -257,14 +227,14 @@ impl Sender {
     /// third too (RFC 3042). Returns the octets newly lost.
     fn count_repetitions(&mut self, repeated: bool, acked: u64, now: Instant) -> u64 {
         let mss = u64::from(self.mss);
-        let recovering = matches!(*self.recovery, Recovery::Fast { .. });
+        let recovering = self.recovery.is_fast();
         if acked > 0 {
             let partial = matches!(*self.recovery, Recovery::Fast { end, .. } if self.una < end);
             let back = if acked >= mss { mss } else { 0 };
             self.inflation = if partial { self.inflation.saturating_sub(acked) + back } else { 0 };
             return if partial { self.lose_first(now) } else { 0 };
         }
-        if !repeated || matches!(*self.recovery, Recovery::Timeout { .. }) {
+        if !repeated || self.recovery.is_timeout() {
             return 0;
         }
         self.inflation = (self.inflation + mss).min(self.nxt - self.una);
@@ -312,7 +282,7 @@ impl Sender {
     fn inform_controller(
         &mut self,
         deliveries: &Deliveries,
-        before: Recovery,
+        (was_fast, was_timeout): (bool, bool),
         prior_pipe: u64,
         now: Instant,
     ) {
@@ -342,8 +312,8 @@ impl Sender {
             newest_in_flight: newest.in_flight.into(),
             newest_lost: self.lost.wrapping_sub(newest.lost_before).into(),
             sack: self.sack,
-            recovering: [before, *self.recovery].iter().any(|r| matches!(r, Recovery::Fast { .. })),
-            timed_out: matches!(before, Recovery::Timeout { .. }),
+            recovering: was_fast || self.recovery.is_fast(),
+            timed_out: was_timeout,
         };
         let sent_at = newest.sent_at;
         self.set_flight_start(sent_at);

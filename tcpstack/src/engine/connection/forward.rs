@@ -6,7 +6,8 @@
 //! that the path was just slow ([`Sender::check_spurious`](super::ack)), a repetition that the rest is
 //! lost.
 
-use super::sender::{Recovery, Sender};
+use super::recovery::Recovery;
+use super::sender::Sender;
 use crate::engine::lazy::Idle;
 
 /// New segments that leave (RFC 5682, 2.1, step 2b).
@@ -42,17 +43,18 @@ impl Sender {
     }
 
     /// Takes an acknowledgment that did not end the recovery (RFC 5682, 2.1, steps 2 and 3; 3.1 for
-    /// SACK). `advanced` says that it moved the cumulative point, `timestamps` that there are some:
+    /// SACK, with which a repetition decides nothing in step 2). `advanced` says that it moved the cumulative point, `timestamps` that there are some:
     /// then they have decided already.
     pub(super) fn step_forward(&mut self, advanced: bool, timestamps: bool) {
         let has_new = self.next_new().is_some();
-        let segment = u64::from(self.mss);
+        let (segment, sack) = (u64::from(self.mss), self.sack);
         let Some(forward) = self.forward_mut() else { return };
         let failed = matches!(forward, Forward::Probing(_)) && !advanced;
         *forward = match *forward {
             Forward::Repeated if advanced && !timestamps && has_new => {
                 Forward::Probing(NEW_SEGMENTS)
             }
+            Forward::Repeated if !advanced && sack => Forward::Repeated,
             _ => Forward::Over,
         };
         if failed && !self.sack {

@@ -11,8 +11,10 @@ mod input;
 mod output;
 mod plan;
 mod receiver;
+mod recovery;
 mod sender;
 mod timers;
+mod undo;
 
 pub(crate) use input::Disposition;
 pub(crate) use output::Progress;

@@ -1,6 +1,7 @@
 //! What may leave next: retransmissions, probes and new data, as windows and pacing allow.
 
-use super::sender::{Recovery, Sender, len};
+use super::recovery::{Asked, Recovery};
+use super::sender::{Sender, len};
 use crate::time::Instant;
 use std::ops::Range;
 
@@ -29,8 +30,10 @@ impl Sender {
     /// What may leave now. Retransmissions come first; pacing holds both back.
     pub(super) fn plan(&mut self, now: Instant) -> Plan {
         self.pace_until = None;
-        if self.probe_due {
-            return self.plan_probe();
+        match std::mem::take(&mut self.asked) {
+            Asked::Probe => return self.plan_probe(),
+            Asked::First => return self.board.next_lost().map_or(Plan::Nothing, Plan::Retransmit),
+            Asked::Nothing => {}
         }
         let forward = self.is_probing_forward();
         if forward && !self.may_probe_forward() {
@@ -70,7 +73,7 @@ impl Sender {
 
     /// Without SACK one segment at a time is known to be lost: it leaves at once (RFC 6582, 3.2).
     fn is_fast_retransmit(&self) -> bool {
-        !self.sack && matches!(*self.recovery, Recovery::Fast { .. })
+        !self.sack && self.recovery.is_fast()
     }
 
     /// A segment larger than the others, to find out what the path carries (RFC 4821, 7.2).
@@ -121,15 +124,14 @@ impl Sender {
     /// A tail loss probe: new data if the window takes it, else the last segment again
     /// (RFC 8985, 7.3).
     fn plan_probe(&mut self) -> Plan {
-        self.probe_due = false;
         if let Some(range) = self.next_new() {
-            self.probe.sent(range.end, false);
+            self.probe.sent(&range, false);
             return Plan::New { range, alone: true };
         }
         let Some(range) = self.board.last().map(|last| last.range.clone()) else {
             return Plan::Nothing;
         };
-        self.probe.sent(range.end, true);
+        self.probe.sent(&range, true);
         Plan::Retransmit(range)
     }
 

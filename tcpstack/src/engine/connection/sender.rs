@@ -1,14 +1,13 @@
 //! The sending direction: what is in flight, what may leave next, and how losses are repaired.
 
 use super::Context;
-use super::forward::Forward;
+use super::recovery::{Asked, Flight, Recovery};
 use crate::engine::buffer::{CHUNK, ChunkPool, Full, SendBuffer, URGENT_MAX};
 use crate::engine::congestion::{CongestionControl, Controller, initial_window};
 use crate::engine::lazy::{Idle, Lazy};
 use crate::engine::offset::SequenceSpace;
 use crate::engine::pacing::Pacer;
 use crate::engine::pmtu::PathMtu;
-use crate::engine::prr::Prr;
 use crate::engine::rack::{Rack, TailLossProbe};
 use crate::engine::rtt::RttEstimator;
 use crate::engine::scoreboard::{Scoreboard, Stamp};
@@ -21,47 +20,6 @@ const SEND_INITIAL: u64 = 128 * 1024;
 
 /// A window too small for a segment is used after this time at the latest (RFC 9293, 3.8.6.2.1).
 const OVERRIDE_MAX: Duration = Duration::from_secs(1);
-
-/// Where the repair of losses stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Recovery {
-    /// Nothing is being repaired.
-    Open,
-    /// Repair since SACK and RACK showed a loss, until `end` is acknowledged.
-    Fast { end: u64, window: Option<(Prr, u64)>, undo: Undo },
-    /// Repair after a retransmission timeout.
-    Timeout { end: u64, undo: Undo, forward: Forward },
-}
-
-impl Idle for Recovery {
-    const IDLE: &'static Self = &Self::Open;
-
-    fn idle() -> Self {
-        Self::Open
-    }
-
-    fn is_idle(&self) -> bool {
-        matches!(self, Self::Open)
-    }
-}
-
-/// What shows that a repair was for nothing.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Undo {
-    /// The timestamp of the first retransmission (Eifel, RFC 3522).
-    pub(super) first_retransmission: Option<u32>,
-    /// Retransmissions not reported as duplicates; at zero again all of them were needless.
-    pub(super) unreported: u32,
-}
-
-/// What is in flight.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Flight {
-    /// Octets not acknowledged: `FlightSize` of RFC 5681.
-    pub(super) outstanding: u64,
-    /// Those among them that were not SACKed either: `RecoverFS` of RFC 9937.
-    pub(super) unsacked: u64,
-}
 
 #[derive(Debug)]
 pub(crate) struct Sender {
@@ -102,8 +60,7 @@ pub(crate) struct Sender {
     pub(super) timed_out_at: Instant,
     /// When the peer last acknowledged something new.
     pub(super) last_progress: Instant,
-    /// A timer asks for one segment regardless of the window.
-    pub(super) probe_due: bool,
+    pub(super) asked: Asked,
     pub(super) reorder_at: Option<Instant>,
     pub(super) pace_until: Option<Instant>,
     pub(super) persist_backoff: u8,
@@ -146,7 +103,7 @@ impl Sender {
             last_sent: now,
             timed_out_at: Instant::ZERO,
             last_progress: now,
-            probe_due: false,
+            asked: Asked::Nothing,
             reorder_at: None,
             pace_until: None,
             persist_backoff: 0,
@@ -302,8 +259,7 @@ impl Sender {
             && let Recovery::Fast { undo, .. } | Recovery::Timeout { undo, .. } =
                 &mut *self.recovery
         {
-            undo.first_retransmission.get_or_insert(timestamp);
-            undo.unreported += 1;
+            undo.repeated(range, timestamp);
         }
     }
 
@@ -338,60 +294,6 @@ impl Sender {
         Flight { outstanding, unsacked: outstanding - self.board.sacked_octets() }
     }
 
-    /// A recovery starts now; `flight` was in flight before the acknowledgment that tells of the
-    /// loss.
-    pub(super) fn begin_recovery(&mut self, flight: Flight, now: Instant) {
-        self.controller.on_loss(now, flight.outstanding);
-        self.probe.cancel();
-        let window = self
-            .controller
-            .recovery_target()
-            .filter(|_| self.sack)
-            .map(|_| (Prr::begin(flight.unsacked), self.board.pipe() + u64::from(self.mss)));
-        *self.recovery = Recovery::Fast { end: self.nxt, window, undo: Undo::default() };
-    }
-
-    /// The retransmission timer fired: everything unacknowledged counts as lost.
-    pub(super) fn time_out(&mut self, now: Instant) {
-        if self.una == 0 {
-            return self.time_out_handshake(now);
-        }
-        let flight = self.nxt - self.una;
-        if self.board.highest_sacked().is_some_and(|_| self.head_is_sacked()) {
-            self.board.renege(); // The peer took its SACKs back (RFC 2018, 8).
-        }
-        let head = self.board.first().map_or(0, |first| len(&first.range));
-        if let Some(mss) = self.path.timed_out(head, self.mss, now) {
-            self.narrow(mss);
-        }
-        self.controller.on_timeout(now, flight);
-        self.rtt.back_off();
-        self.timed_out_at = now;
-        self.inflation = 0;
-        self.probe.cancel();
-        self.reorder_at = None;
-        self.board.mark_all_lost();
-        self.judge_path(now); // A probe of the path must not leave again as it was.
-        let (undo, forward) = match *self.recovery {
-            Recovery::Timeout { undo, forward, .. } => (undo, forward.timed_out()),
-            // RFC 5682, 2.1: not with retransmissions of a fast recovery in flight.
-            Recovery::Fast { .. } => (Undo::default(), Forward::Over),
-            Recovery::Open => (Undo::default(), Forward::Repeated),
-        };
-        *self.recovery = Recovery::Timeout { end: self.nxt, undo, forward };
-    }
-
-    /// The loss of a SYN says little of congestion on the path: only the first window is smaller.
-    fn time_out_handshake(&mut self, now: Instant) {
-        self.rtt.back_off();
-        self.timed_out_at = now;
-        self.board.mark_all_lost();
-    }
-
-    fn head_is_sacked(&self) -> bool {
-        self.board.first().is_some_and(crate::engine::scoreboard::Sent::is_sacked)
-    }
-
     /// A router says that packets of `offset` were too big: believed only if that is in flight and
     /// was larger than what the router would pass (RFC 5927, 7.2). What is in flight leaves again in smaller pieces.
     pub(super) fn packet_too_big(&mut self, offset: u64, mss: u16, now: Instant) -> bool {
@@ -405,7 +307,7 @@ impl Sender {
         true
     }
 
-    fn narrow(&mut self, mss: u16) {
+    pub(super) fn narrow(&mut self, mss: u16) {
         self.set_mss(mss);
         self.board.mark_all_lost();
         self.board.resegment(u64::from(mss));

@@ -1,7 +1,7 @@
 //! Time: every deadline follows from the connection's state, so that none can be forgotten.
 
 use super::{CloseReason, Connection, Context, State};
-use crate::engine::connection::sender::Recovery;
+use crate::engine::connection::recovery::{Asked, Recovery};
 use crate::engine::rack::TailLossProbe;
 use crate::time::{Duration, Instant};
 
@@ -129,7 +129,7 @@ impl Connection {
             Due::Linger => self.end(CloseReason::LocalClosed),
             Due::Retransmission => self.tx.time_out(now),
             Due::TailLossProbe => {
-                self.tx.probe_due = true;
+                self.tx.asked = Asked::Probe;
                 self.timers.probed = now;
             }
             Due::Reordering => self.tx.check_reordering(now),

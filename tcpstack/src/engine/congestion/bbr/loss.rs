@@ -247,10 +247,11 @@ impl Bbr {
         self.restore_window();
     }
 
-    /// A timeout: the network may have changed altogether; begin with what is certain.
-    pub(crate) fn on_timeout(&mut self) {
+    /// `OnEnterRTO`: the network may have changed altogether; begin with one segment beyond the `pipe`
+    /// octets that may yet arrive.
+    pub(crate) fn on_timeout(&mut self, pipe: u64) {
         self.on_loss();
-        self.window = self.mss();
+        self.window = pipe + self.mss();
     }
 
     /// `HandleSpuriousLossDetection`.
