@@ -244,6 +244,8 @@ pub struct Stats {
     pub cookies_replayed: u64,
     /// Connections without proof that made room for newer ones.
     pub unproven_evicted: u64,
+    /// Connections whose octets behind holes were forgotten for want of memory (RFC 2018, 8).
+    pub reneged: u64,
     /// Octets of buffers in use now.
     pub buffer_bytes: u64,
 }

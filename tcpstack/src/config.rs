@@ -63,7 +63,8 @@ pub struct StackConfig {
     /// When another comes, the oldest of them makes room, so that a flood cannot lock out peers
     /// that prove themselves in time.
     pub unproven_max: u32,
-    /// Memory of all send and receive buffers together, in octets.
+    /// Memory of all send and receive buffers together, in octets. Octets behind holes get at most
+    /// half of it, what waits to be sent or acknowledged at most three quarters.
     pub buffers_bytes: usize,
     /// The secret behind initial sequence numbers and SYN cookies, the same for all workers of a
     /// gateway, because a handshake may end on another worker than it began.
@@ -76,7 +77,8 @@ pub struct StackConfig {
     /// never. It says nothing of the IKE peer (RFC 9329, 6.7).
     pub keepalive: Option<Duration>,
     /// Receive buffer of a connection at the most, and therefore the greatest window that a peer
-    /// sees; it grows to that with what the peer sends. Goodput is at most this for each round
+    /// sees; it grows to that with what the peer sends once the caller has vouched for it
+    /// ([`Stack::vouch`](crate::Stack)). Goodput is at most this for each round
     /// trip: 4 MiB carry 1 Gbit/s over 32 ms.
     pub rx_buffer_bytes: usize,
     /// Send buffer of a connection at the most: what is not acknowledged yet. It follows twice the

@@ -15,6 +15,8 @@
 //! while the slot stays in use until the peer has been told (LAST-ACK, TIME-WAIT).
 
 mod ending;
+mod holders;
+mod memory;
 mod prefixes;
 mod receive;
 mod replies;
@@ -26,6 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use zeroize::Zeroize;
 
+use self::holders::Holders;
 use self::prefixes::Prefixes;
 use self::replies::Replies;
 use self::slots::{Entry, Queue, Slots};
@@ -65,6 +68,9 @@ pub struct Stack {
     due: Queue,
     /// Connections of which the caller has not been told everything.
     eventful: Queue,
+    /// Connections whose caller waits for memory to write to.
+    starved: Queue,
+    holders: Holders,
     replies: Replies,
     resets: receive::ResetBudget,
     /// The time of the last call that gave one.
@@ -99,6 +105,8 @@ impl Stack {
             prefixes: Prefixes::new(config.prefix_connections_max, (secret.draw(), secret.draw())),
             due: Queue::new(limit),
             eventful: Queue::new(limit),
+            starved: Queue::new(limit),
+            holders: Holders::new(limit),
             replies: Replies::new(),
             resets: receive::ResetBudget::default(),
             now: Instant::ZERO,
@@ -137,8 +145,6 @@ impl Stack {
         if self.slots.is_full() && !self.evict_ended() {
             return Err(ConnectError::ConnectionsMax);
         }
-        // Scope and flow label of an IPv6 socket address are not part of the 4-tuple.
-        let remote = SocketAddr::new(remote.ip(), remote.port());
         let tuple = self.free_tuple(local, remote).ok_or(ConnectError::NoPort)?;
         let isn = self.cookies.isn(&tuple, now);
         let offset = self.cookies.timestamp_offset(&tuple);
@@ -173,7 +179,7 @@ impl Stack {
         (0..count).find_map(|step| {
             let index = (u32::from(start) + u32::from(step)) % u32::from(count);
             let local = SocketAddr::new(local, ports.port(index as u16));
-            let tuple = FourTuple { local, remote };
+            let tuple = FourTuple::new(local, remote);
             self.find(&tuple).is_none().then_some(tuple)
         })
     }
@@ -189,12 +195,15 @@ impl Stack {
     }
 
     /// The peer has proven itself, by the stream prefix or an IKE SA, whichever the caller asks
-    /// for: from now on the connection does not give way to new ones.
+    /// for: from now on the connection does not give way to new ones, and its receive window may
+    /// grow.
     pub fn vouch(&mut self, id: ConnId) {
         if let Some(entry) = self.slots.named_mut(id)
             && std::mem::take(&mut entry.unproven)
         {
             self.unproven_count -= 1;
+            entry.connection.prove();
+            self.note_holding(id.index);
         }
     }
 
@@ -210,7 +219,7 @@ impl Stack {
         mtu: u16,
     ) -> bool {
         self.now = now;
-        let Some(index) = self.find(&FourTuple { local, remote }) else { return false };
+        let Some(index) = self.find(&FourTuple::new(local, remote)) else { return false };
         let believed = self
             .slots
             .get_mut(index)
@@ -224,18 +233,22 @@ impl Stack {
     /// The next thing that the caller should know. Each connection has at most four of them
     /// waiting, so the queue is bounded by the connections.
     pub fn poll_event(&mut self) -> Option<Event> {
-        while let Some(index) = self.eventful.front() {
-            let id = self.slots.id(index);
-            let event = self.slots.get_mut(index).and_then(|entry| next_event(id, entry));
-            if event.is_some() {
-                if matches!(event, Some(Event::Closed { .. })) {
-                    self.release_if_over(index);
+        loop {
+            while let Some(index) = self.eventful.front() {
+                let id = self.slots.id(index);
+                let event = self.slots.get_mut(index).and_then(|entry| next_event(id, entry));
+                if event.is_some() {
+                    if matches!(event, Some(Event::Closed { .. })) {
+                        self.release_if_over(index);
+                    }
+                    return event;
                 }
-                return event;
+                self.eventful.pop();
             }
-            self.eventful.pop();
+            if !self.wake_starved() {
+                return None;
+            }
         }
-        None
     }
 
     /// Lends received octets that were not consumed when they arrived, in order, writable so that
@@ -264,20 +277,11 @@ impl Stack {
         });
         entry.octets_in += consumed as u64;
         if consumed > 0 {
+            self.note_holding(id.index);
             self.due.push(id.index);
             self.notice_end(id.index);
         }
         Ok(consumed)
-    }
-
-    /// Octets that one [`Stack::send_with`] could take now, 0 if the connection cannot send.
-    #[must_use]
-    pub fn send_capacity(&self, id: ConnId) -> usize {
-        let settings = self.context.settings();
-        self.slots
-            .named(id)
-            .filter(|entry| entry.is_open())
-            .map_or(0, |entry| entry.connection.send_capacity(settings))
     }
 
     /// Octets that wait to be sent for the first time, and when the oldest frame among them was
@@ -287,45 +291,6 @@ impl Stack {
         let (octets, since) =
             self.slots.named(id).map_or((0, None), |entry| entry.connection.unsent());
         (usize::try_from(octets).unwrap_or(usize::MAX), since)
-    }
-
-    /// As [`Stack::send_capacity`]; when it is less than `len`, an [`Event::Writable`] follows as soon
-    /// as there is as much.
-    pub fn room_or_event(&mut self, id: ConnId, len: usize) -> usize {
-        let room = self.send_capacity(id);
-        if room < len
-            && let Ok(entry) = writable(&mut self.slots, id)
-        {
-            entry.wanted = len;
-        }
-        room
-    }
-
-    /// Lends `len` octets of the send buffer to `write`, which says how many of them it has
-    /// written, from the first on; so many are sent, as one frame, and this gives their number.
-    /// At most a frame of RFC 9329 behind the stream prefix: 65,541 octets.
-    /// All or nothing: if there is no room for `len` octets, `write` is not called, so that a frame
-    /// is never torn.
-    ///
-    /// # Errors
-    /// [`ConnError::Full`], and an [`Event::Writable`] follows; [`ConnError::Gone`];
-    /// [`ConnError::NotOpen`] before [`Event::Opened`].
-    pub fn send_with(
-        &mut self,
-        id: ConnId,
-        len: usize,
-        write: impl FnOnce(&mut [u8]) -> usize,
-    ) -> Result<usize, ConnError> {
-        let now = self.now;
-        let mut context = self.context.borrow(now);
-        let entry = writable(&mut self.slots, id)?;
-        let Ok(written) = entry.connection.write_with(&mut context, len, write) else {
-            entry.wanted = len;
-            return Err(ConnError::Full);
-        };
-        entry.octets_out += written as u64;
-        self.due.push(id.index);
-        Ok(written)
     }
 
     /// Sends a frame of `len` octets, which `write` fills, before all frames of which no octet has
@@ -401,7 +366,7 @@ fn next_event(id: ConnId, entry: &mut Entry) -> Option<Event> {
     if std::mem::take(&mut news.opened) {
         let FourTuple { local, remote } = entry.connection.tuple;
         let originator = entry.connection.originator;
-        Some(Event::Opened { id, local, remote, originator })
+        Some(Event::Opened { id, local: local.into(), remote: remote.into(), originator })
     } else if std::mem::take(&mut news.readable) {
         Some(Event::Readable(id))
     } else if std::mem::take(&mut news.writable) {

@@ -9,14 +9,56 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::secret::Secret;
 
+/// An address and a port. Scope and flow label of an IPv6 [`SocketAddr`] are not part of the end of
+/// a connection, and each connection would pay for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct End {
+    ip: IpAddr,
+    port: u16,
+}
+
+impl End {
+    pub(crate) fn new(ip: IpAddr, port: u16) -> Self {
+        Self { ip, port }
+    }
+
+    pub(crate) fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.ip.is_ipv4()
+    }
+}
+
+impl From<SocketAddr> for End {
+    fn from(address: SocketAddr) -> Self {
+        Self::new(address.ip(), address.port())
+    }
+}
+
+impl From<End> for SocketAddr {
+    fn from(End { ip, port }: End) -> Self {
+        Self::new(ip, port)
+    }
+}
+
 /// A connection's two ends, seen from here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct FourTuple {
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
+    pub(crate) local: End,
+    pub(crate) remote: End,
 }
 
 impl FourTuple {
+    pub(crate) fn new(local: impl Into<End>, remote: impl Into<End>) -> Self {
+        Self { local: local.into(), remote: remote.into() }
+    }
+
     fn hash(&self, secret: &Secret) -> u32 {
         // The longest 4-tuple: two IPv6 addresses and two ports.
         let mut octets = [0; 36];
@@ -132,10 +174,8 @@ mod tests {
     use super::*;
 
     fn tuple(port: u16) -> FourTuple {
-        FourTuple {
-            local: "192.0.2.1:4500".parse().unwrap(),
-            remote: SocketAddr::from(([198, 51, 100, 7], port)),
-        }
+        let local: SocketAddr = "192.0.2.1:4500".parse().unwrap();
+        FourTuple::new(local, SocketAddr::from(([198, 51, 100, 7], port)))
     }
 
     proptest! {

@@ -277,6 +277,50 @@ fn the_unproven_make_room() {
     );
 }
 
+/// The receive window of a peer that has proven nothing stays as it was at first, whatever it sends.
+#[test]
+fn a_window_grows_for_the_proven_only() {
+    let mut net = Net::perfect();
+    let [a, b] = net.open();
+    let mut widest = |vouched: bool| {
+        net.trace = Some(Vec::new());
+        for _ in 0..50 {
+            net.send(A, a, &vec![1; net.stacks[A].send_capacity(a).min(65_000)]);
+            net.run_for(Duration::from_millis(20));
+            net.recv(B, b);
+        }
+        if !vouched {
+            net.stacks[B].vouch(b);
+        }
+        let from_b = net.trace.take().unwrap().into_iter().filter(|(end, ..)| *end == B);
+        from_b.map(|(_, _, p)| u32::from(Tcp(&p).window()) << 7).max().unwrap()
+    };
+    assert!((60_000..=65_536).contains(&widest(false)));
+    assert!(widest(true) > 1 << 20);
+}
+
+/// A caller that could not write because the worker's memory was used up hears of it when there is
+/// some again, whoever gives it back.
+#[test]
+fn memory_that_comes_free_wakes_those_who_wait_for_it() {
+    let config = StackConfig { buffers_bytes: 256 << 10, ..StackConfig::default() };
+    let mut net = Net::new(9, Link::PERFECT, &config, V4);
+    let [[large, _], [waits, _], [later, _]] = [net.open(), net.open(), net.open()];
+    let fill = |net: &mut Net, id, len| net.stacks[A].send_with(id, len, |room| room.len());
+    while fill(&mut net, large, 16_384).is_ok() {}
+    while fill(&mut net, waits, 16_384).is_ok() {}
+    assert_eq!(net.stacks[A].send_capacity(later), 0);
+    assert_eq!(fill(&mut net, later, 1000), Err(ConnError::Full));
+    assert_eq!(net.stacks[A].room_or_event(waits, 16_384), 0);
+    assert_eq!(net.events(A), []);
+    net.stacks[A].abort(large);
+    net.transmit();
+    let events = net.events(A);
+    assert!(events.contains(&Event::Writable(later)), "{events:?}");
+    assert_eq!(fill(&mut net, later, 1000), Ok(1000));
+    assert!(events.contains(&closed(large, CloseReason::LocalAborted)));
+}
+
 /// One source network cannot take every place.
 #[test]
 fn a_source_network_has_its_limit() {

@@ -26,12 +26,16 @@ pub(crate) const FRAME_MAX: usize = PREFIX.len() + u16::MAX as usize;
 /// longest of them behind the rest of a longest frame. A peer can ask for one answer after another
 /// and take none.
 pub(crate) const URGENT_MAX: usize = 2 * FRAME_MAX;
+/// Chunks that the longest segment touches.
+const SEGMENT_CHUNKS: usize = (u16::MAX as usize).div_ceil(CHUNK) + 1;
 /// Chunks kept for reuse; more are returned to the system.
 const KEPT_MAX: usize = 4096;
 /// The chunks of one worker: bounded in all, recycled without the allocator.
 #[derive(Debug)]
 pub(crate) struct ChunkPool {
     free: Vec<Box<[u8]>>,
+    /// Chunks of receive buffers, and of all.
+    held: usize,
     in_use: usize,
     in_use_max: usize,
     /// Where a frame is written before its octets find their places: [`FRAME_MAX`] octets from the
@@ -60,15 +64,36 @@ impl ChunkPool {
             signals: Spares::new(),
         };
         let in_use_max = octets_max / CHUNK;
-        Self { free: Vec::new(), in_use: 0, in_use_max, aside: Vec::new(), spares }
+        Self { free: Vec::new(), held: 0, in_use: 0, in_use_max, aside: Vec::new(), spares }
     }
 
+    /// A chunk for what is sent.
     fn take(&mut self) -> Option<Box<[u8]>> {
-        if self.in_use >= self.in_use_max {
+        self.has_room_for(1).then(|| self.hand_out())
+    }
+
+    /// A chunk for what was received.
+    fn take_held(&mut self) -> Option<Box<[u8]>> {
+        if self.held >= self.held_max() || self.in_use >= self.in_use_max {
             return None;
         }
+        self.held += 1;
+        Some(self.hand_out())
+    }
+
+    fn hand_out(&mut self) -> Box<[u8]> {
         self.in_use += 1;
-        Some(self.free.pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice()))
+        self.free.pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
+    }
+
+    /// Half of all is kept for sending, so that no peer's holes keep anybody from it.
+    fn held_max(&self) -> usize {
+        self.in_use_max / 2
+    }
+
+    /// A quarter is kept for octets behind holes, so that senders do not make losses dear.
+    fn sent_max(&self) -> usize {
+        self.in_use_max - self.in_use_max / 4
     }
 
     /// Room for a frame, to be given back to `aside`.
@@ -78,8 +103,31 @@ impl ChunkPool {
         aside
     }
 
+    fn send_chunks(&self) -> usize {
+        let sent = self.in_use - self.held;
+        self.sent_max().saturating_sub(sent).min(self.in_use_max - self.in_use)
+    }
+
     fn has_room_for(&self, chunks: usize) -> bool {
-        self.in_use + chunks <= self.in_use_max
+        chunks <= self.send_chunks()
+    }
+
+    /// Octets that can still be written.
+    pub(crate) fn send_room(&self) -> usize {
+        self.send_chunks() * CHUNK
+    }
+
+    fn give_back_held(&mut self, chunk: Box<[u8]>) {
+        self.held -= 1;
+        self.give_back(chunk);
+    }
+
+    /// Whether the next segment may find no chunk because others hold many: they have half of all,
+    /// or a quarter while senders have the rest.
+    pub(crate) fn is_pressed(&self) -> bool {
+        let needed = SEGMENT_CHUNKS.min(self.held_max() / 8).max(1);
+        self.held + needed > self.held_max()
+            || (self.held > self.in_use_max / 4 && self.in_use + needed > self.in_use_max)
     }
 
     fn give_back(&mut self, chunk: Box<[u8]>) {
@@ -94,9 +142,9 @@ impl ChunkPool {
         self.in_use * CHUNK
     }
 
-    /// Whether more than three quarters are in use: time to stop growing windows.
+    /// Whether three quarters are in use: time to stop growing windows.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.in_use * 4 > self.in_use_max * 3
+        self.in_use * 4 >= self.in_use_max * 3
     }
 }
 

@@ -225,12 +225,11 @@ fn mac(key: Key, tuple: &FourTuple, peer_isn: u32, size: u32) -> u32 {
 mod tests {
     use super::*;
     use crate::time::Duration;
+    use std::net::SocketAddr;
 
     fn tuple(port: u16) -> FourTuple {
-        FourTuple {
-            local: "192.0.2.1:4500".parse().unwrap(),
-            remote: format!("198.51.100.7:{port}").parse().unwrap(),
-        }
+        let local: SocketAddr = "192.0.2.1:4500".parse().unwrap();
+        FourTuple::new(local, SocketAddr::from(([198, 51, 100, 7], port)))
     }
 
     fn syn() -> Options {

@@ -96,7 +96,7 @@ impl Pair {
         let b: std::net::SocketAddr = "192.0.2.2:4500".parse().unwrap();
         let settings = settings(control);
         let end = |local, remote, isn| {
-            let tuple = FourTuple { local, remote };
+            let tuple = FourTuple::new(local, remote);
             End {
                 connection: Connection::open(tuple, isn, 77, &settings, now),
                 pool: ChunkPool::new(64 << 20),

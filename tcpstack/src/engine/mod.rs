@@ -88,6 +88,11 @@ impl Shared {
         &mut self.pool
     }
 
+    /// Octets that frames may still be written to, whatever their connections allow.
+    pub(crate) fn send_room(&self) -> usize {
+        self.pool.send_room()
+    }
+
     pub(crate) fn buffer_bytes(&self) -> usize {
         self.pool.octets_in_use()
     }

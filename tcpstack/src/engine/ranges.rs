@@ -64,6 +64,11 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
         (start < end).then_some(start..end)
     }
 
+    /// How many octets the ranges hold.
+    pub(crate) fn octets(&self) -> u64 {
+        self.octets
+    }
+
     /// How many octets the ranges hold on the average; zero for an empty set.
     pub(crate) fn mean_len(&self) -> u64 {
         self.octets / (self.ranges.len() as u64).max(1)

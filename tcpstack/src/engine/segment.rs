@@ -2,12 +2,13 @@
 
 use crate::api::{DropReason, HEADERS_BYTES_MAX};
 use crate::config::{RxChecksum, TxChecksum};
+use crate::table::End;
 pub(crate) use crate::table::FourTuple;
 use crate::time::Instant;
 use smoltcp::wire::{
     IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpOption, TcpPacket, TcpSeqNumber,
 };
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 /// Most SACK blocks in one segment (RFC 2018, 3: four without, three with timestamps).
 pub(crate) const SACK_BLOCKS_MAX: usize = 4;
@@ -123,8 +124,8 @@ pub(crate) fn parse(packet: &[u8], checksum: RxChecksum) -> Result<Arrived, Drop
     let payload = tcp_range.start + usize::from(tcp.header_len())..tcp_range.end;
     Ok(Arrived {
         tuple: FourTuple {
-            local: SocketAddr::new(destination, tcp.dst_port()),
-            remote: SocketAddr::new(source, tcp.src_port()),
+            local: End::new(destination, tcp.dst_port()),
+            remote: End::new(source, tcp.src_port()),
         },
         segment: read_segment(&tcp, payload.len()),
         payload,

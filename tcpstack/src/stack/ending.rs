@@ -1,6 +1,7 @@
 //! The end of connections: told to the caller, said to the peer, forgotten.
 
 use super::Stack;
+use super::holders::Place;
 use crate::api::{CloseReason, ConnId};
 
 impl Stack {
@@ -68,6 +69,7 @@ impl Stack {
         self.prefixes.remove(tuple.remote.ip());
         self.wheel.cancel(index);
         if let Some(mut entry) = self.slots.remove(index) {
+            self.holders.shift(index, entry.place, Place::default());
             entry.connection.release(self.context.pool());
         }
     }

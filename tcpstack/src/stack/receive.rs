@@ -75,6 +75,10 @@ impl Stack {
             self.release(index);
             return self.receive_unknown(arrived, payload, deliver);
         }
+        if segment.payload_len > 0 && self.context.pool().is_pressed() {
+            self.relieve(index);
+        }
+        let Some(entry) = self.slots.get_mut(index) else { return Err(DropReason::NoConnection) };
         entry.segments_in += 1;
         let unheard = entry.news.ending;
         let mut octets_in = 0;
@@ -88,6 +92,7 @@ impl Stack {
         let disposition = entry.connection.handle(&mut context, segment, payload, &mut take);
         entry.octets_in += octets_in;
         self.due.push(index);
+        self.note_holding(index);
         self.notice(index);
         self.conclude(disposition, &arrived.tuple)
     }
@@ -259,16 +264,12 @@ impl Stack {
     }
 
     fn notice_data(&mut self, index: u32) {
-        let settings = self.context.settings();
         let Some(entry) = self.slots.get_mut(index).filter(|entry| entry.is_open()) else { return };
         entry.news.readable |= entry.connection.unread() > 0;
-        if entry.wanted > 0 && entry.connection.send_capacity(settings) >= entry.wanted {
-            entry.wanted = 0;
-            entry.news.writable = true;
-        }
-        if entry.news.readable || entry.news.writable {
+        if entry.news.readable {
             self.eventful.push(index);
         }
+        self.notice_room(index);
     }
 
     /// Ends a connection that the engine closed, or whose peer has sent FIN once everything before

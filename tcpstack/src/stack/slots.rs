@@ -1,5 +1,6 @@
 //! The connections of a stack: each in a slot whose index is its name's.
 
+use super::holders::Place;
 use crate::api::{CloseReason, ConnId, ConnInfo};
 use crate::engine::connection::{Connection, State};
 use crate::table::FourTuple;
@@ -17,6 +18,8 @@ pub(super) struct Entry {
     pub(super) wanted: usize,
     /// The caller has not vouched for the peer: the connection gives way under pressure.
     pub(super) unproven: bool,
+    /// Among those that hold octets behind holes.
+    pub(super) place: Place,
     pub(super) news: News,
 }
 
@@ -44,6 +47,7 @@ impl Entry {
             octets_out: 0,
             segments_in: 0,
             wanted: 0,
+            place: Place::default(),
             news: News::default(),
         }
     }
@@ -62,8 +66,8 @@ impl Entry {
         let (unsent, waiting_since) = self.connection.unsent();
         let bytes = |octets: u64| usize::try_from(octets).unwrap_or(usize::MAX);
         ConnInfo {
-            local: self.connection.tuple.local,
-            remote: self.connection.tuple.remote,
+            local: self.connection.tuple.local.into(),
+            remote: self.connection.tuple.remote.into(),
             originator: self.connection.originator,
             opened_at: self.opened_at,
             heard_at: self.connection.last_heard,
@@ -204,11 +208,11 @@ mod tests {
     use crate::engine::congestion::Controller;
 
     /// What an idle established connection costs: its slot, its entry, its congestion control, and
-    /// its places in the table, the wheel and the queues. Buffers and scoreboard hold nothing then.
+    /// its places in the table, the wheel, the queues and the lists of holders. Buffers and scoreboard hold nothing then.
     #[test]
     fn an_idle_connection_costs_at_most_a_kibibyte() {
         let slot = size_of::<Slot>() + size_of::<u32>();
-        let places = 2 * 8 + 2 * (size_of::<u32>() + 1) + 32;
+        let places = 2 * 8 + 3 * (size_of::<u32>() + 1) + 2 * size_of::<u32>() + 32;
         let boxed = size_of::<Entry>() + Controller::BOXED_BYTES_MAX;
         assert!(slot + places + boxed <= 1024, "{slot} + {places} + {boxed}");
     }

@@ -9,5 +9,6 @@
 
 mod blind;
 mod greedy;
+mod hoard;
 mod raw;
 mod syn;

@@ -46,7 +46,11 @@ pub(crate) fn config() -> StackConfig {
 impl Raw {
     /// Opens a connection from the peer to the engine.
     pub(crate) fn open(timestamps: bool) -> Self {
-        let config = config();
+        Self::open_with(config(), timestamps)
+    }
+
+    /// The same, with other limits.
+    pub(crate) fn open_with(config: StackConfig, timestamps: bool) -> Self {
         let mut stack = Stack::new(config.clone(), [4; 32]).unwrap();
         stack.listen(4500);
         let mut raw = Self {
@@ -79,6 +83,25 @@ impl Raw {
         raw.stack.vouch(raw.id);
         raw.sent();
         raw
+    }
+
+    /// Opens a connection of another peer, which has no timestamps and whose next octet is the
+    /// first behind its SYN. What it sends is given by [`Raw::deliver`].
+    pub(crate) fn open_other(&mut self, peer: SocketAddr) -> Segment {
+        let mut other = Segment {
+            source: peer,
+            seq: ISN,
+            flags: flags::SYN,
+            options: OFFER[..4].to_vec(),
+            ..self.segment(b"")
+        };
+        self.deliver(&other);
+        let answer = self.sent().into_iter().find(|answer| answer.destination == peer).unwrap();
+        other.seq = ISN.wrapping_add(1);
+        other.ack = answer.seq.wrapping_add(1);
+        (other.flags, other.options) = (flags::ACK, Vec::new());
+        assert_eq!(self.deliver(&other), SegmentOutcome::Accepted);
+        other
     }
 
     /// The peer's next segment, which acknowledges everything that it has received.

@@ -13,6 +13,11 @@ const HOLES_MAX: usize = 4096;
 /// that a peer that sends single octets cannot make the list long.
 const HOLES_FREE: usize = 64;
 const RUN_MEAN_MIN: u64 = 256;
+/// So many chunks may hold single octets behind holes; with more, their mean must reach
+/// `CHUNK_MEAN_MIN` octets, so that a peer that sends an octet here and there does not fill memory
+/// with them: one segment in each is enough.
+const CHUNKS_FREE: u64 = 8;
+const CHUNK_MEAN_MIN: u64 = 1024;
 
 /// What lies behind a hole, or arrived in order and was not taken yet.
 #[derive(Debug)]
@@ -29,13 +34,15 @@ pub(crate) struct ReceiveBuffer {
 pub(crate) struct Kept {
     /// Chunk-sized pages from `base` on; a page without octets has no chunk.
     pages: VecDeque<Option<Box<[u8]>>>,
+    /// How many of them have one.
+    chunks: usize,
     /// What is held at or above the next expected octet.
     held: Ranges<HOLES_MAX>,
 }
 
 impl Kept {
     const fn nothing() -> Self {
-        Self { pages: VecDeque::new(), held: Ranges::new() }
+        Self { pages: VecDeque::new(), chunks: 0, held: Ranges::new() }
     }
 }
 
@@ -84,14 +91,16 @@ impl ReceiveBuffer {
         self.base = self.taken / CHUNK_U64 * CHUNK_U64;
     }
 
-    /// Keeps `data`, which begins at `offset`, at or above what was taken.
+    /// Keeps `data`, which begins at `offset`, at or above what was taken and at or above `next`, the
+    /// first octet that has not come.
     pub(crate) fn insert(
         &mut self,
         pool: &mut ChunkPool,
+        next: u64,
         offset: u64,
         data: &[u8],
     ) -> Result<(), Full> {
-        if self.kept.held.len() > HOLES_FREE && self.kept.held.mean_len() < RUN_MEAN_MIN {
+        if self.is_scattered(next, data.len()) {
             return Err(Full);
         }
         self.kept.hold(&mut pool.spares.kept);
@@ -113,6 +122,15 @@ impl ReceiveBuffer {
         Ok(())
     }
 
+    /// Whether the peer has left more holes than a path makes.
+    fn is_scattered(&self, next: u64, len: usize) -> bool {
+        let held = &self.kept.held;
+        let (in_order, _) = self.place(next);
+        let chunks = self.kept.chunks.saturating_sub(in_order) as u64;
+        (held.len() > HOLES_FREE && held.mean_len() < RUN_MEAN_MIN)
+            || (chunks > CHUNKS_FREE && held.octets() + (len as u64) < chunks * CHUNK_MEAN_MIN)
+    }
+
     #[allow(clippy::cast_possible_truncation)] // Bounded by the window, far below 2^32.
     fn place(&self, offset: u64) -> (usize, usize) {
         let distance = offset - self.base;
@@ -127,10 +145,9 @@ impl ReceiveBuffer {
         }
         for page in first..=last {
             if self.kept.pages[page].is_none() {
-                match pool.take() {
-                    Some(chunk) => self.kept.pages[page] = Some(chunk),
-                    None => return false,
-                }
+                let Some(chunk) = pool.take_held() else { return false };
+                self.kept.pages[page] = Some(chunk);
+                self.kept.chunks += 1;
             }
         }
         true
@@ -190,10 +207,37 @@ impl ReceiveBuffer {
     /// Returns the pages below what was taken.
     fn drop_pages(&mut self, pool: &mut ChunkPool) {
         while self.base + CHUNK_U64 <= self.taken && !self.kept.pages.is_empty() {
-            if let Some(Some(chunk)) = self.kept.pages.pop_front() {
-                pool.give_back(chunk);
-            }
+            let page = self.kept.pages.pop_front();
+            self.give_back(pool, page);
             self.base += CHUNK_U64;
+        }
+    }
+
+    fn give_back(&mut self, pool: &mut ChunkPool, page: Option<Option<Box<[u8]>>>) {
+        if let Some(Some(chunk)) = page {
+            pool.give_back_held(chunk);
+            self.kept.chunks -= 1;
+        }
+    }
+
+    /// Chunks in use while there is something behind a hole; none if there is not.
+    pub(crate) fn chunks_behind_holes(&self) -> usize {
+        if self.kept.held.is_empty() { 0 } else { self.kept.chunks }
+    }
+
+    /// Forgets what lies behind holes, at or above `next`.
+    pub(crate) fn renege(&mut self, pool: &mut ChunkPool, next: u64) {
+        if self.kept.held.is_empty() {
+            return;
+        }
+        self.kept.held.clear();
+        if self.taken >= next {
+            return self.restart(pool);
+        }
+        let (last, _) = self.place(next - 1);
+        while self.kept.pages.len() > last + 1 {
+            let page = self.kept.pages.pop_back();
+            self.give_back(pool, page);
         }
     }
 
@@ -202,8 +246,9 @@ impl ReceiveBuffer {
         if self.kept.is_idle() {
             return;
         }
-        for chunk in self.kept.pages.drain(..).flatten() {
-            pool.give_back(chunk);
+        while !self.kept.pages.is_empty() {
+            let page = self.kept.pages.pop_front();
+            self.give_back(pool, page);
         }
         self.kept.held.clear();
     }

@@ -122,6 +122,7 @@ impl Connection {
             Self::new(tuple, State::SynSent, isn, timestamp_offset, true, settings, now);
         connection.timestamps = true;
         connection.sack = true;
+        connection.prove(); // It is whom we asked for.
         connection
     }
 
@@ -196,7 +197,7 @@ impl Connection {
         #[allow(clippy::cast_possible_truncation)] // 72 at most.
         let headers = (ip_header_len(self.tuple.local.ip()) + TCP_HEADER + options) as u16;
         let least = if self.tuple.local.is_ipv4() { MTU_OF_SILENT_ROUTERS } else { MTU_MIN };
-        let mtu = if mtu == 0 || self.tuple.local.is_ipv6() { mtu.max(least) } else { mtu };
+        let mtu = if mtu == 0 || !self.tuple.local.is_ipv4() { mtu.max(least) } else { mtu };
         self.tx.packet_too_big(offset, mtu.saturating_sub(headers), now)
     }
 
@@ -217,6 +218,21 @@ impl Connection {
     /// Whether the handshake is done and the end has not come.
     pub(crate) fn is_synchronized(&self) -> bool {
         !matches!(self.state, State::SynSent | State::SynReceived | State::Closed)
+    }
+
+    /// The peer has proven itself: its window may grow.
+    pub(crate) fn prove(&mut self) {
+        self.rx.proven = true;
+    }
+
+    /// Chunks of memory that it holds while there are octets behind holes.
+    pub(crate) fn chunks_behind_holes(&self) -> usize {
+        self.rx.buffer.chunks_behind_holes()
+    }
+
+    /// Forgets the octets behind holes (RFC 2018, 8).
+    pub(crate) fn renege(&mut self, pool: &mut ChunkPool) {
+        self.rx.renege(pool);
     }
 
     /// Why it ended, once it has.

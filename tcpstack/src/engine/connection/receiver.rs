@@ -8,7 +8,7 @@ use crate::engine::segment::{SACK_BLOCKS_MAX, TIMESTAMP_OPTION};
 use crate::time::{Duration, Instant};
 use std::ops::Range;
 
-/// Window of a new connection, in octets; it grows with what the peer sends.
+/// Window of a new connection, in octets; it grows with what a peer sends that has proven itself.
 const WINDOW_INITIAL: u64 = 64 * 1024;
 /// Segments at the start that are acknowledged at once, so that the peer's slow start is not held.
 const QUICK_ACKS: u8 = 16;
@@ -41,6 +41,8 @@ pub(crate) struct Receiver {
     pub(super) edge: u64,
     pub(super) limit: u64,
     pub(super) scale: u8,
+    /// The window may grow: nobody who is not known gets more than the first one.
+    pub(super) proven: bool,
     pub(super) buffer: ReceiveBuffer,
     /// The timestamp to echo, and when it came (RFC 7323, 4.3).
     pub(super) ts_recent: Option<(u32, Instant)>,
@@ -101,6 +103,7 @@ impl Receiver {
             edge: 0,
             limit: WINDOW_INITIAL.min(settings.receive_max as u64),
             scale: settings.window_scale,
+            proven: false,
             buffer: ReceiveBuffer::new(),
             ts_recent: None,
             last_ack_sent: 0,
@@ -230,7 +233,7 @@ impl Receiver {
         let at = self.nxt + taken as u64;
         self.buffer.pass(context.pool, at);
         let rest = &octets[taken..];
-        if !rest.is_empty() && self.buffer.insert(context.pool, at, rest).is_err() {
+        if !rest.is_empty() && self.buffer.insert(context.pool, at, at, rest).is_err() {
             self.advance(context, at);
             self.ack_now = true;
             return Payload::Refused;
@@ -271,7 +274,7 @@ impl Receiver {
             self.note_duplicate(range);
             return Payload::Duplicate;
         }
-        if self.buffer.insert(context.pool, from, octets).is_err() {
+        if self.buffer.insert(context.pool, self.nxt, from, octets).is_err() {
             self.ack_now = true;
             return Payload::Refused;
         }
@@ -328,6 +331,16 @@ impl Receiver {
         }
     }
 
+    /// Forgets the octets behind holes, which the peer keeps until they are acknowledged by number
+    /// (RFC 2018, 8); nothing that was is given up.
+    pub(super) fn renege(&mut self, pool: &mut ChunkPool) {
+        let data_end = self.data_end();
+        self.buffer.renege(pool, data_end);
+        if self.holes.since.is_some() {
+            self.holes.since = None;
+        }
+    }
+
     /// Remembers what to report as received twice (RFC 2883, 4).
     pub(super) fn note_duplicate(&mut self, range: Range<u64>) {
         self.ack_now = true;
@@ -341,7 +354,7 @@ impl Receiver {
     fn grow(&mut self, context: &Context<'_>) {
         let settings = context.settings;
         let arrived = self.nxt - self.growth.from;
-        if arrived * 2 > self.limit && !context.pool.is_scarce() {
+        if self.proven && arrived * 2 > self.limit && !context.pool.is_scarce() {
             let max = (settings.receive_max as u64).min(u64::from(u16::MAX) << self.scale);
             self.limit = (self.limit * 2).min(max);
         }
