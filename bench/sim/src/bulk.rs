@@ -1,5 +1,6 @@
 //! Goodput and fairness in virtual time: several senders share one bottleneck to one receiver.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -53,7 +54,22 @@ impl Bulk {
     /// # Errors
     /// A stack refused its configuration, or a connection did not open or broke.
     pub fn run(&self) -> Result<Vec<f64>> {
-        let mut run = Run::new(self)?;
+        self.play(&mut Run::new(self)?)
+    }
+
+    /// The share of segments with data that came to the receiver although they had come before:
+    /// retransmissions for nothing.
+    ///
+    /// # Errors
+    /// As with [`Self::run`].
+    pub fn needless(&self) -> Result<f64> {
+        let mut run = Run { arrivals: Some(Arrivals::default()), ..Run::new(self)? };
+        self.play(&mut run)?;
+        let Arrivals { known, again } = run.arrivals.unwrap_or_default();
+        Ok(again as f64 / (known.len() as u64 + again) as f64)
+    }
+
+    fn play(&self, run: &mut Run) -> Result<Vec<f64>> {
         let (start, end) = (run.now + self.warm_up, run.now + self.duration);
         let mut before = Vec::new();
         while run.now < end {
@@ -102,6 +118,24 @@ struct Sender {
     starts_at: Instant,
 }
 
+/// Segments with data that came to the receiver.
+#[derive(Default)]
+struct Arrivals {
+    /// Source and sequence number of each.
+    known: HashSet<(SocketAddr, u32)>,
+    /// How many came again.
+    again: u64,
+}
+
+impl Arrivals {
+    fn note(&mut self, packet: &[u8]) {
+        let Some(segment) = packet::Segment::read(packet) else { return };
+        if !segment.payload.is_empty() && !self.known.insert((segment.source, segment.seq)) {
+            self.again += 1;
+        }
+    }
+}
+
 struct Run {
     now: Instant,
     senders: Vec<Sender>,
@@ -109,6 +143,8 @@ struct Run {
     there: Link,
     back: Link,
     received: Vec<u64>,
+    /// If anybody asks.
+    arrivals: Option<Arrivals>,
 }
 
 /// A stack for bulk data: large buffers, checksums left out on both sides.
@@ -154,6 +190,7 @@ impl Run {
         Ok(Self {
             now,
             received: vec![0; senders.len()],
+            arrivals: None,
             senders,
             receiver,
             there: Link::new(bulk.link, random.fork()),
@@ -179,6 +216,9 @@ impl Run {
     fn receive(&mut self) {
         let now = self.now;
         while let Some(mut packet) = self.there.pop(now) {
+            if let Some(arrivals) = &mut self.arrivals {
+                arrivals.note(&packet);
+            }
             let from = packet::addresses(&packet).and_then(|(source, _)| sender_of(source));
             let Some(received) = from.and_then(|from| self.received.get_mut(from)) else {
                 continue;

@@ -90,6 +90,42 @@ fn rfc2018_4_the_newest_block_comes_first() {
     );
 }
 
+/// RFC 2018, 4: no block stays untold because a batch brought more than one acknowledgment can
+/// carry. The last one begins with the newest; duplicates are reported there (RFC 2883, 4).
+#[test]
+fn rfc2018_4_a_batch_with_many_holes_is_answered_by_several() {
+    play(
+        "open timestamps 65535
+         < . 101(100) ack 1 ts=2 | . 301(100) ack 1 ts=2 | . 501(100) ack 1 ts=2 \
+           | . 701(100) ack 1 ts=2 | . 901(100) ack 1 ts=2 | . 401(10) ack 1 ts=2
+         > . 1(0) ack 1 ts:1 sack 501-601,101-201
+         > . 1(0) ack 1 ts:1 sack 301-411,901-1001,701-801
+         < . 1101(100) ack 1 ts=2 | . 1301(100) ack 1 ts=2 | . 1101(100) ack 1 ts=2
+         > . 1(0) ack 1 ts:1 sack 1101-1201,1101-1201,1301-1401
+         < . 1501(100) ack 1 ts=2 | . 1(100) ack 1 ts=2
+         > . 1(0) ack 201 ts:2 sack 1501-1601,1101-1201,1301-1401",
+    );
+}
+
+/// RFC 5681, 4.2: without SACK the peer counts repetitions, and each segment out of order is one.
+#[test]
+fn rfc5681_4_2_without_sack_a_batch_is_answered_by_as_many_repetitions() {
+    play(
+        "open bare 65535
+         < . 1(100) ack 1 | . 201(100) ack 1 | . 301(100) ack 1 | . 401(100) ack 1
+         > . 1(0) ack 101
+         > . 1(0) ack 101
+         > . 1(0) ack 101
+         > . 1(0) ack 101
+         write 10
+         > . 1(10) ack 101
+         < . 501(100) ack 1
+         > . 11(0) ack 101
+         < . 101(100) ack 1
+         > . 11(0) ack 601",
+    );
+}
+
 /// RFC 2018, 2: without the permission no blocks.
 #[test]
 fn rfc2018_2_sack_needs_the_permission() {

@@ -11,7 +11,7 @@
 //! event opened | event closed REASON | event writable
 //! ```
 //!
-//! `<` gives the stack a segment, `>` expects one of it. FLAGS are of `SFRPU.`, where `.` is ACK and
+//! `<` gives the stack a segment, or a batch of several with `|` between; `>` expects one of it. FLAGS are of `SFRPU.`, where `.` is ACK and
 //! `P` need not be named. SEQ and ack count from the initial sequence numbers of each side, so
 //! that the SYN is 0; `=N` is an absolute number. Both real ones lie just below 2^32, so that every script wraps. A step may begin
 //! with `+T`: it happens T seconds after the step before it, and a segment that is expected must leave
@@ -207,7 +207,7 @@ impl Play {
             self.nothing_unexpected();
             self.mark = self.now;
             match words.strip_prefix('<') {
-                Some(arriving) => self.arrive(arriving),
+                Some(batch) => batch.split('|').for_each(|arriving| self.arrive(arriving)),
                 None => self.act(words),
             }
             self.collect();

@@ -1,7 +1,7 @@
 //! What we tell the peer of what we received: when, which window, which blocks.
 
 use super::receiver::Receiver;
-use crate::engine::segment::{SACK_BLOCKS_MAX, SackBlocks};
+use crate::engine::segment::SackBlocks;
 use crate::time::{Duration, Instant};
 use std::ops::Range;
 
@@ -55,13 +55,19 @@ impl Receiver {
         self.buffer.taken().max(1)
     }
 
-    /// An acknowledgment of everything so far leaves.
+    /// An acknowledgment leaves. Another one must follow it if it had no room for all blocks.
     pub(super) fn acknowledged(&mut self) {
+        // Without SACK only a repetition tells of what lies behind a hole.
+        let tells = self.blocks_max > 0 || self.last_ack_sent == self.nxt;
         self.last_ack_sent = self.nxt;
         self.unacknowledged = 0;
-        self.ack_now = false;
         self.ack_by = None;
-        if self.holes.duplicate.is_some() {
+        if tells && self.holes.runs.has_untold() {
+            let from = self.next_runs().start;
+            self.holes.runs.told_from(from);
+        }
+        self.ack_now = self.holes.runs.has_untold();
+        if !self.ack_now && self.holes.duplicate.is_some() {
             self.holes.duplicate = None;
         }
     }
@@ -71,25 +77,32 @@ impl Receiver {
         self.ack_now || self.ack_by.is_some_and(|at| at <= now)
     }
 
-    /// The SACK blocks of the next acknowledgment: a duplicate first (RFC 2883), then the runs that
-    /// grew last (RFC 2018, 4).
-    pub(super) fn sack_blocks(&self, timestamps: bool) -> SackBlocks {
-        let most = if timestamps { SACK_BLOCKS_MAX - 1 } else { SACK_BLOCKS_MAX };
+    /// The runs that the next acknowledgment tells of, by their places. The last one of a batch
+    /// tells of the duplicate.
+    fn next_runs(&self) -> Range<usize> {
+        let last = self.blocks_max - usize::from(self.reports_duplicate());
+        self.holes.runs.next(self.blocks_max.max(1), last)
+    }
+
+    fn reports_duplicate(&self) -> bool {
+        self.blocks_max > 0 && self.holes.duplicate.is_some()
+    }
+
+    /// The SACK blocks of the next acknowledgment: a duplicate first (RFC 2883), then runs, those that
+    /// grew last in front (RFC 2018, 4).
+    pub(super) fn sack_blocks(&self) -> SackBlocks {
         let mut blocks = SackBlocks::default();
-        let mut told: [Option<Range<u64>>; SACK_BLOCKS_MAX] = Default::default();
-        if let Some(range) = &self.holes.duplicate {
+        if self.blocks_max == 0 {
+            return blocks;
+        }
+        let places = self.next_runs();
+        if let Some(range) = self.holes.duplicate.as_ref().filter(|_| places.start == 0) {
             blocks.push(self.space.wire(range.start), self.space.wire(range.end));
         }
-        for offset in self.holes.recent {
-            if offset < self.nxt || blocks.len() >= most {
-                continue;
+        for octet in self.holes.runs.at(places) {
+            if let Some(run) = self.buffer.run_containing(*octet) {
+                blocks.push(self.space.wire(run.start), self.space.wire(run.end));
             }
-            let Some(run) = self.buffer.run_containing(offset) else { continue };
-            if told.iter().flatten().any(|known| *known == run) {
-                continue;
-            }
-            blocks.push(self.space.wire(run.start), self.space.wire(run.end));
-            told[blocks.len() - 1] = Some(run);
         }
         blocks
     }

@@ -12,6 +12,7 @@ mod output;
 mod plan;
 mod receiver;
 mod recovery;
+mod runs;
 mod sender;
 mod timers;
 mod undo;
@@ -22,7 +23,7 @@ pub(crate) use output::Progress;
 use super::buffer::{ChunkPool, Full};
 use super::congestion::CongestionControl;
 use super::cookie::Recalled;
-use super::segment::{FourTuple, Marks, Segment, TIMESTAMP_OPTION, ip_header_len};
+use super::segment::{FourTuple, Marks, SACK_BLOCKS_MAX, Segment, TIMESTAMP_OPTION, ip_header_len};
 use crate::api::CloseReason;
 use crate::config::{MTU_MIN, TxChecksum};
 use crate::time::{Duration, Instant};
@@ -184,6 +185,11 @@ impl Connection {
         let options = if self.timestamps { TIMESTAMP_OPTION as u16 } else { 0 };
         self.tx.limit_mss(mss - options);
         self.tx.sack = self.sack;
+        self.rx.blocks_max = match (self.sack, self.timestamps) {
+            (false, _) => 0,
+            (true, false) => SACK_BLOCKS_MAX,
+            (true, true) => SACK_BLOCKS_MAX - 1,
+        };
         self.tx.peer_scale = peer_scale.unwrap_or(0);
         self.rx.scale = if peer_scale.is_some() { settings.window_scale } else { 0 };
         self.rx.limit_to_scale();

@@ -38,12 +38,11 @@ impl Connection {
             return Progress::Done;
         }
         let progress = self.send_data(context, turn, sink);
-        if progress != Progress::NoRoom && self.rx.wants_ack(context.now) {
+        while progress != Progress::NoRoom && self.rx.wants_ack(context.now) {
             if !sink.has_room() {
                 return Progress::NoRoom;
             }
-            let sack = self.sack_blocks();
-            self.send_empty(self.tx.nxt, sack, context, sink);
+            self.send_empty(self.tx.nxt, context, sink);
         }
         progress
     }
@@ -58,13 +57,8 @@ impl Connection {
     fn send_probe(&mut self, context: &Context<'_>, sink: &mut impl Transmit) {
         if std::mem::take(&mut self.probe_peer) {
             let below = self.tx.una.saturating_sub(1);
-            let sack = self.sack_blocks();
-            self.send_empty(below, sack, context, sink);
+            self.send_empty(below, context, sink);
         }
-    }
-
-    fn sack_blocks(&self) -> SackBlocks {
-        if self.sack { self.rx.sack_blocks(self.timestamps) } else { SackBlocks::default() }
     }
 
     /// The SYN, or after a simultaneous open the SYN with an acknowledgment.
@@ -171,7 +165,7 @@ impl Connection {
                 break;
             }
         }
-        if !(self.sack && self.rx.has_sack_to_tell()) {
+        if !self.rx.has_more_to_tell() {
             self.rx.acknowledged();
         }
         start
@@ -181,10 +175,10 @@ impl Connection {
     pub(super) fn send_empty(
         &mut self,
         offset: u64,
-        sack: SackBlocks,
         context: &Context<'_>,
         sink: &mut impl Transmit,
     ) {
+        let sack = self.rx.sack_blocks();
         let segment = self.segment(offset, Flags::default(), sack, context);
         self.emit(&self.headers(&segment, context), 0..0, 1, sink);
         self.rx.acknowledged();

@@ -1,5 +1,6 @@
 //! The receiving direction: what is expected, what the peer may send, and when to acknowledge.
 
+use super::runs::Runs;
 use super::{Context, Settings};
 use crate::engine::buffer::{ChunkPool, ReceiveBuffer};
 use crate::engine::lazy::{Idle, Lazy};
@@ -17,8 +18,6 @@ const PAWS_LIFETIME: Duration = Duration::from_secs(24 * 24 * 3600);
 /// Over how long the peer's sending is watched before its window grows: the round trip of a
 /// satellite and more.
 const GROWTH_PERIOD: Duration = Duration::from_secs(1);
-/// Recent runs remembered for SACK blocks (RFC 2018, 4).
-const RECENT_RUNS: usize = 3;
 
 /// What became of a segment's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +49,8 @@ pub(crate) struct Receiver {
     /// Octets in order since the last acknowledgment.
     pub(super) unacknowledged: u64,
     pub(super) quick_acks: u8,
+    /// SACK blocks for which an acknowledgment has room; none if the peer does not know them.
+    pub(super) blocks_max: usize,
     pub(super) ack_now: bool,
     pub(super) ack_by: Option<Instant>,
     pub(super) finished: bool,
@@ -64,15 +65,14 @@ pub(super) struct Holes {
     pub(super) fin: Option<u64>,
     /// What came twice and was not reported yet.
     pub(super) duplicate: Option<Range<u64>>,
-    /// An octet of each run that grew, the last one first.
-    pub(super) recent: [u64; RECENT_RUNS],
+    pub(super) runs: Runs,
     /// When the hole at the front opened.
     pub(super) since: Option<Instant>,
 }
 
 impl Holes {
     const fn none() -> Self {
-        Self { fin: None, duplicate: None, recent: [0; RECENT_RUNS], since: None }
+        Self { fin: None, duplicate: None, runs: Runs::new(), since: None }
     }
 }
 
@@ -109,6 +109,7 @@ impl Receiver {
             last_ack_sent: 0,
             unacknowledged: 0,
             quick_acks: QUICK_ACKS,
+            blocks_max: 0,
             ack_now: false,
             ack_by: None,
             finished: false,
@@ -255,6 +256,9 @@ impl Receiver {
         deliver: &mut dyn FnMut(&mut [u8]) -> usize,
     ) {
         self.ack_now = true;
+        // Repetitions of the number before this one mean nothing any more.
+        let told = if self.blocks_max > 0 { self.nxt } else { u64::MAX };
+        self.holes.runs.forget_below(told);
         self.buffer.lend(context.pool, self.nxt, deliver);
         self.close_hole(context);
     }
@@ -307,17 +311,9 @@ impl Receiver {
     fn note_run(&mut self, from: u64, now: Instant) {
         self.ack_now = true; // RFC 5681, 4.2: out of order is acknowledged at once.
         self.holes.since.get_or_insert(now);
-        let run = self.buffer.run_containing(from);
-        match self
-            .holes
-            .recent
-            .iter()
-            .position(|known| run.as_ref().is_some_and(|r| r.contains(known)))
-        {
-            Some(at) => self.holes.recent[..=at].rotate_right(1),
-            None => self.holes.recent.rotate_right(1),
-        }
-        self.holes.recent[0] = from;
+        // Without SACK each segment is answered by a repetition of its own (RFC 5681, 3.2).
+        let run = self.buffer.run_containing(from).filter(|_| self.blocks_max > 0);
+        self.holes.runs.grew(from, |known| run.as_ref().is_some_and(|run| run.contains(&known)));
     }
 
     /// The hole at the front is filled: how long frames waited behind it.
@@ -383,8 +379,9 @@ impl Receiver {
         true
     }
 
-    /// Whether an acknowledgment has more to tell than a segment of data can carry.
-    pub(super) fn has_sack_to_tell(&self) -> bool {
+    /// Whether an acknowledgment has more to tell than a segment of data can carry: blocks, or that
+    /// it is a repetition (RFC 5681, 2).
+    pub(super) fn has_more_to_tell(&self) -> bool {
         self.holes.since.is_some() || self.holes.duplicate.is_some()
     }
 
