@@ -21,7 +21,8 @@ struct Epoch {
     ssthresh: u64,
     /// Window before the last reduction, in segments.
     w_max: f64,
-    /// When the present growth started, and the window in segments then.
+    /// When the present growth started, later by the times in which the window was not used, and the
+    /// window in segments then.
     start: Option<(Instant, f64)>,
     /// The window that Reno would have, in segments (RFC 9438, 4.3).
     w_est: f64,
@@ -36,11 +37,14 @@ pub(crate) struct Cubic {
     now: Epoch,
     before: Option<Epoch>,
     hystart: HyStart,
+    /// Up to when it is known whether the window was used.
+    judged_until: Instant,
 }
 
 #[allow(clippy::cast_precision_loss, clippy::cast_sign_loss, clippy::cast_possible_truncation)]
 impl Cubic {
-    pub(crate) fn new(mss: u64) -> Self {
+    pub(crate) fn new(mss: u64, now: Instant) -> Self {
+        let judged_until = now;
         let now = Epoch {
             window: initial_window(mss),
             ssthresh: MAX_WINDOW,
@@ -49,7 +53,7 @@ impl Cubic {
             w_est: 0.0,
             credit: 0.0,
         };
-        Self { mss, now, before: None, hystart: HyStart::new() }
+        Self { mss, now, before: None, hystart: HyStart::new(), judged_until }
     }
 
     pub(crate) fn set_initial_window(&mut self, window: u64) {
@@ -70,6 +74,7 @@ impl Cubic {
     }
 
     pub(crate) fn on_ack(&mut self, sample: &AckSample) {
+        self.judge_use(sample.window_limited, sample.now);
         if sample.recovering || !sample.window_limited {
             return;
         }
@@ -79,6 +84,15 @@ impl Cubic {
             self.avoid(sample);
         }
         self.now.window = self.now.window.min(MAX_WINDOW);
+    }
+
+    /// The time since the last judgement counts as growth only if the window was used
+    /// (RFC 9438, 4.2 and 5.8); else the window would jump as soon as it is.
+    fn judge_use(&mut self, used: bool, now: Instant) {
+        let elapsed = now.since(std::mem::replace(&mut self.judged_until, now));
+        if let Some((start, _)) = self.now.start.as_mut().filter(|_| !used) {
+            *start = *start + elapsed;
+        }
     }
 
     fn slow_start(&mut self, sample: &AckSample) {
@@ -162,14 +176,15 @@ impl Cubic {
         }
     }
 
-    pub(crate) fn on_restart(&mut self, idle: Duration, rto: Duration) {
-        // RFC 9438, 5.8: time without sending must not count as growth.
-        self.now.start = None;
-        self.now.w_est = 0.0;
+    pub(crate) fn on_restart(&mut self, idle: Duration, rto: Duration, now: Instant) {
+        self.judge_use(false, now);
         // RFC 5681, 4.1: after an RTO of silence the old window is no longer known to be safe.
         if idle > rto {
             self.now.ssthresh = self.now.ssthresh.max(self.now.window * 3 / 4);
             self.now.window = self.now.window.min(initial_window(self.mss));
+            // Growth starts anew behind the slow start that follows.
+            self.now.start = None;
+            self.now.w_est = 0.0;
         }
     }
 

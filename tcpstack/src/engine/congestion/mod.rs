@@ -114,7 +114,7 @@ impl Controller {
     /// `seed` differs from connection to connection.
     pub(crate) fn new(kind: CongestionControl, mss: u64, seed: u32, now: Instant) -> Self {
         match kind {
-            CongestionControl::Cubic => Self::Cubic(Box::new(Cubic::new(mss))),
+            CongestionControl::Cubic => Self::Cubic(Box::new(Cubic::new(mss, now))),
             CongestionControl::Bbr => Self::Bbr(Box::new(Bbr::new(mss, seed, now))),
         }
     }
@@ -195,7 +195,7 @@ impl Controller {
     /// Sending starts again after the connection was idle for `idle`.
     pub(crate) fn on_restart(&mut self, idle: Duration, rto: Duration, now: Instant) {
         match self {
-            Self::Cubic(cubic) => cubic.on_restart(idle, rto),
+            Self::Cubic(cubic) => cubic.on_restart(idle, rto, now),
             Self::Bbr(bbr) => bbr.on_restart(now),
         }
     }

@@ -23,6 +23,38 @@ impl Path {
         Self { controller, now, base, rate, delivered: 0, rtt: base }
     }
 
+    /// After `pause`, the acknowledgment of a segment that was alone in flight.
+    fn trickle(&mut self, pause: Duration) {
+        self.now = self.now + pause;
+        self.delivered += MSS;
+        let sample = AckSample { app_limited: true, window_limited: false, ..self.sample(MSS, 0) };
+        self.controller.on_ack(&sample);
+    }
+
+    /// The acknowledgment of a segment, with `window` in flight before it.
+    fn sample(&self, window: u64, n: u64) -> AckSample {
+        AckSample {
+            now: self.now,
+            newly_delivered: MSS,
+            delivered: self.delivered,
+            prior_delivered: self.delivered.saturating_sub(window),
+            interval: self.rtt,
+            rtt: Some(self.rtt),
+            smoothed_rtt: Some(self.rtt),
+            pipe: window - MSS,
+            prior_pipe: window,
+            app_limited: false,
+            window_limited: true,
+            una: self.delivered,
+            nxt: self.delivered + window - n.min(1),
+            newest_in_flight: window,
+            newest_lost: 0,
+            sack: true,
+            recovering: false,
+            timed_out: false,
+        }
+    }
+
     /// One round trip with as much in flight as window and pacing allow.
     fn round(&mut self) {
         let paced = self.controller.pacing_rate(Some(self.rtt)).unwrap_or(u64::MAX) as f64;
@@ -34,26 +66,7 @@ impl Path {
         for n in 0..segments {
             self.now = self.now + self.rtt / u32::try_from(segments).unwrap();
             self.delivered += MSS;
-            let sample = AckSample {
-                now: self.now,
-                newly_delivered: MSS,
-                delivered: self.delivered,
-                prior_delivered: self.delivered.saturating_sub(window),
-                interval: self.rtt,
-                rtt: Some(self.rtt),
-                smoothed_rtt: Some(self.rtt),
-                pipe: window - MSS,
-                prior_pipe: window,
-                app_limited: false,
-                window_limited: true,
-                una: self.delivered,
-                nxt: self.delivered + window - n.min(1),
-                newest_in_flight: window,
-                newest_lost: 0,
-                sack: true,
-                recovering: false,
-                timed_out: false,
-            };
+            let sample = self.sample(window, n);
             self.controller.on_ack(&sample);
         }
     }
@@ -145,28 +158,34 @@ fn rfc9438_4_9_a_needless_reduction_is_undone() {
 #[test]
 fn rfc9438_5_8_growth_needs_use() {
     let mut path = cubic();
-    let sample = AckSample {
-        now: path.now,
-        newly_delivered: MSS,
-        delivered: MSS,
-        prior_delivered: 0,
-        interval: path.base,
-        rtt: Some(path.base),
-        smoothed_rtt: Some(path.base),
-        pipe: 0,
-        prior_pipe: MSS,
-        app_limited: true,
-        window_limited: false,
-        una: MSS,
-        nxt: MSS,
-        newest_in_flight: MSS,
-        newest_lost: 0,
-        sack: true,
-        recovering: false,
-        timed_out: false,
-    };
-    path.controller.on_ack(&sample);
+    path.trickle(Duration::from_millis(100));
     assert_eq!(path.window(), 10);
+}
+
+/// RFC 9438, 4.2 and 5.8: time in which the window was not used, with a little traffic or with
+/// none, is no time of growth: the window goes on where it was.
+#[test]
+fn rfc9438_5_8_growth_does_not_jump_after_little_use() {
+    let after_a_loss = || {
+        let mut path = cubic();
+        path.rounds(6);
+        path.lose();
+        path.rounds(10);
+        path
+    };
+    let (mut busy, mut quiet, mut idle) = (after_a_loss(), after_a_loss(), after_a_loss());
+    for _ in 0..1200 {
+        quiet.trickle(Duration::from_millis(100));
+        idle.now = idle.now + Duration::from_millis(100);
+        idle.controller.on_restart(
+            Duration::from_millis(100),
+            Duration::from_millis(300),
+            idle.now,
+        );
+    }
+    busy.rounds(5);
+    assert_eq!(quiet.rounds(5).window(), busy.window(), "two minutes of light traffic");
+    assert_eq!(idle.rounds(5).window(), busy.window(), "two minutes of pauses");
 }
 
 /// RFC 9406, 4.3: slow start ends as the queue grows, long before a loss.
