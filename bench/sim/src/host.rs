@@ -2,6 +2,7 @@
 //! to the simulator.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use culvert_tcpstack::{
@@ -72,6 +73,10 @@ pub trait Host {
     fn close(&mut self, id: ConnId);
     /// Ends at once.
     fn abort(&mut self, id: ConnId);
+    /// The longest time that octets have waited behind a hole; zero from a host that does not tell.
+    fn stood_still(&self) -> Duration {
+        Duration::ZERO
+    }
     /// Holds the host against its limits.
     ///
     /// # Errors
@@ -160,6 +165,10 @@ impl Host for EngineHost {
 
     fn abort(&mut self, id: ConnId) {
         self.stack.abort(id);
+    }
+
+    fn stood_still(&self) -> Duration {
+        Duration::from_micros(self.stack.head_of_line_delay().max())
     }
 
     fn check(&self, connections: &[ConnId]) -> Result<()> {

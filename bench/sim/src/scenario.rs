@@ -75,6 +75,8 @@ pub struct Report {
     pub octets: u64,
     /// Virtual time.
     pub elapsed: Duration,
+    /// The longest time that octets waited behind a hole.
+    pub stood_still: Duration,
     /// Why the connections of each end ended.
     pub reasons: [Vec<CloseReason>; 2],
 }
@@ -147,7 +149,9 @@ impl Scenario {
         }
         let elapsed = world.now.since(started);
         let octets = world.ledger.octets_checked;
-        Ok(Report { steps: world.steps, octets, elapsed, reasons })
+        let stood_still = world.hosts.iter().map(|host| host.stood_still()).max();
+        let stood_still = stood_still.unwrap_or_default();
+        Ok(Report { steps: world.steps, octets, elapsed, stood_still, reasons })
     }
 
     fn world(&self) -> Result<World> {

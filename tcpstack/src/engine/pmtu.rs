@@ -1,16 +1,20 @@
 //! The path's segment size: by ICMP where it comes, by probing where it does not (RFC 4821).
 //!
-//! A connection starts with what the interface and the peer allow. Two timeouts in a row of a full
-//! segment mean a black hole: the size falls to one that every path carries, and a search by halves
-//! for the true one begins, each step a segment of ordinary data that is larger than the others.
+//! A connection starts with what the interface and the peer allow. Two timeouts in a row of a large
+//! segment mean a black hole, and so do three losses of the first one while nothing as large
+//! arrives: small frames that do arrive beside it keep the timer from firing. The size falls to one
+//! that every path carries, and a search by halves for the true one begins, each step a segment of
+//! ordinary data that is larger than the others.
 
 use crate::time::{Duration, Instant};
 use std::ops::Range;
 
 /// What is taken to pass everywhere, in octets of payload (RFC 4821, 7.2).
 const BASE_MSS: u16 = 1024;
-/// Timeouts of full segments in a row that mean a black hole.
+/// Timeouts in a row of segments larger than that, which mean a black hole (RFC 4821, 7.7).
 const TIMEOUTS_MAX: u8 = 2;
+/// Losses of such a segment, found by what arrives behind it, which mean the same.
+const LOSSES_MAX: u8 = 3;
 /// A search ends when this little could be won.
 const PRECISION: u16 = 32;
 /// The path may have become wider after this time (RFC 4821, 7.3: the RFC's ten minutes).
@@ -26,34 +30,58 @@ pub(crate) struct PathMtu {
     /// The smallest size not believed to pass, less one.
     high: u16,
     timeouts: u8,
+    losses: u8,
     probe: Option<Range<u64>>,
     next_step: Option<Instant>,
 }
 
 impl PathMtu {
     pub(crate) fn new(ceiling: u16) -> Self {
-        Self { ceiling, high: ceiling, timeouts: 0, probe: None, next_step: None }
+        Self { ceiling, high: ceiling, timeouts: 0, losses: 0, probe: None, next_step: None }
     }
 
-    /// A full segment timed out; gives the size to fall back to when that means a black hole.
+    /// The first segment, of `head` octets, timed out; gives the size to fall back to when that
+    /// means a black hole.
     pub(crate) fn timed_out(&mut self, head: u64, mss: u16, now: Instant) -> Option<u16> {
-        if head < u64::from(mss) || mss <= BASE_MSS {
+        if !Self::is_suspect(head, mss) {
             return None;
         }
         self.timeouts += 1;
-        if self.timeouts < TIMEOUTS_MAX {
-            return None;
-        }
-        self.timeouts = 0;
-        self.high = mss - 1;
-        self.probe = None;
-        self.next_step = Some(now + STEP);
-        Some(BASE_MSS)
+        (self.timeouts >= TIMEOUTS_MAX).then(|| self.fall_back(head, now))
     }
 
-    /// Something was acknowledged.
+    /// The first segment, of `head` octets, was lost though others arrived; the same.
+    pub(crate) fn lost(&mut self, head: u64, mss: u16, now: Instant) -> Option<u16> {
+        if !Self::is_suspect(head, mss) {
+            return None;
+        }
+        self.losses += 1;
+        (self.losses >= LOSSES_MAX).then(|| self.fall_back(head, now))
+    }
+
+    /// Whether its size may be why it does not arrive.
+    fn is_suspect(head: u64, mss: u16) -> bool {
+        head > u64::from(BASE_MSS) && mss > BASE_MSS
+    }
+
+    fn fall_back(&mut self, head: u64, now: Instant) -> u16 {
+        self.progressed();
+        self.high = u16::try_from(head - 1).map_or(self.high, |below| below.min(self.high));
+        self.probe = None;
+        self.next_step = Some(now + STEP);
+        BASE_MSS
+    }
+
+    /// A segment of `octets` arrived: losses of one that is no larger have other causes.
+    pub(crate) fn delivered(&mut self, octets: u64, mss: u16) {
+        if octets >= u64::from(mss) {
+            self.losses = 0;
+        }
+    }
+
+    /// All up to a later octet than before was acknowledged.
     pub(crate) fn progressed(&mut self) {
-        self.timeouts = 0;
+        (self.timeouts, self.losses) = (0, 0);
     }
 
     /// A router said that no more than `mss` passes; `None` if that is nothing new.

@@ -1,6 +1,8 @@
 //! The path's MTU: ICMP (RFC 1191, RFC 8201, RFC 5927) and probing (RFC 4821).
 
-use crate::play::{play, play_over};
+use culvert_tcpstack::CongestionControl;
+
+use crate::play::{play, play_over, play_with};
 use crate::wire::Family;
 
 /// RFC 1191, 3, and RFC 5927, 7.2: believed for a sequence number in flight; what was too large
@@ -120,6 +122,67 @@ fn rfc4821_7_7_a_black_hole_and_the_search() {
          > . 2921(1351) ack 1              # the next half
          +0~0.05 > . 4272(109) ack 1
          < . 1(0) ack 4381",
+    );
+}
+
+/// RFC 4821, 7.7: small frames that pass keep the timer from firing, and show all the same that
+/// the large segment in front of them is lost, and lost again.
+#[test]
+fn rfc4821_7_7_a_black_hole_beside_small_frames() {
+    play_with(
+        |config| config.congestion_control = CongestionControl::Bbr,
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1460 sackok
+         > . 1(0) ack 1
+         event opened
+         write 1460
+         > . 1(1460) ack 1
+         +0.001 write 100
+         > . 1461(100) ack 1
+         +0.001 < . 1(0) ack 1 sack 1461-1561
+         > . 1(1460) ack 1
+         +0.001 write 100
+         > . 1561(100) ack 1
+         +0.001 < . 1(0) ack 1 sack 1461-1661
+         > . 1(1460) ack 1
+         +0.001 write 100
+         > . 1661(100) ack 1
+         +0.001 < . 1(0) ack 1 sack 1461-1761
+         > . 1(1024) ack 1                 # the third loss
+         > . 1025(436) ack 1
+         < . 1(0) ack 1761
+         write 1460
+         > . 1761(1024) ack 1
+         > . 2785(436) ack 1",
+    );
+}
+
+/// The opposite: another segment as large arrives meanwhile; the path only loses.
+#[test]
+fn rfc4821_7_7_no_black_hole_if_as_large_a_segment_passes() {
+    play_with(
+        |config| config.congestion_control = CongestionControl::Bbr,
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1460 sackok
+         > . 1(0) ack 1
+         event opened
+         write 1460
+         > . 1(1460) ack 1
+         +0.001 write 100
+         > . 1461(100) ack 1
+         +0.001 < . 1(0) ack 1 sack 1461-1561
+         > . 1(1460) ack 1
+         +0.001 write 1460
+         > . 1561(1460) ack 1
+         +0.001 < . 1(0) ack 1 sack 1461-3021
+         > . 1(1460) ack 1
+         +0.001 write 100
+         > . 3021(100) ack 1
+         +0.001 < . 1(0) ack 1 sack 1461-3121
+         > . 1(1460) ack 1                 # the third loss
+         < . 1(0) ack 3121",
     );
 }
 

@@ -3,7 +3,7 @@
 
 use super::Connection;
 use super::recovery::{Flight, Recovery};
-use super::sender::Sender;
+use super::sender::{Sender, len};
 use crate::engine::congestion::{AckSample, Controller, LostSegment};
 use crate::engine::lazy::Idle;
 use crate::engine::scoreboard::Sent;
@@ -18,6 +18,8 @@ const REPETITIONS: u64 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
     octets: u64,
+    /// Of the largest segment.
+    largest: u64,
     /// The segment sent last among them, for the delivery rate.
     newest: Option<Sent>,
     /// Sent once, and earliest: its round trip is a measurement (RFC 6298, 3), unless something
@@ -32,7 +34,9 @@ pub(super) struct Deliveries {
 
 impl Deliveries {
     fn take(&mut self, sent: &Sent) {
-        self.octets += sent.range.end - sent.range.start;
+        let octets = sent.range.end - sent.range.start;
+        self.octets += octets;
+        self.largest = self.largest.max(octets);
         self.repaired |= sent.retransmitted;
         if !sent.retransmitted {
             let end = sent.range.end;
@@ -137,6 +141,7 @@ impl Sender {
         if duplicate.is_some() {
             rack.dsack(ack, self.nxt);
         }
+        self.path.delivered(deliveries.largest, self.mss);
         self.delivered += deliveries.octets;
         if deliveries.octets > 0 {
             self.delivered_at = now;
@@ -200,10 +205,27 @@ impl Sender {
             return 0;
         }
         let recovering = !matches!(*self.recovery, Recovery::Open);
+        let head_was_lost = self.board.first().is_some_and(Sent::is_lost);
         let Self { board, rack, rtt, controller, lost, path, delivered, .. } = self;
         let mut losses = Losses::new(controller, lost, (*delivered, true), path.probe(), now);
         self.reorder_at = rack.detect(board, rtt, recovering, now, |sent| losses.take(sent));
-        losses.octets
+        let octets = losses.octets;
+        if !head_was_lost {
+            self.suspect_head(now);
+        }
+        octets
+    }
+
+    /// If the first segment is lost, again perhaps: does the path carry segments of that size?
+    fn suspect_head(&mut self, now: Instant) {
+        let Some(head) = self.board.first().filter(|head| head.is_lost()) else { return };
+        if self.path.probe().is_some_and(|probe| probe.start == head.range.start) {
+            return; // Judged by itself.
+        }
+        if let Some(mss) = self.path.lost(len(&head.range), self.mss, now) {
+            self.set_mss(mss);
+            self.board.resegment(u64::from(mss));
+        }
     }
 
     /// Takes the first segment that is not SACKed for lost. Returns its octets.

@@ -131,7 +131,7 @@ impl Sender {
     }
 
     /// Sets the payload of a full segment.
-    fn set_mss(&mut self, mss: u16) {
+    pub(super) fn set_mss(&mut self, mss: u16) {
         self.mss = mss;
         self.controller.set_mss(u64::from(mss));
     }

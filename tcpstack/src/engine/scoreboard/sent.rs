@@ -36,6 +36,11 @@ impl Sent {
         self.sacked
     }
 
+    /// Whether it was taken for lost and has not left again.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
+    }
+
     /// Whether its octets count as being in the network.
     pub(super) fn in_pipe(&self) -> bool {
         !self.sacked && !self.lost
