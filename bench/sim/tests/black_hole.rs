@@ -24,7 +24,7 @@ fn call(seed: u64, control: CongestionControl) -> Scenario {
     Scenario {
         ends: Ends::Engines,
         controls: [control; 2],
-        v6: seed % 2 == 0,
+        v6: seed.is_multiple_of(2),
         connections: 1,
         unproven_max: 64,
         buffer_bytes: [1 << 20; 2],
