@@ -333,3 +333,44 @@ fn rfc9293_3_10_5_abort_while_opening() {
          +30 > nothing",
     );
 }
+
+/// RFC 9329, 9.5, and RFC 3168, 6.1.1: outer packets are Not-ECT, so ECN is not agreed on: the answer
+/// to a SYN that asks for it has neither ECE nor CWR, and our own SYN does not ask. That holds
+/// for every segment of every script.
+#[test]
+fn rfc9329_9_5_ecn_is_not_agreed_on() {
+    play(
+        "listen
+         < SEW 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < . 1(0) ack 1 => accepted
+         event opened",
+    );
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S.E 0(0) ack 1 mss 1000 sackok
+         > . 1(0) ack 1
+         event opened",
+    );
+}
+
+/// RFC 3168, 6.1.1: where it was not agreed on, ECE and CWR mean nothing: no window falls, and nothing is
+/// echoed.
+#[test]
+fn rfc3168_6_1_1_ecn_flags_mean_nothing() {
+    let flight = |from: u64, to: u64| {
+        (from..to).map(|n| format!("> . {}(1000) ack 101\n", n * 1000 + 1)).collect::<String>()
+    };
+    play(&format!(
+        "open 65535
+         < .EW 1(100) ack 1 => accepted
+         > . 1(0) ack 101
+         write 40000
+         {}
+         < .E 101(0) ack 10001
+         {}",
+        flight(0, 10),
+        flight(10, 30),
+    ));
+}

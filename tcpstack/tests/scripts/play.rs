@@ -7,12 +7,12 @@
 //! < FLAGS SEQ(LEN) [ack N] [win N] [mss N] [ws N] [sackok] [ts=V[:E]] [sack A-B,C-D] [=> REASON]
 //! > FLAGS SEQ(LEN) [ack N] [win N] [mss N] [ws N] [sackok] [ts[:E]] [sack A-B,C-D] [cut N]
 //! > nothing
-//! write N | read N | close | abort | eager | lazy | too-big SEQ MTU yes|no
+//! write N | read N | close | abort | eager | lazy | full | empty | too-big SEQ MTU yes|no
 //! event opened | event closed REASON | event writable
 //! ```
 //!
-//! `<` gives the stack a segment, or a batch of several with `|` between; `>` expects one of it. FLAGS are of `SFRPU.`, where `.` is ACK and
-//! `P` need not be named. SEQ and ack count from the initial sequence numbers of each side, so
+//! `<` gives the stack a segment, or a batch of several with `|` between; `>` expects one of it. FLAGS are of `SFRPUEW.`, where `.` is ACK,
+//! `E` ECE, `W` CWR, and `P` need not be named. Between `full` and `empty` the device takes no packet. SEQ and ack count from the initial sequence numbers of each side, so
 //! that the SYN is 0; `=N` is an absolute number. Both real ones lie just below 2^32, so that every script wraps. A step may begin
 //! with `+T`: it happens T seconds after the step before it, and a segment that is expected must leave
 //! then, by [`TOLERANCE`]; `+T1~T2` gives bounds. Without it, it must leave at once. An option that is not named
@@ -42,11 +42,12 @@ struct Out {
     packets: Vec<(Packet, Vec<u8>)>,
     /// The buffers of the device, in octets.
     piece: usize,
+    full: bool,
 }
 
 impl Transmit for Out {
     fn has_room(&mut self) -> bool {
-        true
+        !self.full
     }
 
     fn packet(&mut self, packet: Packet, mut fill: impl FnMut(&mut [u8])) {
@@ -74,6 +75,8 @@ pub(crate) struct Play {
     written: u64,
     read: u64,
     eager: bool,
+    /// The device takes nothing.
+    full: bool,
     /// The shift of our windows.
     scale: u8,
     /// Checksums and segments are the device's.
@@ -129,6 +132,7 @@ impl Play {
             written: 0,
             read: 0,
             eager: true,
+            full: false,
             scale,
             step: String::new(),
         }
@@ -233,6 +237,8 @@ impl Play {
             "read" => self.expect_read(number(0)),
             "eager" => self.eager = true,
             "lazy" => self.eager = false,
+            "full" => self.full = true,
+            "empty" => self.full = false,
             "close" => self.stack.close(self.id()),
             "abort" => self.stack.abort(self.id()),
             "too-big" => self.too_big(number(0), number(1) as u16, rest[2] == "yes"),
@@ -350,7 +356,7 @@ impl Play {
 
     /// Lets time pass, and the timers run, up to `until`.
     pub(crate) fn run_until(&mut self, until: Instant) {
-        while let Some(at) = self.stack.poll_timeout().filter(|at| *at <= until) {
+        while let Some(at) = self.next_due().filter(|at| *at <= until) {
             self.now = self.now.max(at);
             self.stack.handle_timeout(self.now);
             self.collect();
@@ -359,10 +365,16 @@ impl Play {
         self.stack.handle_timeout(self.now); // The caller's actions happen at this time.
     }
 
+    /// When the stack wants to be called. As long as something waits for the device that is at once.
+    fn next_due(&self) -> Option<Instant> {
+        let at = self.stack.poll_timeout();
+        if self.full { at.map(|_| self.now + TOLERANCE) } else { at }
+    }
+
     /// Takes what the stack sends now, and its events.
     fn collect(&mut self) {
         let piece = if self.device { PIECE } else { usize::MAX };
-        let mut out = Out { packets: Vec::new(), piece };
+        let mut out = Out { packets: Vec::new(), piece, full: self.full };
         self.stack.poll_transmit(self.now, &mut out);
         for (meta, packet) in out.packets {
             let segment = if self.device {

@@ -391,3 +391,66 @@ fn rfc6928_2_the_first_window_of_large_segments() {
         );
     }
 }
+
+/// RFC 8985, 6.2: the device is full when the reordering timer fires: the retransmission leaves as soon
+/// as there is room, and the timer goes on from there.
+#[test]
+fn rfc8985_6_2_a_full_device_at_the_reordering_timer() {
+    play(
+        "open far 65535
+         write 2000
+         > . 1(1000) ack 1
+         +0.002~0.006 > . 1001(1000) ack 1
+         +0.1 < . 1(0) ack 1 sack 1001-2001
+         full
+         +0.05 > nothing
+         empty
+         > . 1(1000) ack 1
+         +0.25~0.32 > . 1(1000) ack 1
+         +0.1 < . 1(0) ack 2001",
+    );
+}
+
+/// RFC 2018, 5: a block on an old acknowledgment, overtaken by a newer one, counts like any other, and
+/// what left the network is replaced (RFC 9937, 5).
+#[test]
+fn rfc9937_5_a_block_on_an_old_acknowledgment() {
+    play(&format!(
+        "open 65535
+         {FLIGHT}
+         < . 1(0) ack 1001
+         > . 10001(1000) ack 1
+         > . 11001(1000) ack 1
+         +0.001 < . 1(0) ack 1001 sack 2001-3001
+         > . 1001(1000) ack 1              # of eleven in flight nine are left, and this
+         < . 1(0) ack 3001
+         < . 1(0) ack 1001 sack 4001-5001  # eleven become 7.7; seven are in flight
+         < . 1(0) ack 2001 sack 5001-9001  # three are
+         > . 3001(1000) ack 1
+         > . 12001(1000) ack 1
+         > . 13001(1000) ack 1
+         > . 14001(1000) ack 1"
+    ));
+}
+
+/// Of a segment of which the peer has only the last octet the rest is missing: it does not count as
+/// delivered, and the tail loss probe finds out.
+#[test]
+fn rfc8985_7_a_part_of_a_segment_sacked() {
+    play(
+        "open 65535
+         write 4000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         > . 3001(1000) ack 1
+         +0.001 < . 1(0) ack 1 sack 4000-4001
+         +0.001~0.004 > . 3001(1000) ack 1
+         +0.001 < . 1(0) ack 1 sack 3001-4001
+         > . 1(1000) ack 1
+         < . 1(0) ack 1001 sack 3001-4001
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         < . 1(0) ack 4001",
+    );
+}

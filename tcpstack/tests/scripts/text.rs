@@ -32,7 +32,7 @@ pub(crate) fn parse_segment(
     };
     let mut words = words.split_whitespace();
     for letter in words.next().unwrap().chars() {
-        segment.flags |= 1 << "FSRP.U".find(letter).unwrap();
+        segment.flags |= 1 << "FSRP.UEW".find(letter).unwrap();
     }
     let (seq, len) = words.next().unwrap().trim_end_matches(')').split_once('(').unwrap();
     segment.seq = offset(isn, seq);
