@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
+use crate::engine::congestion::CongestionControl;
 use crate::time::Instant;
 
 /// The name of a connection. An index is used again after its connection is gone, with another
@@ -193,6 +194,8 @@ pub struct ConnInfo {
     pub remote: SocketAddr,
     /// Whether we opened it.
     pub originator: bool,
+    /// Which congestion control governs it.
+    pub congestion_control: CongestionControl,
     /// When the handshake was done; before that, when it began.
     pub opened_at: Instant,
     /// When the peer's last segment came.

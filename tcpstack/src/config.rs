@@ -69,7 +69,10 @@ pub struct StackConfig {
     /// The secret behind initial sequence numbers and SYN cookies, the same for all workers of a
     /// gateway, because a handshake may end on another worker than it began.
     pub secret: TcpSecret,
-    /// The congestion control of every connection.
+    /// The congestion control of connections for which [`Stack::set_congestion_control`] chooses no
+    /// other.
+    ///
+    /// [`Stack::set_congestion_control`]: crate::Stack::set_congestion_control
     pub congestion_control: CongestionControl,
     /// DSCP and, where the caller gives it, IPv6 flow label of every packet.
     pub marking: Marking,

@@ -35,6 +35,7 @@ use self::slots::{Entry, Queue, Slots};
 use crate::api::{CloseReason, ConnError, ConnId, ConnInfo, ConnectError, Event, Stats};
 use crate::config::{ConfigError, StackConfig};
 use crate::engine::Shared;
+use crate::engine::congestion::CongestionControl;
 use crate::engine::connection::Connection;
 use crate::engine::cookie::Cookies;
 use crate::engine::segment::{Marking, Marks};
@@ -204,6 +205,17 @@ impl Stack {
             self.unproven_count -= 1;
             entry.connection.prove();
             self.note_holding(id.index);
+        }
+    }
+
+    /// Has another congestion control govern a connection from now on; it begins with what the one
+    /// before has found of the path. Nothing happens if the connection is gone or has it already.
+    pub fn set_congestion_control(&mut self, id: ConnId, control: CongestionControl) {
+        let now = self.now;
+        if let Some(entry) = self.slots.named_mut(id) {
+            let mut context = self.context.borrow(now);
+            entry.connection.set_congestion_control(&mut context, control);
+            self.due.push(id.index);
         }
     }
 

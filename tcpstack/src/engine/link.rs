@@ -71,6 +71,7 @@ struct Pair {
     random: Random,
     flight: BinaryHeap<InFlight>,
     serial: u64,
+    written: u64,
 }
 
 fn settings(congestion_control: CongestionControl) -> Settings {
@@ -113,6 +114,7 @@ impl Pair {
             random: Random(seed),
             flight: BinaryHeap::new(),
             serial: 0,
+            written: 0,
         }
     }
 
@@ -234,21 +236,66 @@ fn pattern(offset: u64) -> u8 {
     (offset.wrapping_mul(0x9e37_79b9) >> 13) as u8
 }
 
-/// Octets a second that arrive over a link of 10 Mbit/s and 20 ms with this loss, as a share of
-/// what the link carries.
-fn share(control: CongestionControl, loss_per_million: u64) -> f64 {
-    let octets_per_sec = 1_250_000;
+const RATE: u64 = 1_250_000;
+
+/// A pair with a link of 10 Mbit/s, 20 ms and this loss between its ends.
+fn pair(control: CongestionControl, loss_per_million: u64) -> Pair {
     let delay = Duration::from_millis(10);
-    let link = LinkModel { octets_per_sec, delay, queue_octets: 25_000, loss_per_million };
+    let link = LinkModel { octets_per_sec: RATE, delay, queue_octets: 25_000, loss_per_million };
     let mut pair = Pair::new(control, link, 42);
     pair.connect();
-    let (start, mut written) = (pair.now, 0);
-    while pair.now.since(start) < Duration::from_secs(6) {
-        written += pair.write(0, written, usize::MAX) as u64;
-        pair.flush(0);
-        assert!(pair.step(), "something is always due");
+    pair
+}
+
+impl Pair {
+    /// Sends all that the connection takes for so long; the share of what the link carries that
+    /// arrived.
+    fn share(&mut self, time: Duration) -> f64 {
+        let (start, before) = (self.now, self.ends[1].received);
+        while self.now.since(start) < time {
+            self.written += self.write(0, self.written, usize::MAX) as u64;
+            self.flush(0);
+            assert!(self.step(), "something is always due");
+        }
+        let arrived = self.ends[1].received - before;
+        arrived as f64 / self.now.since(start).as_secs_f64() / RATE as f64
     }
-    pair.ends[1].received as f64 / pair.now.since(start).as_secs_f64() / octets_per_sec as f64
+
+    fn control(&mut self, control: CongestionControl) {
+        self.with(0, |connection, context| connection.set_congestion_control(context, control));
+    }
+}
+
+fn share(control: CongestionControl, loss_per_million: u64) -> f64 {
+    pair(control, loss_per_million).share(Duration::from_secs(6))
+}
+
+/// What CUBIC leaves of a lossy link BBR takes once it governs, on the same connection.
+#[test]
+fn a_live_connection_takes_another_control() {
+    let mut pair = pair(CongestionControl::Cubic, 20_000);
+    let cubic = pair.share(Duration::from_secs(6));
+    pair.control(CongestionControl::Bbr);
+    let bbr = pair.share(Duration::from_secs(6));
+    assert!(cubic < 0.6 && bbr > 0.8, "{cubic}, {bbr}");
+    pair.control(CongestionControl::Cubic);
+    pair.share(Duration::from_secs(2));
+    let again = pair.share(Duration::from_secs(6));
+    assert!((0.1..0.6).contains(&again), "{again}");
+}
+
+/// Also in the middle of repairs of every kind.
+#[test]
+fn a_control_may_change_at_any_time() {
+    let mut pair = pair(CongestionControl::Bbr, 50_000);
+    for turn in 0..400 {
+        let next = [CongestionControl::Cubic, CongestionControl::Bbr][turn % 2];
+        pair.control(next);
+        pair.share(Duration::from_millis(37));
+        let in_flight = pair.ends[0].connection.in_flight();
+        assert!(in_flight < 20 * (25_000 + RATE / 50), "{in_flight} octets by {next:?}");
+    }
+    assert!(pair.ends[1].received > RATE, "{} octets in 15 s", pair.ends[1].received);
 }
 
 #[test]

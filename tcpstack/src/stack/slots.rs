@@ -69,6 +69,7 @@ impl Entry {
             local: self.connection.tuple.local.into(),
             remote: self.connection.tuple.remote.into(),
             originator: self.connection.originator,
+            congestion_control: self.connection.congestion_control(),
             opened_at: self.opened_at,
             heard_at: self.connection.last_heard,
             octets_in: self.octets_in,

@@ -60,6 +60,12 @@ impl Cubic {
         self.now.window = window;
     }
 
+    /// The path is known to be filled by this window: growth goes on from it without slow start.
+    pub(crate) fn take_over(&mut self, window: u64) {
+        self.now.window = window.max(self.floor());
+        self.now.ssthresh = self.now.window;
+    }
+
     pub(crate) fn set_mss(&mut self, mss: u64) {
         // The window is in octets; what shrank is the segment (RFC 9293, 3.7.5).
         self.mss = mss.max(1);

@@ -1,7 +1,8 @@
 //! Congestion control: how much may be in flight and how fast it leaves.
 //!
 //! The connection tells each controller what was delivered, lost or proved spurious; a controller
-//! answers with a window and, if it paces, a rate. Which one runs is chosen for each connection.
+//! answers with a window and, if it paces, a rate. Which one runs is chosen for each connection, and
+//! may be chosen anew while it lives: the successor begins with what was found of the path.
 
 mod bbr;
 mod cubic;
@@ -116,6 +117,39 @@ impl Controller {
         match kind {
             CongestionControl::Cubic => Self::Cubic(Box::new(Cubic::new(mss, now))),
             CongestionControl::Bbr => Self::Bbr(Box::new(Bbr::new(mss, seed, now))),
+        }
+    }
+
+    /// Which one it is.
+    pub(crate) fn kind(&self) -> CongestionControl {
+        match self {
+            Self::Cubic(_) => CongestionControl::Cubic,
+            Self::Bbr(_) => CongestionControl::Bbr,
+        }
+    }
+
+    /// The controller of the other kind, as if it had found of the path what this one has.
+    pub(crate) fn successor(
+        &self,
+        mss: u64,
+        seed: u32,
+        smoothed_rtt: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        match self {
+            Self::Cubic(cubic) => {
+                let mut bbr = Bbr::new(mss, seed, now);
+                bbr.take_over(cubic.window(), smoothed_rtt);
+                Self::Bbr(Box::new(bbr))
+            }
+            Self::Bbr(bbr) => {
+                let mut cubic = Cubic::new(mss, now);
+                match bbr.full_window() {
+                    Some(window) => cubic.take_over(window),
+                    None => cubic.set_initial_window(bbr.window()),
+                }
+                Self::Cubic(Box::new(cubic))
+            }
         }
     }
 

@@ -76,6 +76,11 @@ impl Path {
         self
     }
 
+    /// Has the other controller go on.
+    fn succeed(&mut self) {
+        self.controller = self.controller.successor(MSS, 1, Some(self.rtt), self.now);
+    }
+
     fn window(&self) -> u64 {
         self.controller.window() / MSS
     }
@@ -229,4 +234,30 @@ fn names_are_read_and_mistakes_explained() {
     assert_eq!("bbr".parse(), Ok(CongestionControl::Bbr));
     let error = "reno".parse::<CongestionControl>().unwrap_err();
     assert!(error.to_string().contains("\"reno\""));
+}
+
+/// A successor begins with the window of before, and grows from it as its predecessor would.
+#[test]
+fn before_the_path_is_full_the_search_goes_on() {
+    for kind in [CongestionControl::Cubic, CongestionControl::Bbr] {
+        let mut path = Path::new(kind, Duration::from_millis(100), FAST);
+        let window = path.rounds(3).window();
+        path.succeed();
+        assert_ne!(path.controller.kind(), kind);
+        assert_eq!(path.window(), window);
+        assert!(path.rounds(2).window() >= 3 * window, "{kind:?}: {window}, {}", path.window());
+    }
+}
+
+/// Where BBR knows what the path holds, CUBIC needs no slow start to find it, nor BBR's second
+/// window of it in the queue.
+#[test]
+fn rfc9438_4_10_a_known_path_is_not_searched_again() {
+    let base = Duration::from_millis(100);
+    let mut path = Path::new(CongestionControl::Bbr, base, 2_000_000);
+    path.rounds(40).succeed();
+    let window = path.window();
+    assert!((190..=260).contains(&window), "200 segments fill the path: {window}");
+    let grown = path.rounds(3).window();
+    assert!((window..window + 20).contains(&grown), "{window} to {grown}");
 }

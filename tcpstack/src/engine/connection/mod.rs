@@ -7,6 +7,7 @@
 mod ack;
 mod acknowledge;
 mod forward;
+mod govern;
 mod input;
 mod output;
 mod plan;

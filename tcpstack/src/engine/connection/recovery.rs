@@ -68,12 +68,16 @@ impl Sender {
     pub(super) fn begin_recovery(&mut self, flight: Flight, now: Instant) {
         self.controller.on_loss(now, flight.outstanding);
         self.probe.cancel();
-        let window = self
-            .controller
+        let window = self.recovery_window(flight);
+        *self.recovery = Recovery::Fast { end: self.nxt, window, undo: Undo::default() };
+    }
+
+    /// The window of a recovery that begins with `flight`, if PRR governs it.
+    pub(super) fn recovery_window(&self, flight: Flight) -> Option<(Prr, u64)> {
+        self.controller
             .recovery_target()
             .filter(|_| self.sack)
-            .map(|_| (Prr::begin(flight.unsacked), self.board.pipe() + u64::from(self.mss)));
-        *self.recovery = Recovery::Fast { end: self.nxt, window, undo: Undo::default() };
+            .map(|_| (Prr::begin(flight.unsacked), self.board.pipe() + u64::from(self.mss)))
     }
 
     /// The retransmission timer fired.

@@ -53,6 +53,22 @@ impl Bbr {
         self.pacing_rate = (STARTUP_GAIN * self.window as f64 / seconds) as f32;
     }
 
+    /// Another controller was here before, with this window: Startup goes on from it.
+    pub(crate) fn take_over(&mut self, window: u64, smoothed_rtt: Option<Duration>) {
+        self.window = window.clamp(self.least_window(), MAX_WINDOW);
+        if let Some(rtt) = smoothed_rtt {
+            self.start_pacing(rtt);
+        }
+    }
+
+    /// What fills the path without a queue, for a controller that does not pace by a rate; `None`
+    /// as long as the path has not been filled.
+    pub(crate) fn full_window(&self) -> Option<u64> {
+        let bound = self.long_inflight.min(self.short_inflight);
+        self.pipe_was_full
+            .then(|| self.inflight(1.0).min(bound).clamp(self.least_window(), MAX_WINDOW))
+    }
+
     /// `BDPMultiple`: the product of rate and round trip, times `gain`.
     pub(super) fn product(&self, gain: f64) -> u64 {
         self.product_of(self.rate(), gain)
