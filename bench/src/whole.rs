@@ -270,7 +270,12 @@ impl Rig {
     /// Opens a TCP connection from a to b. Returns each side's name for it and its two ends.
     fn connect(&mut self) -> anyhow::Result<[Connected; 2]> {
         let remote = SocketAddr::new(outer(1).into(), 4500);
-        let connect = Down::TcpConnect { token: 1, local: Some(outer(0).into()), remote };
+        let connect = Down::TcpConnect {
+            token: 1,
+            local: Some(outer(0).into()),
+            remote,
+            congestion: culvert_shm::Congestion::Bbr,
+        };
         // What is sent to a worker before its first turn is not for it.
         self.turn(&[], 0);
         self.sides[0].control.send(0, &connect)?;

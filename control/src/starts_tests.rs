@@ -27,7 +27,7 @@ fn connection(name: &str, children: &[(&str, [Action; 3])], tries: Option<u32>) 
         ike.children.push(Arc::new(ChildConfig::new(child, ts.clone(), ts)));
         list.push(actions(*start, *close, *dpd));
     }
-    Connection { ike: Arc::new(ike), children: list, keyingtries: tries }
+    Connection { ike: Arc::new(ike), children: list, tcp_congestion: None, keyingtries: tries }
 }
 
 fn starts_of(connections: &[Connection]) -> Starts {

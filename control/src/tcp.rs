@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use culvert_ike::{ConnToken, ConnectRequest, Instant};
-use culvert_shm::ConnRef;
+use culvert_shm::{Congestion, ConnRef};
 
 use crate::convert;
 
@@ -40,8 +40,8 @@ pub struct Visit {
     /// Nobody used these for [`UNUSED_MAX`].
     pub unused: Vec<ConnRef>,
     /// An authenticated peer uses these, and their workers have not been told
-    /// ([`Tcp::proven`]).
-    pub proven: Vec<ConnRef>,
+    /// ([`Tcp::proven`]); each with what is to govern it.
+    pub proven: Vec<(ConnRef, Congestion)>,
 }
 
 /// A connection that was asked for.
@@ -130,17 +130,20 @@ impl Tcp {
         unused || (!self.is_empty() && now.since(self.visited) >= REVISIT)
     }
 
-    /// Looks at all connections. `used` holds those that an IKE SA uses, and whether its peer is
-    /// authenticated. One that is unused is named again after [`UNUSED_MAX`], should it still be
+    /// Looks at all connections. `used` holds those that an IKE SA uses, and once its peer is
+    /// authenticated, the congestion control that the peer's connections are to have. One that is unused is named again after [`UNUSED_MAX`], should it still be
     /// there.
-    pub fn visit(&mut self, now: Instant, used: &HashMap<ConnToken, bool>) -> Visit {
+    pub fn visit(&mut self, now: Instant, used: &HashMap<ConnToken, Option<Congestion>>) -> Visit {
         self.visited = now;
         let mut visit = Visit::default();
         for (token, conn) in &mut self.conns {
             let user = used.get(token);
             conn.in_use = user.is_some() && (conn.proven || conn.originator);
-            if user == Some(&true) && !conn.proven && !conn.originator {
-                visit.proven.push(conn.conn);
+            if let Some(Some(congestion)) = user
+                && !conn.proven
+                && !conn.originator
+            {
+                visit.proven.push((conn.conn, *congestion));
             }
             if user.is_some() {
                 conn.unused_since = now;
@@ -179,7 +182,7 @@ mod tests {
         let start = Instant::from_micros(1);
         tcp.opened(start, conn(0, 1), remote(), false);
         tcp.opened(start, conn(0, 2), remote(), false);
-        let used = HashMap::from([(convert::token(conn(0, 2)), true)]);
+        let used = HashMap::from([(convert::token(conn(0, 2)), Some(Congestion::Bbr))]);
         assert!(tcp.is_visit_due(start));
         let just_before = start + UNUSED_MAX.saturating_sub(Duration::from_millis(1));
         assert_eq!(tcp.visit(just_before, &used).unused, []);
@@ -199,16 +202,17 @@ mod tests {
         let now = Instant::from_micros(1);
         tcp.opened(now, conn(0, 1), remote(), false);
         tcp.opened(now, conn(0, 2), remote(), true);
-        let used = |authenticated| {
-            HashMap::from([1, 2].map(|index| (convert::token(conn(0, index)), authenticated)))
+        let used = |congestion| {
+            HashMap::from([1, 2].map(|index| (convert::token(conn(0, index)), congestion)))
         };
-        assert_eq!(tcp.visit(now, &used(false)), Visit::default(), "half-open");
+        assert_eq!(tcp.visit(now, &used(None)), Visit::default(), "half-open");
         assert!(tcp.is_visit_due(now));
-        let own_needs_no_proof = vec![conn(0, 1)];
-        assert_eq!(tcp.visit(now, &used(true)).proven, own_needs_no_proof);
-        assert_eq!(tcp.visit(now, &used(true)).proven, [conn(0, 1)], "it was not told yet");
+        let authenticated = used(Some(Congestion::Cubic));
+        let own_needs_no_proof = [(conn(0, 1), Congestion::Cubic)];
+        assert_eq!(tcp.visit(now, &authenticated).proven, own_needs_no_proof);
+        assert_eq!(tcp.visit(now, &authenticated).proven, own_needs_no_proof, "not told yet");
         tcp.proven(conn(0, 1));
-        assert_eq!(tcp.visit(now, &used(true)), Visit::default());
+        assert_eq!(tcp.visit(now, &authenticated), Visit::default());
         assert!(!tcp.is_visit_due(now));
     }
 

@@ -6,7 +6,7 @@ mod support;
 
 use culvert_api::{Code, Command, IkeState, Row, Target};
 use culvert_shm::Transport;
-use support::pair::{LEFT, Pair, RIGHT, config, initiate, pair};
+use support::pair::{LEFT, Pair, RIGHT, ask, config, initiate, pair, pair_of, with};
 use support::{Dataplane, Gateway, Network, eventually};
 
 /// Each end has one SA, and what one seals with the other opens with.
@@ -80,6 +80,45 @@ fn over_tcp() {
         assert_eq!(ends[0].proven, []);
         (ends[1].proven.len() == 1).then_some(())
     });
+}
+
+/// What governs the only TCP connection of a gateway, as it says itself.
+fn congestion(gateway: &Gateway) -> Option<String> {
+    match gateway.client().rows(Command::Tcp).expect("rows").as_slice() {
+        [Row::Tcp(tcp)] => tcp.congestion.clone(),
+        _ => None,
+    }
+}
+
+// Each end says what governs what it sends: the originator with the connect, the responder as soon
+// as it knows whose connection it is.
+#[test]
+fn congestion_control_is_a_connections_own_at_either_end() {
+    let left = config(&LEFT, "tcp", "shared");
+    let right = with(&config(&RIGHT, "auto", "shared"), "tcp_congestion = \"cubic\"", "");
+    let pair = pair_of(&left, &right, true);
+    let governed = |left: &str, right: &str| {
+        eventually("both ends say what governs", || {
+            let told = [congestion(&pair.left)?, congestion(&pair.right)?];
+            (told == [left, right]).then_some(())
+        });
+    };
+    initiate(&mut pair.left.client()).expect("up");
+    governed("bbr", "cubic");
+
+    // A changed file is about new connections.
+    pair.left.configure(&with(&left, "tcp_congestion = \"cubic\"", ""));
+    pair.right.configure(&right.replace("\"cubic\"", "\"bbr\""));
+    for gateway in [&pair.left, &pair.right] {
+        let said = ask(gateway, Command::Reload).expect("reloaded");
+        let stays = "connection other changed; 1 IKE SAs stay and take it up when they are renewed";
+        assert_eq!(said, [stays]);
+    }
+    governed("bbr", "cubic");
+    let target = Target::Connection("other".into());
+    pair.left.client().rows(Command::Terminate { target, wait_s: 15 }).expect("terminated");
+    initiate(&mut pair.left.client()).expect("up");
+    governed("cubic", "bbr");
 }
 
 // RFC 9329, 5.1: TCP when UDP got no answer, with a new IKE_SA_INIT.

@@ -74,7 +74,7 @@ pub use config::{
     BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, ConfigError, EphemeralPorts, MTU_MIN, RxChecksum,
     SEGMENTATION_BYTES_MAX, StackConfig, TcpSecret, TxChecksum,
 };
-pub use engine::congestion::{CongestionControl, UnknownCongestionControl};
+pub use engine::congestion::CongestionControl;
 pub use engine::segment::Marking;
 pub use stack::Stack;
 pub use time::Instant;

@@ -285,6 +285,9 @@ pub struct TcpConnection {
     /// The connection of the configuration whose peer it carries, if one does yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<String>,
+    /// The congestion control that governs it: `bbr` or `cubic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<String>,
     /// Octets received.
     pub octets_in: u64,
     /// Octets sent.

@@ -53,6 +53,8 @@ pub enum Transmit {
     Connect {
         /// Returned with the outcome.
         request: ConnectRequest,
+        /// Name of the connection whose peer it leads to.
+        connection: String,
         /// Address to connect from; `None`: the route's.
         local: Option<IpAddr>,
         /// Where to connect to.

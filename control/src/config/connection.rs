@@ -81,7 +81,8 @@ impl Checker<'_> {
         let keyingtries = self.number("keyingtries", keyingtries, 0..=KEYINGTRIES_MAX, 0);
         let children = self.children(place, &mut ike);
         let keyingtries = u32::try_from(keyingtries).ok().filter(|tries| *tries > 0);
-        Some(Connection { ike: Arc::new(ike), children, keyingtries })
+        let tcp_congestion = section.tcp_congestion;
+        Some(Connection { ike: Arc::new(ike), children, tcp_congestion, keyingtries })
     }
 
     /// Ports, transports, and what changes between them.

@@ -18,8 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_dataplane_config::{ConfigError, Dataplane, Problems, Source};
+use culvert_dataplane_config::{ConfigError, Congestion, Dataplane, Problems, Source};
 use culvert_ike::{ConnectionConfig, EndpointConfig};
+use culvert_shm as shm;
 
 pub use secret::Secrets;
 
@@ -67,6 +68,8 @@ pub struct Connection {
     pub ike: Arc<ConnectionConfig>,
     /// What the host needs to know of its children, in the order of `ike.children`.
     pub children: Vec<Child>,
+    /// Congestion control of its TCP connections; `None`: the dataplane's.
+    pub tcp_congestion: Option<Congestion>,
     /// Attempts in a row to set up what is to stand; `None`: for ever.
     pub keyingtries: Option<u32>,
 }
@@ -163,6 +166,16 @@ impl Config {
         ];
         keys.extend(control.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
         keys
+    }
+
+    /// The congestion control of TCP connections with the peers of this connection.
+    #[must_use]
+    pub fn tcp_congestion(&self, connection: &str) -> shm::Congestion {
+        let chosen = self.connection(connection).and_then(|connection| connection.tcp_congestion);
+        match chosen.unwrap_or(self.dataplane.tcp_congestion) {
+            Congestion::Bbr => shm::Congestion::Bbr,
+            Congestion::Cubic => shm::Congestion::Cubic,
+        }
     }
 
     /// The connection of this name.

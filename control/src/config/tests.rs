@@ -75,6 +75,30 @@ fn with(connection: &str, child: &str) -> Config {
     load(text).map_err(|error| error.to_string()).expect("good")
 }
 
+#[test]
+fn congestion_control_is_the_connections_or_the_dataplanes() {
+    let of = |text: &str, name| {
+        let text = GOOD.replace("fallback_after = 3", text);
+        let text = text.replace(
+            "[dataplane.outer]",
+            "[dataplane]\ntcp_congestion = \"cubic\"\n[dataplane.outer]",
+        );
+        load(text).map_err(|error| error.to_string()).expect("good").tcp_congestion(name)
+    };
+    assert_eq!(of("tcp_congestion = \"bbr\"", "branch"), shm::Congestion::Bbr);
+    assert_eq!(of("", "branch"), shm::Congestion::Cubic);
+    assert_eq!(of("tcp_congestion = \"bbr\"", "road"), shm::Congestion::Cubic);
+    assert_eq!(of("tcp_congestion = \"bbr\"", ""), shm::Congestion::Cubic, "half-open");
+    let refused = |text: &str| {
+        let text = GOOD.replace("fallback_after = 3", text);
+        load(text).err().expect("wrong").to_string()
+    };
+    let line = 1 + GOOD.lines().position(|line| line == "fallback_after = 3").expect("there");
+    let error = refused("tcp_congestion = \"reno\"");
+    assert!(error.starts_with(&format!("/nowhere/culvert.toml:{line}: ")), "{error}");
+    assert!(error.contains("`reno`, expected `bbr` or `cubic`"), "{error}");
+}
+
 const fn minutes(minutes: u64) -> Duration {
     Duration::from_secs(minutes * 60)
 }

@@ -244,10 +244,11 @@ impl Engine {
                 let (path, payload) = (convert::shm_path(&path), &[culvert_shm::NAT_KEEPALIVE][..]);
                 self.send(worker, &Down::IkeSend { path, payload });
             }
-            Transmit::Connect { request, local, remote } => {
+            Transmit::Connect { request, connection, local, remote } => {
                 let worker = self.services.forwarding.worker_for(remote);
                 let token = self.tcp.ask(request, worker, self.epoch());
-                if !self.send(worker, &Down::TcpConnect { token, local, remote }) {
+                let congestion = self.services.config.tcp_congestion(&connection);
+                if !self.send(worker, &Down::TcpConnect { token, local, remote, congestion }) {
                     self.tcp.answered(token);
                     let reason = "the dataplane is not running or does not keep up";
                     self.endpoint.tcp_failed(clock::now(), request, reason, &mut self.services);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use culvert_api::Happening;
 use culvert_ike::{ConnToken, IkeState, Instant, Received};
-use culvert_shm::{CloseReason, ConnRef, ConnectFailure, Down, Path, SlotRef, Up};
+use culvert_shm::{CloseReason, Congestion, ConnRef, ConnectFailure, Down, Path, SlotRef, Up};
 
 use super::{Engine, RECORDS_A_TURN_MAX};
 use crate::convert::Way;
@@ -169,19 +169,23 @@ impl Engine {
         if !self.tcp.is_visit_due(now) {
             return;
         }
-        let sas = self.endpoint.sas();
-        let mut used: HashMap<ConnToken, bool> =
-            sas.filter_map(|sa| Some((sa.path.conn?, sa.state == IkeState::Established))).collect();
+        let config = &self.services.config;
+        let sas = self.endpoint.sas().filter_map(|sa| {
+            let authenticated = sa.state == IkeState::Established;
+            let congestion = authenticated.then(|| config.tcp_congestion(&sa.connection));
+            Some((sa.path.conn?, congestion))
+        });
+        let mut used: HashMap<ConnToken, Option<Congestion>> = sas.collect();
         if let Some(view) = self.services.forwarding.view() {
             // Orphaned SAs still send their packets over theirs.
-            let peers = self.services.forwarding.orphans().iter().map(|orphan| orphan.peer);
-            let states = peers.filter_map(|peer| view.peer_state(peer));
-            let conns = states.filter_map(|state| state.path.conn);
-            used.extend(conns.map(|conn| (convert::token(conn), true)));
+            used.extend(self.services.forwarding.orphans().iter().filter_map(|orphan| {
+                let conn = view.peer_state(orphan.peer)?.path.conn?;
+                Some((convert::token(conn), Some(config.tcp_congestion(&orphan.connection))))
+            }));
         }
         let visit = self.tcp.visit(now, &used);
-        for conn in visit.proven {
-            if self.send(conn.worker, &Down::TcpProven { conn }) {
+        for (conn, congestion) in visit.proven {
+            if self.send(conn.worker, &Down::TcpProven { conn, congestion }) {
                 self.tcp.proven(conn);
             }
         }

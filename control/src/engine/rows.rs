@@ -184,6 +184,7 @@ impl Engine {
             remote: info.remote.to_string(),
             originator: info.originator,
             connection: names.get(&conn).cloned(),
+            congestion: stats.congestion.map(|congestion| congestion.to_string()),
             octets_in: stats.octets_in,
             octets_out: stats.octets_out,
             age_s: now.since(clock::from_ns(info.opened_ns)).as_secs(),

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use culvert_api::{Client, IkeSa, Item, Row, Status};
 use culvert_shm::rendezvous::{self, Bundle, Link};
 use culvert_shm::{
-    CloseReason, ConnInfo, ConnRef, DataplaneView, Down, Layout, Load, Path as EspPath, Policy,
-    SaConfig, Transport, Up, WorkerView,
+    CloseReason, Congestion, ConnInfo, ConnRef, ConnStats, DataplaneView, Down, Layout, Load,
+    Path as EspPath, Policy, SaConfig, Transport, Up, WorkerView,
 };
 
 pub(crate) use network::Network;
@@ -278,6 +278,12 @@ impl Dataplane {
         };
     }
 
+    /// Shows what governs a connection, as a worker does.
+    pub(crate) fn govern(&self, conn: ConnRef, congestion: Congestion) {
+        let stats = ConnStats { congestion: Some(congestion), ..ConnStats::default() };
+        self.worker.conn(conn.index).expect("a slot").show(&stats);
+    }
+
     /// Opens a connection to `remote` as a worker shows and reports it.
     pub(crate) fn open(
         &mut self,
@@ -356,7 +362,7 @@ impl Dataplane {
 /// What a dataplane does on the network because of a record.
 enum Out {
     Message(EspPath, Vec<u8>),
-    Connect(u64, Option<IpAddr>, SocketAddr),
+    Connect { token: u64, local: Option<IpAddr>, remote: SocketAddr, congestion: Congestion },
     Close(ConnRef),
 }
 
@@ -369,11 +375,14 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
     while let Some(record) = dataplane.worker.receive() {
         match record.expect("a record with meaning") {
             Down::IkeSend { path, payload } => out.push(Out::Message(path, payload.to_vec())),
-            Down::TcpConnect { token, local, remote } => {
-                out.push(Out::Connect(token, local, remote));
+            Down::TcpConnect { token, local, remote, congestion } => {
+                out.push(Out::Connect { token, local, remote, congestion });
             }
             Down::TcpClose { conn, .. } => out.push(Out::Close(conn)),
-            Down::TcpProven { conn } => dataplane.proven.push(conn),
+            Down::TcpProven { conn, congestion } => {
+                dataplane.govern(conn, congestion);
+                dataplane.proven.push(conn);
+            }
             Down::SaChanged { index } => looks.push(index),
             Down::PolicyChanged { index } => dataplane.look_at_policy(index),
             Down::PeerChanged { index } => {

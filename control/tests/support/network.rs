@@ -91,7 +91,7 @@ fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) 
             let path = EspPath { transport: path.transport, local, remote, conn };
             to.send(&Up::IkeMessage { path, payload: &payload });
         }
-        Out::Connect(token, local, remote) => {
+        Out::Connect { token, local, remote, congestion } => {
             // Without one the worker takes the route's.
             let own =
                 [outer_address(1), outer_address(2)].into_iter().find(|own| *own != remote.ip());
@@ -101,6 +101,7 @@ fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) 
             );
             let theirs = to.open(remote, local, None);
             let ours = from.open(local, remote, Some(token));
+            from.govern(ours, congestion);
             from.conns.insert(ours, theirs);
             to.conns.insert(theirs, ours);
         }

@@ -96,7 +96,7 @@ pub struct Dataplane {
     pub tcp_ports: Vec<u16>,
     /// TCP connections for each worker.
     pub tcp_connections: u32,
-    /// Congestion control of all TCP connections.
+    /// Congestion control of TCP connections of which the configuration says nothing else.
     pub tcp_congestion: Congestion,
     /// Memory of all TCP buffers of a worker together, in MiB. It is taken as it is used.
     pub tcp_memory_mib: u32,

@@ -2,12 +2,34 @@
 //!
 //! All of it is the worker's; control only reads.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use num_enum::TryFromPrimitive;
 
 use crate::slot::{Slot, SlotState};
 use crate::types::ConnRef;
 use crate::words::{Record, SOCKET_WORDS, WordReader, WordWriter};
+
+/// The congestion control of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromPrimitive)]
+#[repr(u16)]
+pub enum Congestion {
+    /// BBR.
+    Bbr = 1,
+    /// CUBIC (RFC 9438).
+    Cubic = 2,
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Congestion::Bbr => "bbr",
+            Congestion::Cubic => "cubic",
+        })
+    }
+}
 
 /// What does not change while a connection lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,9 +73,11 @@ pub enum ConnState {
     Closing,
 }
 
-/// What a connection has carried.
+/// What a connection has carried, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConnStats {
+    /// The congestion control that governs it; `None` when shared memory held no such number.
+    pub congestion: Option<Congestion>,
     /// Octets of the stream from the peer.
     pub octets_in: u64,
     /// Octets of the stream to the peer.
@@ -73,6 +97,8 @@ pub(crate) struct ConnSlot {
     segments_in: AtomicU64,
     segments_out: AtomicU64,
     last_frame_ns: AtomicU64,
+    /// Number of the [`Congestion`].
+    congestion: AtomicU64,
     /// 1 once one side has closed.
     closing: AtomicU64,
     info: Slot<{ ConnInfo::WORDS }>,
@@ -83,7 +109,9 @@ impl ConnSlot {
         let (generation, _, info) = self.info.read()?;
         let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let state = if get(&self.closing) == 0 { ConnState::Open } else { ConnState::Closing };
+        let congestion = u16::try_from(get(&self.congestion)).ok();
         let stats = ConnStats {
+            congestion: congestion.and_then(|number| Congestion::try_from(number).ok()),
             octets_in: get(&self.octets_in),
             octets_out: get(&self.octets_out),
             segments_in: get(&self.segments_in),
@@ -121,6 +149,7 @@ impl<'a> ConnWriter<'a> {
             &slot.segments_in,
             &slot.segments_out,
             &slot.last_frame_ns,
+            &slot.congestion,
             &slot.closing,
         ] {
             count.store(0, Ordering::Relaxed);
@@ -146,6 +175,8 @@ impl<'a> ConnWriter<'a> {
         self.slot.octets_out.store(stats.octets_out, Ordering::Relaxed);
         self.slot.segments_in.store(stats.segments_in, Ordering::Relaxed);
         self.slot.segments_out.store(stats.segments_out, Ordering::Relaxed);
+        let congestion = stats.congestion.map_or(0, |congestion| congestion as u64);
+        self.slot.congestion.store(congestion, Ordering::Relaxed);
     }
 
     /// Notes that a whole frame came.

@@ -55,7 +55,7 @@ pub mod types;
 mod words;
 
 pub use bell::Bell;
-pub use conn::{ConnInfo, ConnState, ConnStats};
+pub use conn::{Congestion, ConnInfo, ConnState, ConnStats};
 pub use control::{Collected, ControlView, InstallError, TableFull};
 pub use counters::Counter;
 pub use dataplane::{AttachError, DataplaneView, Load, WorkerView};
@@ -76,4 +76,4 @@ pub use types::{ConnRef, Name, Path, Prefix, Selector, SelectorList, Transport};
 
 /// Version of what lies in the memory. Raise it with every change of layout or meaning; two
 /// processes of different versions refuse each other in the rendezvous.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

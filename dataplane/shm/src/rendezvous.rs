@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use num_enum::TryFromPrimitive;
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{
@@ -308,7 +309,7 @@ pub fn connect(
     let fds = own.map(Bundle::fds);
     send(&socket, &Hello::new(Verdict::Keep, &ours, identity), fds.as_ref())?;
     let (answer, fds) = receive(&socket)?;
-    let verdict = Verdict::from_number(answer.verdict).ok_or(RendezvousError::NoHello)?;
+    let verdict = Verdict::try_from(answer.verdict).map_err(|_| RendezvousError::NoHello)?;
     let link = Link { socket };
     match (verdict, own, fds) {
         (Verdict::Keep, Some(own), _) => Ok((link, own.clone())),
@@ -325,8 +326,8 @@ pub fn connect(
 }
 
 /// What control says to a hello.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, TryFromPrimitive)]
+#[repr(u64)]
 enum Verdict {
     /// Go on with the region that you have. (Also what the dataplane's own hello carries.)
     Keep = 1,
@@ -342,22 +343,6 @@ enum Verdict {
     Different = 6,
     /// Control could not make or adopt the region; its log says why.
     Failed = 7,
-}
-
-impl Verdict {
-    fn from_number(number: u64) -> Option<Verdict> {
-        [
-            Verdict::Keep,
-            Verdict::Take,
-            Verdict::Version,
-            Verdict::Layout,
-            Verdict::Busy,
-            Verdict::Different,
-            Verdict::Failed,
-        ]
-        .into_iter()
-        .find(|verdict| *verdict as u64 == number)
-    }
 }
 
 /// The one message, the same in both directions.

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use num_enum::TryFromPrimitive;
+
 use crate::words::{ADDRESS_WORDS, Record, SOCKET_WORDS, WordReader, WordWriter};
 
 /// What carries the packets of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromPrimitive)]
+#[repr(u16)]
 pub enum Transport {
     /// ESP directly in IP (protocol 50), IKE on UDP 500.
     Native = 1,
@@ -15,18 +17,6 @@ pub enum Transport {
     Udp = 2,
     /// TCP encapsulation, RFC 9329.
     Tcp = 3,
-}
-
-impl Transport {
-    /// The transport of a number out of shared memory.
-    pub fn from_number(number: u16) -> Option<Transport> {
-        match number {
-            1 => Some(Transport::Native),
-            2 => Some(Transport::Udp),
-            3 => Some(Transport::Tcp),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for Transport {
@@ -90,7 +80,7 @@ impl Record for Path {
 
     fn decode(words: &mut WordReader<'_>) -> Option<Path> {
         let [transport, has_conn, _, _] = words.take_quad()?;
-        let transport = Transport::from_number(transport)?;
+        let transport = Transport::try_from(transport).ok()?;
         let local = words.take_socket()?;
         let remote = words.take_socket()?;
         let conn = ConnRef::decode(words)?;

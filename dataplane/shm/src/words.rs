@@ -87,6 +87,11 @@ impl<'a> WordReader<'a> {
         Some(first)
     }
 
+    /// A number that means something to `T`.
+    pub(crate) fn take_number<T: TryFrom<u16>>(&mut self) -> Option<T> {
+        T::try_from(u16::try_from(self.take()?).ok()?).ok()
+    }
+
     pub(crate) fn take_quad(&mut self) -> Option<[u16; 4]> {
         let word = self.take()?;
         Some([word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16])

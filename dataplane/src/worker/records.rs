@@ -42,12 +42,13 @@ impl<L: Link> Worker<L> {
                 self.ike_down(&path, &message);
                 self.message = message;
             }
-            Down::TcpConnect { token, local, remote } => {
+            Down::TcpConnect { token, local, remote, congestion } => {
                 let local = local.or_else(|| self.core.net.outer.own.source_for(remote.ip()));
                 let own = local.filter(|&local| self.core.net.outer.own.contains(local));
-                let begun = own.ok_or(ConnectFailure::NoAddress).and_then(|local| {
-                    self.tcp.connect(super::stack_time(self.core.now_ns), token, local, remote)
-                });
+                let now = super::stack_time(self.core.now_ns);
+                let begun = own
+                    .ok_or(ConnectFailure::NoAddress)
+                    .and_then(|local| self.tcp.connect(now, token, (local, remote), congestion));
                 if let Err(reason) = begun {
                     self.core.tell(&Up::TcpConnectFailed { token, reason });
                 }
@@ -58,9 +59,10 @@ impl<L: Link> Worker<L> {
                     self.tcp.close(&self.core.view, id, abort);
                 }
             }
-            Down::TcpProven { conn } => {
+            Down::TcpProven { conn, congestion } => {
+                let id = ConnId { index: conn.index, generation: conn.generation };
                 if conn.worker == self.core.view.worker() {
-                    self.tcp.proven(ConnId { index: conn.index, generation: conn.generation });
+                    self.tcp.proven(&self.core.view, id, congestion);
                 }
             }
             Down::SaChanged { index } => self.reload_sa(index),
@@ -146,9 +148,11 @@ fn detach(record: Down<'_>, message: &mut Vec<u8>) -> Down<'static> {
             message.extend_from_slice(payload);
             Down::IkeSend { path, payload: &[] }
         }
-        Down::TcpConnect { token, local, remote } => Down::TcpConnect { token, local, remote },
+        Down::TcpConnect { token, local, remote, congestion } => {
+            Down::TcpConnect { token, local, remote, congestion }
+        }
         Down::TcpClose { conn, abort } => Down::TcpClose { conn, abort },
-        Down::TcpProven { conn } => Down::TcpProven { conn },
+        Down::TcpProven { conn, congestion } => Down::TcpProven { conn, congestion },
         Down::SaChanged { index } => Down::SaChanged { index },
         Down::PolicyChanged { index } => Down::PolicyChanged { index },
         Down::PeerChanged { index } => Down::PeerChanged { index },

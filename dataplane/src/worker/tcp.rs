@@ -7,11 +7,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_shm::{
-    CloseReason, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Path, Transport, Up,
-    WorkerView,
+    CloseReason, Congestion, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Path,
+    Transport, Up, WorkerView,
 };
 use culvert_tcpstack::framing::{self, Decoder};
-use culvert_tcpstack::{self as tcpstack, ConnError, ConnId, ConnectError, Stack};
+use culvert_tcpstack::{
+    self as tcpstack, CongestionControl, ConnError, ConnId, ConnectError, Stack,
+};
 
 use super::age::AgeDrop;
 use super::prefix_watch::PrefixWatch;
@@ -99,14 +101,15 @@ impl Tcp {
         &mut self,
         now: tcpstack::Instant,
         token: u64,
-        local: IpAddr,
-        remote: SocketAddr,
+        (local, remote): (IpAddr, SocketAddr),
+        congestion: Congestion,
     ) -> Result<(), ConnectFailure> {
         let id = self.stack.connect(now, local, remote).map_err(|error| match error {
             ConnectError::Address => ConnectFailure::NoAddress,
             ConnectError::ConnectionsMax => ConnectFailure::TableFull,
             ConnectError::NoPort => ConnectFailure::NoPort,
         })?;
+        self.stack.set_congestion_control(id, control_of(congestion));
         let decoder = Decoder::for_originator();
         let path = self.path(id, SocketAddr::new(local, 0), remote);
         self.insert(Conn { token, prefix_due: true, ..Conn::new(id, path, true, decoder) });
@@ -145,6 +148,7 @@ impl Tcp {
         if let Some(slot) = view.conn(id.index) {
             slot.open(conn, &ConnInfo { local, remote, originator, opened_ns: now_ns });
         }
+        self.show(view, id);
         view.count(Counter::TcpOpened, 1);
         originator.then_some(Up::TcpOpened { conn, local, remote, originator, token })
     }
@@ -155,9 +159,11 @@ impl Tcp {
         self.watch.disarm(id.index);
     }
 
-    /// An authenticated peer uses the connection.
-    pub(crate) fn proven(&mut self, id: ConnId) {
+    /// An authenticated peer uses the connection, and this is to govern it.
+    pub(crate) fn proven(&mut self, view: &WorkerView, id: ConnId, congestion: Congestion) {
         self.stack.vouch(id);
+        self.stack.set_congestion_control(id, control_of(congestion));
+        self.show(view, id);
     }
 
     /// A connection is gone. Returns what control has to be told.
@@ -288,16 +294,20 @@ impl Tcp {
         for _ in 0..SHOWN_PER_TICK.min(self.conns.len()) {
             self.shown = (self.shown + 1) % self.conns.len();
             let Some(conn) = self.conns.get(self.shown).and_then(Option::as_ref) else { continue };
-            let slot = view.conn(conn.id.index);
-            if let (Some(slot), Some(info)) = (slot, self.stack.info(conn.id)) {
-                slot.show(&ConnStats {
-                    octets_in: info.octets_in,
-                    octets_out: info.octets_out,
-                    segments_in: info.segments_in,
-                    segments_out: info.segments_out,
-                    last_frame_ns: 0,
-                });
-            }
+            self.show(view, conn.id);
+        }
+    }
+
+    fn show(&self, view: &WorkerView, id: ConnId) {
+        if let (Some(slot), Some(info)) = (view.conn(id.index), self.stack.info(id)) {
+            slot.show(&ConnStats {
+                congestion: Some(congestion_of(info.congestion_control)),
+                octets_in: info.octets_in,
+                octets_out: info.octets_out,
+                segments_in: info.segments_in,
+                segments_out: info.segments_out,
+                last_frame_ns: 0,
+            });
         }
     }
 
@@ -356,6 +366,20 @@ impl Conn {
             open: false,
             verdict: None,
         }
+    }
+}
+
+fn control_of(congestion: Congestion) -> CongestionControl {
+    match congestion {
+        Congestion::Bbr => CongestionControl::Bbr,
+        Congestion::Cubic => CongestionControl::Cubic,
+    }
+}
+
+fn congestion_of(control: CongestionControl) -> Congestion {
+    match control {
+        CongestionControl::Bbr => Congestion::Bbr,
+        CongestionControl::Cubic => Congestion::Cubic,
     }
 }
 

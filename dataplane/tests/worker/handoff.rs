@@ -1,6 +1,6 @@
 //! Two workers: connections on one, SAs on the other.
 
-use culvert_shm::{Counter, Down, Transport};
+use culvert_shm::{Congestion, Counter, Down, Transport};
 
 use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, PEER_V4, Told};
 use crate::packets::{ip, ping, udp};
@@ -98,7 +98,8 @@ fn segments_find_the_worker_whose_port_they_are_for() {
         peer.stack.listen(4500);
         // All of the peer's packets arrive at worker 0.
         let remote = (ip(PEER_V4), 4500).into();
-        let connect = Down::TcpConnect { token: 3, local: None, remote };
+        let connect =
+            Down::TcpConnect { token: 3, local: None, remote, congestion: Congestion::Bbr };
         gateway.control.send(worker, &connect).unwrap();
         peer.exchange(&mut gateway);
         let told = gateway.told();

@@ -1,6 +1,6 @@
 //! RFC 9329's streams: the prefix, lengths, corruption, and who says what first.
 
-use culvert_shm::{CloseReason, Counter, Down};
+use culvert_shm::{CloseReason, Congestion, ConnRef, Counter, Down};
 use culvert_tcpstack::framing::{MESSAGE_BYTES_MAX, PREFIX};
 
 use crate::fixture::{Gateway, LAYOUT, OUTER_V6, PEER_V6, Told};
@@ -152,7 +152,7 @@ fn a_connection_gives_way_until_its_peer_is_authenticated() {
     let mut gateway = Gateway::new();
     let mut peer = Peer::new(1);
     let (authenticated, conn) = peer.begin(&mut gateway);
-    gateway.control.send(0, &Down::TcpProven { conn }).unwrap();
+    gateway.control.send(0, &Down::TcpProven { conn, congestion: Congestion::Bbr }).unwrap();
     gateway.turn();
     let (stranger, _) = peer.begin(&mut gateway);
     for _ in 1..LAYOUT.conn_slots / 4 {
@@ -205,8 +205,11 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
     let mut gateway = Gateway::new();
     let mut peer = Peer::new(1);
     peer.stack.listen(4500);
-    let remote = (ip(crate::fixture::PEER_V4), 4500).into();
-    gateway.control.send(0, &Down::TcpConnect { token: 9, local: None, remote }).unwrap();
+    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
+    gateway
+        .control
+        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion })
+        .unwrap();
     peer.exchange(&mut gateway);
     let told = gateway.told();
     let [Told::Opened { conn, originator: true, token: 9 }] = told[..] else { panic!("{told:?}") };
@@ -235,12 +238,53 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
 fn a_refused_connection_is_reported_by_its_token() {
     let mut gateway = Gateway::new();
     let mut peer = Peer::new(1);
-    let remote = (ip(crate::fixture::PEER_V4), 4500).into();
-    gateway.control.send(0, &Down::TcpConnect { token: 5, local: None, remote }).unwrap();
+    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
+    gateway
+        .control
+        .send(0, &Down::TcpConnect { token: 5, local: None, remote, congestion })
+        .unwrap();
     peer.exchange(&mut gateway);
     // An address that is not the gateway's.
     let local = Some(ip("192.0.2.99"));
-    gateway.control.send(0, &Down::TcpConnect { token: 6, local, remote }).unwrap();
+    gateway.control.send(0, &Down::TcpConnect { token: 6, local, remote, congestion }).unwrap();
     peer.exchange(&mut gateway);
     assert_eq!(gateway.told(), [Told::ConnectFailed(5), Told::ConnectFailed(6)]);
+}
+
+// What control says with the connect, and later of a peer that it knows by then, governs. Until
+// then the dataplane's own setting does.
+#[test]
+fn each_connection_has_the_congestion_control_that_control_says() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let shown = |gateway: &Gateway, conn: ConnRef| {
+        let (found, _, _, stats) = gateway.control.conn(conn.worker, conn.index).unwrap();
+        assert_eq!(found, conn);
+        stats.congestion.unwrap()
+    };
+    let (id, accepted) = peer.begin(&mut gateway);
+    assert_eq!(shown(&gateway, accepted), Congestion::Bbr);
+    let _ = gateway.told();
+    let congestion = Congestion::Cubic;
+    gateway.control.send(0, &Down::TcpProven { conn: accepted, congestion }).unwrap();
+    gateway.turn();
+    assert_eq!(shown(&gateway, accepted), Congestion::Cubic);
+
+    peer.stack.listen(4500);
+    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
+    gateway
+        .control
+        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion })
+        .unwrap();
+    peer.exchange(&mut gateway);
+    let told = gateway.told();
+    let [Told::Opened { conn, token: 9, .. }] = told[..] else { panic!("{told:?}") };
+    assert_eq!(shown(&gateway, conn), Congestion::Cubic);
+
+    // The stream goes on.
+    let path = crate::peer::path(culvert_shm::Transport::Tcp, Some(accepted));
+    let payload = ike_message(300);
+    gateway.control.send(0, &Down::IkeSend { path, payload: &payload }).unwrap();
+    peer.exchange(&mut gateway);
+    assert_eq!(frames(&peer.read(id)), [payload]);
 }

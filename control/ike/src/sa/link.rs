@@ -232,7 +232,8 @@ impl Session {
         let request = ConnectRequest(cx.id());
         self.link.state = LinkState::Asked(request);
         self.link.target = Some((local, remote));
-        cx.transmits.push_back(Transmit::Connect { request, local, remote });
+        let connection = self.connection_name();
+        cx.transmits.push_back(Transmit::Connect { request, connection, local, remote });
     }
 
     /// Asks for one to where the last one went.

@@ -415,7 +415,7 @@ impl Pair {
                     self.carry(from_a, &path, octets);
                 }
                 Transmit::Keepalive { path } => self.side(from_a).keepalives.push((now, path)),
-                Transmit::Connect { request, local: _, remote } => {
+                Transmit::Connect { request, remote, .. } => {
                     self.side(from_a).connects.push(now);
                     self.open(from_a, request, remote);
                 }

@@ -27,22 +27,6 @@ pub enum CongestionControl {
     Bbr,
 }
 
-impl std::str::FromStr for CongestionControl {
-    type Err = UnknownCongestionControl;
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        match name {
-            "cubic" => Ok(Self::Cubic),
-            "bbr" => Ok(Self::Bbr),
-            _ => Err(UnknownCongestionControl(name.to_owned())),
-        }
-    }
-}
-
-/// A name in the configuration that is no congestion control.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("congestion control \"{0}\" is not known; use \"bbr\" or \"cubic\"")]
-pub struct UnknownCongestionControl(String);
-
 /// What one acknowledgment told.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AckSample {

@@ -228,14 +228,6 @@ fn bbr_never_stands_still() {
     assert!(rate * a_round_trip >= 0.9 * 4.0 * MSS as f64, "{rate} for {a_round_trip} s");
 }
 
-#[test]
-fn names_are_read_and_mistakes_explained() {
-    assert_eq!("cubic".parse(), Ok(CongestionControl::Cubic));
-    assert_eq!("bbr".parse(), Ok(CongestionControl::Bbr));
-    let error = "reno".parse::<CongestionControl>().unwrap_err();
-    assert!(error.to_string().contains("\"reno\""));
-}
-
 /// A successor begins with the window of before, and grows from it as its predecessor would.
 #[test]
 fn before_the_path_is_full_the_search_goes_on() {
