@@ -271,7 +271,7 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     assert_eq!(shown(&gateway, accepted), Congestion::Cubic);
 
     peer.stack.listen(4500);
-    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
+    let remote = (ip(crate::fixture::PEER_V4), 4500).into();
     gateway
         .control
         .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion })
