@@ -6,6 +6,9 @@
 //! alone; one that stands loses single packets, more and more often, until the hosts behind it slow
 //! down. Tail drop would hold them only when the buffer is full, with all of it waiting before every
 //! new packet.
+//!
+//! Packets come to the worker that owns the SA. Where the connection is another's, that one publishes
+//! since when its queue waits ([`super::rooms`]).
 
 use crate::net::Nanos;
 
@@ -18,10 +21,10 @@ const INTERVAL: Nanos = 100_000_000;
 /// do not listen.
 const AGE_MAX: Nanos = 500_000_000;
 /// A queue that is no longer than this is none, however slow the path (RFC 8289, 4.4: one MTU).
-const OCTETS_FREE: usize = 3_000;
+pub(crate) const OCTETS_FREE: usize = 3_000;
 
-/// What the rule remembers of one connection.
-#[derive(Debug, Default)]
+/// What the rule remembers of one connection, where packets for it are sealed.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct AgeDrop {
     /// Since when the queue stands, and INTERVAL on top; 0 when it does not.
     stands_until: Nanos,

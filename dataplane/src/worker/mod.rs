@@ -79,6 +79,9 @@ const EVENTS_PER_BATCH: usize = 1024;
 /// How often packets that wait for a neighbour are looked at, and connections are shown.
 const TICK: Nanos = SECOND / 10;
 
+/// Connections of which one batch tells the other workers.
+const SHARED_PER_BATCH: usize = 64;
+
 /// Connections whose prefix is overdue that one batch closes.
 const SILENT_PER_BATCH: usize = 16;
 
@@ -220,6 +223,7 @@ impl<L: Link> Worker<L> {
         work += self.take_events();
         let mut segments = Segments::new(&mut self.core, self.offloads);
         self.tcp.stack.poll_transmit(stack_time(now_ns), &mut segments);
+        self.publish_shared();
         self.core.flush();
         self.core.view.batch_boundary();
         work > 0
@@ -242,7 +246,7 @@ impl<L: Link> Worker<L> {
                     told
                 }
                 Event::Closed { id, reason } => {
-                    core.rooms.publish(core.view.worker(), id.index, 0);
+                    core.rooms.publish(core.view.worker(), id.index, 0, None);
                     tcp.closed(&core.view, id, reason)
                 }
                 Event::Readable(id) => {
@@ -303,10 +307,21 @@ impl<L: Link> Worker<L> {
         }
     }
 
-    /// Tells the other workers, who may seal for a connection, how much it takes.
+    /// Tells the other workers, who may seal for a connection, how much it takes and since when what
+    /// it has waits.
     fn publish_room(&mut self, id: ConnId) {
         let room = self.tcp.room_or_event(id);
-        self.core.rooms.publish(self.core.view.worker(), id.index, room);
+        let since = self.tcp.waiting_since(id);
+        self.core.rooms.publish(self.core.view.worker(), id.index, room, since);
+    }
+
+    /// Tells it of connections for which other workers have sealed, as long as frames wait there: some
+    /// in each batch, in turn.
+    fn publish_shared(&mut self) {
+        for _ in 0..self.tcp.shared_len().min(SHARED_PER_BATCH) {
+            let Some(id) = self.tcp.next_shared() else { return };
+            self.publish_room(id);
+        }
     }
 
     /// Writes a frame that another worker has sealed. Room for it was reserved; where the
@@ -320,7 +335,8 @@ impl<L: Link> Worker<L> {
         if written.is_err() {
             self.core.count(Counter::HandoffTcpLost);
         }
-        self.publish_room(conn);
+        // What this batch sends of it does not wait: it is published behind that.
+        self.tcp.share(conn);
     }
 
     /// Closes a connection because another worker has found its stream corrupt.

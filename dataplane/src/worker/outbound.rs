@@ -269,7 +269,8 @@ impl<L: Link> Core<L> {
         Ok(())
     }
 
-    /// Seals for a connection of another worker's, whose room is reserved before.
+    /// Seals for a connection of another worker's, which has told how old its queue is and whose room
+    /// is reserved before.
     fn seal_for_other(
         &mut self,
         conn: ConnRef,
@@ -280,6 +281,10 @@ impl<L: Link> Core<L> {
         let len = ESP_OVERHEAD_BYTES + OutboundSa::sealed_len(inner.len());
         if !self.mesh.has_room(conn.worker) {
             return Err(Counter::HandoffFull);
+        }
+        let peer = self.sas.get(slot).ok_or(Counter::PolicyStale)?.peer;
+        if !self.peers.admits(peer, &self.rooms, conn, self.now_ns) {
+            return Err(Counter::TcpAged);
         }
         if !self.rooms.reserve(conn.worker, conn.index, len) {
             return Err(Counter::TcpBackpressure);

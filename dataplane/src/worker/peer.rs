@@ -1,12 +1,18 @@
 //! The peers (IKE SAs) that this worker owns, and the way to each.
 
-use culvert_shm::{Load, Path, SlotRef, Transport, WorkerView};
+use culvert_shm::{ConnRef, Load, Path, SlotRef, Transport, WorkerView};
+
+use super::age::{AgeDrop, OCTETS_FREE};
+use super::rooms::Rooms;
+use crate::net::Nanos;
 
 /// Where one peer is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
     pub(crate) slot: SlotRef,
     pub(crate) path: Path,
+    /// When to drop packets because those before them wait on another worker's connection.
+    pub(crate) age: AgeDrop,
 }
 
 /// How an ESP packet came, which is how its peer may be reached from now on.
@@ -37,13 +43,30 @@ impl PeerTable {
     pub(crate) fn reload(&mut self, view: &WorkerView, index: u32) {
         let Some(entry) = self.slots.get_mut(index as usize) else { return };
         *entry = match view.load_peer(index) {
-            Load::Live(slot, (_, path)) => Some(Peer { slot, path }),
+            Load::Live(slot, (_, path)) => Some(Peer { slot, path, age: AgeDrop::default() }),
             Load::Gone => None,
         };
     }
 
     pub(crate) fn get(&self, slot: SlotRef) -> Option<&Peer> {
         self.slots.get(slot.index as usize)?.as_ref().filter(|peer| peer.slot == slot)
+    }
+
+    /// Whether another packet may be sealed for this peer, whose connection is another worker's, by
+    /// the age of those that wait there (RFC 9329, 9.1).
+    pub(crate) fn admits(
+        &mut self,
+        slot: SlotRef,
+        rooms: &Rooms,
+        conn: ConnRef,
+        now_ns: Nanos,
+    ) -> bool {
+        let entry = self.slots.get_mut(slot.index as usize).and_then(Option::as_mut);
+        let Some(peer) = entry.filter(|peer| peer.slot == slot) else { return false };
+        match rooms.waiting_since(conn.worker, conn.index) {
+            Some(since) => peer.age.admits(now_ns, now_ns.saturating_sub(since), OCTETS_FREE + 1),
+            None => peer.age.admits(now_ns, 0, 0),
+        }
     }
 
     /// Sends the peer's packets another way from now on. False when there is no such peer.
@@ -74,8 +97,6 @@ impl PeerTable {
 
 #[cfg(test)]
 mod tests {
-    use culvert_shm::ConnRef;
-
     use super::*;
 
     fn path(transport: Transport, remote: &str, conn: Option<u32>) -> Path {
@@ -90,7 +111,7 @@ mod tests {
     fn moves(old: Path, new: Path, may_move: bool) -> bool {
         let slot = SlotRef { index: 0, generation: 1 };
         let arrival = Arrival { path: new, traffic_class: 0, hop_limit: 64, may_move };
-        PeerTable::moves(&Peer { slot, path: old }, &arrival)
+        PeerTable::moves(&Peer { slot, path: old, age: AgeDrop::default() }, &arrival)
     }
 
     // RFC 9329, 6.1: the connection of the last valid packet, whatever address it comes from.

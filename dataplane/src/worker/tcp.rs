@@ -4,6 +4,7 @@
 //! prefix has come) or by control ([`Tcp::connect`]); read by [`super::stream`]; written by
 //! [`Tcp::write_frame`]; closed by either side, or broken off because its stream is no RFC 9329.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_shm::{
@@ -15,7 +16,7 @@ use culvert_tcpstack::{
     self as tcpstack, CongestionControl, ConnError, ConnId, ConnectError, Stack,
 };
 
-use super::age::AgeDrop;
+use super::age::{AgeDrop, OCTETS_FREE};
 use super::prefix_watch::PrefixWatch;
 use crate::net::{Nanos, SECOND};
 
@@ -48,6 +49,8 @@ pub(crate) struct Conn {
     /// Control's name for its wish to connect, 0 when the peer opened the connection.
     token: u64,
     open: bool,
+    /// It is among [`Tcp::shared`].
+    shared: bool,
     /// Why this side ends it.
     verdict: Option<CloseReason>,
 }
@@ -58,6 +61,9 @@ pub(crate) struct Tcp {
     conns: Box<[Option<Conn>]>,
     watch: PrefixWatch,
     worker: u16,
+    /// Connections for which other workers have sealed and of which they are still to be told, each
+    /// once, with some that are gone.
+    shared: VecDeque<ConnId>,
     /// Index of the connection that was shown last.
     shown: usize,
     /// What of the stack's own counts has been added to the worker's.
@@ -72,6 +78,7 @@ impl Tcp {
             conns,
             watch: PrefixWatch::new(connections),
             worker,
+            shared: VecDeque::with_capacity(connections as usize),
             shown: 0,
             counted: tcpstack::Stats::default(),
         }
@@ -289,6 +296,43 @@ impl Tcp {
         self.stack.room_or_event(id, ROOM_WANTED).saturating_sub(framing::PREFIX.len())
     }
 
+    /// Another worker has sealed for this connection.
+    pub(crate) fn share(&mut self, id: ConnId) {
+        if self.shared.len() < self.conns.len()
+            && let Some(conn) = self.conn(id)
+            && !std::mem::replace(&mut conn.shared, true)
+        {
+            self.shared.push_back(id);
+        }
+    }
+
+    /// Connections of which other workers are to be told.
+    pub(crate) fn shared_len(&self) -> usize {
+        self.shared.len()
+    }
+
+    /// The next connection of which the workers that seal for it are to be told. It is in turn again
+    /// as long as frames wait there.
+    pub(crate) fn next_shared(&mut self) -> Option<ConnId> {
+        while let Some(id) = self.shared.pop_front() {
+            let waits = self.waiting_since(id).is_some();
+            if let Some(conn) = self.conn(id) {
+                conn.shared = waits;
+                if waits {
+                    self.shared.push_back(id);
+                }
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Since when the oldest frame waits to be sent; `None` where what waits is no queue.
+    pub(crate) fn waiting_since(&self, id: ConnId) -> Option<Nanos> {
+        let (waiting, since) = self.stack.unsent(id);
+        since.filter(|_| waiting > OCTETS_FREE).map(|since| since.0 * 1000)
+    }
+
     /// Shows what some connections have carried; in turn, all of them.
     pub(crate) fn show_some(&mut self, view: &WorkerView) {
         for _ in 0..SHOWN_PER_TICK.min(self.conns.len()) {
@@ -364,6 +408,7 @@ impl Conn {
             age: AgeDrop::default(),
             token: 0,
             open: false,
+            shared: false,
             verdict: None,
         }
     }

@@ -107,3 +107,36 @@ fn segments_find_the_worker_whose_port_they_are_for() {
         assert_eq!(conn.worker, worker);
     }
 }
+
+// What waited for long when a queue ended says nothing of the next one: packets are sealed again.
+#[test]
+fn after_a_standing_queue_packets_pass_again() {
+    let (mut gateway, mut peer, id, mut sa) = apart();
+    for number in 0..100 {
+        gateway.inner_packet(&ping(HOST_V4, FAR_V4, &[number; 1300]));
+    }
+    gateway.turn();
+    // The path has stopped: nothing is acknowledged, and behind what is old nothing is sealed.
+    let _ = gateway.outer_frames();
+    gateway.pass(600, 100);
+    let sealed = gateway.control.sa_counts(sa.slot).unwrap().packets_out;
+    assert_eq!(gateway.count(Counter::TcpAged), 0);
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, b"behind it"));
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::TcpAged), 1);
+    assert_eq!(gateway.control.sa_counts(sa.slot).unwrap().packets_out, sealed);
+
+    let mut stream = Vec::new();
+    for _ in 0..60 {
+        gateway.pass(200, 100);
+        peer.exchange(&mut gateway);
+        stream.extend(peer.read(id));
+    }
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, b"again"));
+    peer.exchange(&mut gateway);
+    stream.extend(peer.read(id));
+    let frames = frames(&stream);
+    assert_eq!(frames.len() as u64, sealed + 1);
+    let (_, last) = sa.open(frames.last().unwrap()).unwrap();
+    assert!(last.ends_with(b"again"));
+}

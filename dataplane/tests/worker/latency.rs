@@ -87,10 +87,22 @@ fn packets(gateway: &mut Gateway) -> Vec<Vec<u8>> {
 /// 20 s. With tail drop half of what arrives has waited for 97 ms and more, behind a full send buffer.
 #[test]
 fn a_standing_queue_is_kept_short_by_dropping_before_sealing() {
-    let mut gateway = Gateway::new();
+    keeps_a_standing_queue_short(Gateway::new(), 0);
+}
+
+/// The same where another worker seals than sends.
+#[test]
+fn a_standing_queue_is_kept_short_by_a_worker_that_does_not_own_it() {
+    keeps_a_standing_queue_short(Gateway::with_workers(2), 1);
+}
+
+/// `owner` owns the SAs, worker 0 the connection.
+fn keeps_a_standing_queue_short(mut gateway: Gateway, owner: u16) {
     let mut peer = Peer::new(1);
     let (id, conn) = peer.begin(&mut gateway);
-    let sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Tcp, Some(conn))));
+    assert_eq!(conn.worker, 0);
+    let wanted = Wanted { owner, ..Wanted::by(path(Transport::Tcp, Some(conn))) };
+    let sa = Sa::install(&mut gateway, wanted);
     let (decoder, gathering) = (Decoder::for_originator(), Gathering::new());
     let (under_way, back) = (VecDeque::new(), VecDeque::new());
     let mut path = Path { peer, decoder, gathering, under_way, back, free_at: 0 };
@@ -119,5 +131,6 @@ fn a_standing_queue_is_kept_short_by_dropping_before_sealing() {
     let median = ages[ages.len() / 2];
     assert!(median < 60, "median {median} ms, of which the link's delay and queue are 34");
     assert!(gateway.count(Counter::TcpAged) > 100);
+    assert_eq!(gateway.count(Counter::HandoffTcpLost), 0);
     assert!(arrived > RATE * 10_000 * 9 / 10, "{arrived} octets");
 }
