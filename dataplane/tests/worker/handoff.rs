@@ -111,7 +111,7 @@ fn segments_find_the_worker_whose_port_they_are_for() {
 // What waited for long when a queue ended says nothing of the next one: packets are sealed again.
 #[test]
 fn after_a_standing_queue_packets_pass_again() {
-    let (mut gateway, mut peer, id, mut sa) = apart();
+    let (mut gateway, mut peer, id, sa) = apart();
     for number in 0..100 {
         gateway.inner_packet(&ping(HOST_V4, FAR_V4, &[number; 1300]));
     }
