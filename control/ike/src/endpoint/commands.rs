@@ -66,10 +66,7 @@ impl Endpoint {
             return Err(InitiateError::TooManyIkeSas(self.config.ike_sas_max));
         }
         let id = self.new_ike_id();
-        let first = !self
-            .table
-            .sessions()
-            .any(|s| s.is_up() && s.connection.as_ref().is_some_and(|c| c.name == connection.name));
+        let first = !self.table.by_connection(&connection.name).any(Session::is_up);
         let cx = cx!(self, now, host);
         let session = Session::initiate(cx, id, connection, child, addresses, first);
         self.table.insert(session);
@@ -217,9 +214,8 @@ impl Endpoint {
         connection: &Arc<ConnectionConfig>,
         host: &mut dyn Host,
     ) {
-        let of_it = |s: &&Session| s.connection.as_ref().is_some_and(|c| c.name == connection.name);
-        let ids: Vec<IkeSaId> = self.table.sessions().filter(of_it).map(|s| s.id).collect();
-        for ike in ids {
+        let of_it = self.table.by_connection(&connection.name);
+        for ike in of_it.map(|s| s.id).collect::<Vec<IkeSaId>>() {
             self.with(now, ike, host, |s, cx| s.reconfigure(cx, connection));
         }
     }
@@ -251,7 +247,7 @@ impl Endpoint {
         host: &mut dyn Host,
         act: impl FnOnce(&mut Session, &mut Cx<'_>, ChildId),
     ) -> Result<(), UnknownSa> {
-        let ike = self.table.sessions().find(|s| s.has_child(child)).map(|s| s.id);
+        let ike = self.table.by_child(child);
         ike.and_then(|ike| self.with(now, ike, host, |session, cx| act(session, cx, child)))
             .ok_or(UnknownSa::Child(child))
     }

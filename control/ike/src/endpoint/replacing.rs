@@ -21,7 +21,7 @@ impl Endpoint {
     ) {
         let connection = self.table.get(succession.old).and_then(|s| s.connection.clone());
         let Some(connection) = connection else { return };
-        if self.table.sessions().any(|s| s.succeeds(succession.old)) {
+        if self.table.successor_of(succession.old).is_some() {
             // The last one has not been given up yet.
             return;
         }
@@ -34,6 +34,7 @@ impl Endpoint {
             if let Some(session) = self.table.get_mut(id) {
                 session.succeed_to(succession);
             }
+            self.table.sync(id);
             self.events.push_back(Event::Reauthenticating { ike: old, successor: id });
         }
     }

@@ -1,10 +1,13 @@
-//! The sessions and the ways to find one: by SPI, by first request, by TCP connection, by peer, and
-//! by what is due next. Each is kept up to date by [`Table::sync`] after a session has acted.
+//! The sessions and the ways to find one: by SPI, by first request, by TCP connection, by peer, by
+//! configured connection, by CHILD SA, by the IKE SA that it is to replace, and by what is due next.
+//! Each is kept up to date by [`Table::sync`] after a session has acted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
-use crate::event::IkeSaId;
+use crate::config::ConnectionConfig;
+use crate::event::{ChildId, IkeSaId};
 use crate::path::{ConnToken, ConnectRequest, Path};
 use crate::sa::Session;
 use crate::time::Instant;
@@ -26,6 +29,10 @@ struct Keys {
     conn: Option<ConnToken>,
     request: Option<ConnectRequest>,
     peer: Option<Vec<u8>>,
+    /// Its configuration, of which the name counts.
+    connection: Option<Arc<ConnectionConfig>>,
+    children: Vec<ChildId>,
+    predecessor: Option<IkeSaId>,
     timeout: Option<Instant>,
 }
 
@@ -38,6 +45,9 @@ impl Keys {
             conn,
             request,
             peer: session.peer_key(),
+            connection: session.connection.clone(),
+            children: session.child_ids().collect(),
+            predecessor: session.predecessor(),
             timeout: session.timeout(),
         }
     }
@@ -53,6 +63,9 @@ pub(super) struct Table {
     by_conn: BTreeSet<(ConnToken, IkeSaId)>,
     by_request: HashMap<ConnectRequest, IkeSaId>,
     by_peer: BTreeSet<(Vec<u8>, IkeSaId)>,
+    by_connection: HashMap<String, BTreeSet<IkeSaId>>,
+    by_child: HashMap<ChildId, IkeSaId>,
+    by_predecessor: HashMap<IkeSaId, IkeSaId>,
     timeouts: BTreeSet<(Instant, IkeSaId)>,
 }
 
@@ -106,6 +119,22 @@ impl Table {
         self.by_peer.range(range).map(|(_, other)| *other).filter(|other| *other != id).collect()
     }
 
+    /// The sessions of a configured connection.
+    pub(super) fn by_connection(&self, name: &str) -> impl Iterator<Item = &Session> {
+        let ids = self.by_connection.get(name).into_iter().flatten();
+        ids.filter_map(|id| self.get(*id))
+    }
+
+    /// The session that has this CHILD SA.
+    pub(super) fn by_child(&self, child: ChildId) -> Option<IkeSaId> {
+        self.by_child.get(&child).copied()
+    }
+
+    /// The session that is on its way to take the place of `old`.
+    pub(super) fn successor_of(&self, old: IkeSaId) -> Option<IkeSaId> {
+        self.by_predecessor.get(&old).copied()
+    }
+
     /// Half-open SAs that peers began: in all, and from the source of this address.
     pub(super) fn half_open(&self, remote: IpAddr) -> (usize, usize) {
         (self.by_init.len(), self.half_open.get(&source(remote)).copied().unwrap_or(0))
@@ -125,8 +154,10 @@ impl Table {
         let Some((session, old)) = self.sessions.get_mut(&id) else { return };
         let dead = session.is_dead();
         let new = if dead { Keys::default() } else { Keys::of(session) };
+        let connection = new.connection.clone();
         let old = std::mem::replace(old, new);
         self.forget(id, &old);
+        self.file(id, old.connection.as_deref(), connection.as_deref());
         if dead {
             self.sessions.remove(&id);
         } else {
@@ -157,8 +188,38 @@ impl Table {
         if let Some(peer) = &keys.peer {
             self.by_peer.remove(&(peer.clone(), id));
         }
+        for child in &keys.children {
+            self.by_child.remove(child);
+        }
+        if let Some(old) = keys.predecessor {
+            self.by_predecessor.remove(&old);
+        }
         if let Some(at) = keys.timeout {
             self.timeouts.remove(&(at, id));
+        }
+    }
+
+    /// Keeps a session among those of its connection, which seldom changes.
+    fn file(
+        &mut self,
+        id: IkeSaId,
+        old: Option<&ConnectionConfig>,
+        new: Option<&ConnectionConfig>,
+    ) {
+        let [old, new] = [old, new].map(|connection| connection.map(|c| c.name.as_str()));
+        if old == new {
+            return;
+        }
+        if let Some(old) = old
+            && let Some(ids) = self.by_connection.get_mut(old)
+        {
+            ids.remove(&id);
+            if ids.is_empty() {
+                self.by_connection.remove(old);
+            }
+        }
+        if let Some(new) = new {
+            self.by_connection.entry(new.to_owned()).or_default().insert(id);
         }
     }
 
@@ -179,6 +240,12 @@ impl Table {
         }
         if let Some(peer) = &keys.peer {
             self.by_peer.insert((peer.clone(), id));
+        }
+        for child in &keys.children {
+            self.by_child.insert(*child, id);
+        }
+        if let Some(old) = keys.predecessor {
+            self.by_predecessor.insert(old, id);
         }
         if let Some(at) = keys.timeout {
             self.timeouts.insert((at, id));

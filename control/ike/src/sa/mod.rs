@@ -303,8 +303,8 @@ impl Session {
         self.replaces.take()
     }
 
-    pub(crate) fn has_child(&self, id: ChildId) -> bool {
-        self.children.iter().any(|c| c.id == id)
+    pub(crate) fn child_ids(&self) -> impl Iterator<Item = ChildId> {
+        self.children.iter().map(|c| c.id)
     }
 
     pub(crate) fn ask_child(&mut self, cx: &mut Cx<'_>, config: Arc<ChildConfig>) {

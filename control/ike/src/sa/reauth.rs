@@ -68,9 +68,9 @@ impl Session {
         self.wants_successor = true;
     }
 
-    /// Whether this one is on its way to take the place of `old`.
-    pub(crate) fn succeeds(&self, old: IkeSaId) -> bool {
-        self.succession.as_ref().is_some_and(|s| s.old == old)
+    /// The IKE SA whose place this one is on its way to take.
+    pub(crate) fn predecessor(&self) -> Option<IkeSaId> {
+        self.succession.as_ref().map(|s| s.old)
     }
 
     /// What a successor has to take over, if one is wanted now.
