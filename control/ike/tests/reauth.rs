@@ -200,3 +200,21 @@ fn ike_sas_that_both_ends_begin_at_once_become_one() {
         pair.assert_child();
     }
 }
+
+// RFC 7296, 2.8.3: the peer rekeys a CHILD SA of the old IKE SA meanwhile. Its Delete of the old pair
+// lets no packet leave by the new one any more: that goes with its IKE SA, and those who have it
+// already deleted are not to take packets from there (1.4.1).
+#[test]
+fn a_rekey_that_the_peer_has_begun_on_the_old_ike_sa_takes_no_packet_back_there() {
+    for begun_ms in 0..50 {
+        let mut pair = Pair::up(config());
+        pair.traffic = true;
+        let (old, child, now) = (pair.a.sa().id, pair.b.child().id, pair.now);
+        pair.a.endpoint.reauthenticate(now, old, &mut pair.a.host).unwrap();
+        pair.run(Duration::from_millis(begun_ms));
+        pair.b.endpoint.rekey_child(pair.now, child, &mut pair.b.host).unwrap();
+        pair.run(seconds(70));
+        assert_ne!(pair.a.sa().id, old, "{begun_ms} ms");
+        pair.assert_child();
+    }
+}

@@ -12,6 +12,7 @@ impl Session {
         if !self.is_up() {
             return;
         }
+        self.phase = Phase::Closed(cx.now + LINGER);
         if let Some(outstanding) = self.outstanding.take() {
             self.abandon(cx, outstanding.asked);
         }
@@ -25,7 +26,6 @@ impl Session {
         }
         self.retired.clear();
         self.later.clear();
-        self.phase = Phase::Closed(cx.now + LINGER);
         let connection = self.connection_name();
         cx.events.push_back(Event::IkeDown { ike: self.id, connection, reason });
     }

@@ -51,20 +51,16 @@ impl Left {
 }
 
 impl TestHost {
-    pub(super) fn drop_child(&mut self, spi_in: u32) {
-        if let Some(sa) = self.installed.remove(&spi_in) {
-            self.outbound.remove(&sa.id);
-        }
-    }
-
     /// The same SA as the process before installed: another would begin its sequence numbers anew
     /// with the same keys.
     pub(super) fn install_again(&mut self, sa: &ChildSa) {
         let old = self.installed.insert(sa.spi_in, sa.clone()).unwrap();
         assert!(old.keymat_in == sa.keymat_in && old.keymat_out == sa.keymat_out);
-        self.outbound.remove(&old.id);
-        if sa.outbound {
-            self.outbound.insert(sa.id);
+        for id in self.outbound.iter_mut().chain(&mut self.waiting).filter(|id| **id == old.id) {
+            *id = sa.id;
+        }
+        if sa.outbound && !self.outbound.contains(&sa.id) && !self.waiting.contains(&sa.id) {
+            self.begin_sending(sa);
         }
     }
 

@@ -50,7 +50,11 @@ pub(crate) struct TestHost {
     next_spi: u32,
     pub(crate) reserved: BTreeSet<u32>,
     pub(crate) installed: BTreeMap<u32, ChildSa>,
-    pub(crate) outbound: BTreeSet<ChildId>,
+    /// Pairs that packets may leave by, in the order in which they were let: the last is in use.
+    pub(crate) outbound: Vec<ChildId>,
+    /// Pairs that the peer asked for beside others with the same selectors: as long as those are
+    /// there packets stay with them, since the answer may be on its way.
+    waiting: Vec<ChildId>,
     pub(crate) paths: BTreeMap<IkeSaId, ChildPath>,
     pub(crate) last_inbound: Option<Instant>,
     pub(crate) last_outbound: Option<Instant>,
@@ -61,6 +65,45 @@ pub(crate) struct TestHost {
 }
 
 impl TestHost {
+    /// Lets packets leave by a pair; whether they could not before.
+    fn enable(&mut self, id: ChildId) -> bool {
+        let new = !self.outbound.contains(&id);
+        if new {
+            self.outbound.push(id);
+        }
+        new
+    }
+
+    /// Whether another pair that packets leave by takes the same ones.
+    fn is_served(&self, sa: &ChildSa) -> bool {
+        let same = |other: &&ChildSa| {
+            (&other.remote_id, &other.local_ts, &other.remote_ts)
+                == (&sa.remote_id, &sa.local_ts, &sa.remote_ts)
+        };
+        self.installed.values().filter(same).any(|other| self.outbound.contains(&other.id))
+    }
+
+    fn begin_sending(&mut self, sa: &ChildSa) {
+        if !sa.initiator && self.is_served(sa) {
+            self.waiting.push(sa.id);
+        } else {
+            self.enable(sa.id);
+        }
+    }
+
+    fn drop_child(&mut self, spi_in: u32) -> Option<ChildId> {
+        let id = self.installed.remove(&spi_in)?.id;
+        self.outbound.retain(|other| *other != id);
+        self.waiting.retain(|other| *other != id);
+        let served = |id: &ChildId| {
+            self.installed.values().find(|sa| sa.id == *id).is_some_and(|sa| self.is_served(sa))
+        };
+        let (waiting, freed) = self.waiting.iter().partition(|id| served(id));
+        self.waiting = waiting;
+        self.outbound.extend::<Vec<ChildId>>(freed);
+        Some(id)
+    }
+
     /// Other random octets from now on.
     pub(crate) fn reseed(&mut self, seed: u64) {
         self.rng = Rng(seed.wrapping_mul(0x1234_5677) + 99);
@@ -113,8 +156,8 @@ impl Host for TestHost {
             .installed
             .get(&claim.spi_in)
             .is_some_and(|sa| (sa.id, sa.ike, sa.spi_out) == (claim.id, claim.ike, claim.spi_out));
-        if known && claim.outbound {
-            self.outbound.insert(claim.id);
+        if known && claim.outbound && !self.waiting.contains(&claim.id) {
+            self.enable(claim.id);
         }
         self.left.installed.remove(&claim.spi_in);
         known
@@ -132,7 +175,7 @@ impl Host for TestHost {
         assert_eq!(sa.keymat_in.expose().len(), sa.suite.encryption.keymat_len());
         self.paths.insert(sa.ike, sa.path);
         if sa.outbound {
-            self.outbound.insert(sa.id);
+            self.begin_sending(sa);
         }
         assert!(self.installed.insert(sa.spi_in, sa.clone()).is_none());
         Ok(())
@@ -140,12 +183,11 @@ impl Host for TestHost {
 
     fn enable_outbound(&mut self, id: ChildId, spi_in: u32) {
         assert_eq!(self.installed[&spi_in].id, id);
-        assert!(self.outbound.insert(id) || self.left.crashed);
+        assert!(self.enable(id) || self.left.crashed);
     }
 
     fn remove_child(&mut self, id: ChildId, spi_in: u32) {
-        self.outbound.remove(&id);
-        let removed = self.installed.remove(&spi_in).map(|sa| sa.id);
+        let removed = self.drop_child(spi_in);
         // A process that died may have come so far before.
         assert!(removed == Some(id) || removed.is_none() && self.left.crashed);
     }
@@ -192,7 +234,8 @@ impl Side {
             next_spi: 0x1000 * seed as u32,
             reserved: BTreeSet::new(),
             installed: BTreeMap::new(),
-            outbound: BTreeSet::new(),
+            outbound: Vec::new(),
+            waiting: Vec::new(),
             paths: BTreeMap::new(),
             last_inbound: None,
             last_outbound: None,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::lifetime::{Clock, Limit};
-use super::{Cx, Session, saved};
+use super::{Cx, Phase, Session, saved};
 use crate::config::{ChildConfig, ChildMode};
 use crate::crypto::{Private, SecretOctets};
 use crate::event::{ChildFailure, ChildId, DownReason, Event};
@@ -220,7 +220,11 @@ impl Session {
         let replaced = successor.is_some();
         if let Some(successor) = successor {
             successor.waits_for = None;
-            cx.host.enable_outbound(successor.id, successor.spi_in);
+            // Not with an IKE SA that is to go with all of its CHILD SAs: those of its own successor
+            // carry the packets by now (RFC 7296, 2.8.3).
+            if matches!(self.phase, Phase::Established) {
+                cx.host.enable_outbound(successor.id, successor.spi_in);
+            }
         }
         cx.host.remove_child(id, child.spi_in);
         let reason = match reason {
