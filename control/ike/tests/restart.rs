@@ -167,6 +167,37 @@ fn a_process_may_die_at_any_step_of_any_exchange_over_tcp() {
     assert!(deaths > 150, "{deaths}");
 }
 
+// RFC 7296, 2.8.3: the responder may send on the new CHILD SA as soon as it has answered IKE_AUTH. An
+// initiator that dies over the answer takes it all the same, and no packet is lost.
+#[test]
+fn a_process_may_die_at_any_step_of_a_reauthentication() {
+    for (transport, of_a) in [TransportChoice::Udp, TransportChoice::Tcp]
+        .into_iter()
+        .flat_map(|t| [(t, true), (t, false)])
+    {
+        let begun = || {
+            let mut pair = up(transport);
+            let (now, old) = (pair.now, pair.a.sa().id);
+            pair.a.endpoint.reauthenticate(now, old, &mut pair.a.host).unwrap();
+            pair.traffic = true;
+            (pair, old)
+        };
+        let steps = begun().0.count_steps(of_a, WHILE);
+        for (step, death) in (1..=steps).flat_map(|step| DEATHS.map(|death| (step, death))) {
+            let what = format!("{transport:?}, step {step} of A {of_a}: {death:?}");
+            let (mut pair, old) = begun();
+            pair.net.crash.once = Some((of_a, step, death));
+            // What is forgotten before IKE_AUTH is begun anew.
+            pair.run(WHILE * 15);
+            assert_eq!(pair.net.crash.deaths, 1, "{what}");
+            assert_ne!(pair.a.sa().id, old, "{what}");
+            let kept = pair.a.events.iter().all(|e| !matches!(e, Event::InitiationFailed { .. }));
+            assert!(kept || !of_a || step == 1, "{what}");
+            pair.assert_child();
+        }
+    }
+}
+
 /// The private key of a rekey under way goes on with the next process, whatever its group.
 #[test]
 fn a_rekey_under_way_is_finished_in_every_group() {
@@ -278,17 +309,23 @@ fn a_snapshot_of_another_form_is_refused_and_one_that_is_there_too() {
 /// consists of has changed: raise the form in `sa/saved.rs`, and make new ones.
 #[test]
 fn the_form_of_snapshots_is_what_it_says() {
-    let kept: [&[u8]; 2] = [
-        include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/idle"),
-        include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/busy"),
+    let kept: [(&[u8], IkeState, usize); 3] = [
+        (include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/idle"), IkeState::Established, 1),
+        (include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/busy"), IkeState::Established, 1),
+        (
+            include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/authenticating"),
+            IkeState::HalfOpen,
+            0,
+        ),
     ];
-    for octets in kept {
+    for (octets, state, children) in kept {
         let mut pair = Pair::new(config(), pair::mirror(&config()));
         pair.a.host.expect_leftovers();
         let ike = pair.a.endpoint.restore(octets, &mut pair.a.host).unwrap();
-        assert_eq!(pair.a.sa().id, ike);
-        assert_eq!(pair.a.sa().remote_id, Some("b.test".parse().unwrap()));
-        assert_eq!(pair.a.sa().children.len(), 1);
+        let sa = pair.a.sa();
+        assert_eq!((sa.id, sa.state, sa.children.len()), (ike, state, children));
+        let authenticated = (state == IkeState::Established).then(|| "b.test".parse().unwrap());
+        assert_eq!(sa.remote_id, authenticated);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use culvert_api::Happening;
-use culvert_ike::{IkeSaId, Snapshot};
+use culvert_ike::{IkeSaId, IkeState, Snapshot};
 use culvert_shm::saved::SAVED_OCTETS_MAX;
 use culvert_shm::{ControlView, Saved};
 use zeroize::Zeroizing;
@@ -111,8 +111,9 @@ impl Engine {
     /// Tells of what was restored, and lets it stand.
     fn know_restored(&mut self) {
         let (mut ike_sas, mut child_sas) = (0, 0);
-        let sas: Vec<_> = self.endpoint.sas().collect();
-        for sa in sas {
+        // Of one whose peer is about to be authenticated, events will tell.
+        let sas = self.endpoint.sas().filter(|sa| sa.state != IkeState::HalfOpen);
+        for sa in sas.collect::<Vec<_>>() {
             ike_sas += 1;
             self.known.ike_up(&sa);
             for child in &sa.children {

@@ -1,11 +1,12 @@
 //! IKE_AUTH with pre-shared keys (RFC 7296, 1.2 and 2.15).
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::child::{ChildRequest, ChildWish, traits_of};
 use super::exchange::{Asked, Task};
-use super::mobike;
 use super::{Cx, Phase, Replaces, Session};
+use super::{mobike, saved};
 use crate::auth::{self, METHOD_SHARED_KEY, Signed};
 use crate::config::{ChildConfig, ConnectionConfig};
 use crate::event::{ChildFailure, Event, InitiationError};
@@ -16,7 +17,9 @@ use crate::negotiate::{self, ChildKe};
 use crate::path::Path;
 
 /// What an initiator needs to check the answer to IKE_AUTH.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Authenticating {
+    #[serde(with = "saved::child")]
     pub(super) child: Arc<ChildConfig>,
     /// The SPI reserved for the CHILD SA.
     pub(super) spi_in: Option<u32>,

@@ -2,8 +2,9 @@
 //!
 //! What is saved is the session as it stands, windows, keys and exchanges under way included. Not
 //! saved are sessions whose peer is not authenticated yet, which the initiator begins anew, and
-//! fragments of a message, which come again. Configuration is saved by its names: the process that
-//! follows looks them up in its own.
+//! fragments of a message, which come again. But one that is to take the place of another is saved
+//! from IKE_AUTH on: once the peer has answered that, it may send on the new CHILD SA (RFC 7296,
+//! 2.8.3). Configuration is saved by its names: the process that follows looks them up in its own.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::id::IdentityPattern;
 
 /// The form of what is saved. Raise it with every change of what a session consists of: a snapshot of
 /// another form is refused, since numbers read wrongly could be used twice.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 
 /// Added to the counter of IVs when a session is restored: should its last snapshot be older than it
 /// can be, no IV is used twice all the same (RFC 5282, 3.1).
@@ -40,9 +41,27 @@ pub enum RestoreError {
 }
 
 impl Session {
-    /// Whether it is to be saved: its peer is authenticated, or was a moment ago.
+    /// Whether it is to be saved: its peer is authenticated, or was a moment ago, or is about to be
+    /// once more.
     pub(crate) const fn is_saved(&self) -> bool {
-        matches!(self.phase, Phase::Established | Phase::Deleting(_) | Phase::Closed(_))
+        match self.phase {
+            Phase::Established | Phase::Deleting(_) | Phase::Closed(_) => true,
+            Phase::Auth(_) => self.succession.is_some(),
+            Phase::Opening(_) | Phase::Init(_) | Phase::HalfOpen(_) | Phase::Dead => false,
+        }
+    }
+
+    /// Whether what was read can be gone on with.
+    fn is_whole(&self) -> bool {
+        match self.phase {
+            Phase::Established | Phase::Deleting(_) => self.sa.is_some(),
+            // It ends when the answer comes, or does not.
+            Phase::Auth(_) => {
+                let asked = self.outstanding.as_ref().map(|o| &o.asked);
+                self.is_saved() && self.sa.is_some() && matches!(asked, Some(Asked::Auth))
+            }
+            _ => self.is_saved(),
+        }
     }
 
     /// Writes a snapshot into `buffer` and gives it; `None` when it does not fit.
@@ -59,8 +78,7 @@ impl Session {
         }
         let (mut session, rest) =
             postcard::take_from_bytes::<Self>(octets).map_err(|_| RestoreError::Damaged)?;
-        let whole = session.is_saved() && (session.sa.is_some() || !session.is_up());
-        if !rest.is_empty() || !whole {
+        if !rest.is_empty() || !session.is_whole() {
             return Err(RestoreError::Damaged);
         }
         let retired = session.retired.iter_mut().map(|retired| &mut retired.sa);
@@ -90,8 +108,7 @@ impl Session {
                 self.relink(&connection);
                 self.connection = Some(connection);
             }
-            None if self.is_up() => self.unconfigured = true,
-            None => {}
+            None => self.unconfigured = !matches!(self.phase, Phase::Closed(_)),
         }
         for spi_in in self.reserved() {
             host.claim_spi(self.id, spi_in);
@@ -151,6 +168,9 @@ impl Session {
         for child in &mut self.children {
             find(&mut child.config);
         }
+        if let Phase::Auth(auth) = &mut self.phase {
+            find(&mut auth.child);
+        }
         if let Some(Asked::Child(request)) = self.outstanding.as_mut().map(|o| &mut o.asked) {
             find(&mut request.wish.config);
         }
@@ -167,9 +187,10 @@ impl Session {
 
     /// Inbound SPIs that exchanges under way have reserved.
     fn reserved(&self) -> Vec<u32> {
-        let asked = match self.outstanding.as_ref().map(|o| &o.asked) {
-            Some(Asked::Child(request)) => Some(request.spi_in),
-            Some(Asked::DeleteStray(spi_in)) => Some(*spi_in),
+        let asked = match (self.outstanding.as_ref().map(|o| &o.asked), &self.phase) {
+            (Some(Asked::Child(request)), _) => Some(request.spi_in),
+            (Some(Asked::DeleteStray(spi_in)), _) => Some(*spi_in),
+            (_, Phase::Auth(auth)) => auth.spi_in,
             _ => None,
         };
         let tasks = self.tasks.iter().filter_map(|task| match task {
@@ -199,28 +220,29 @@ pub(super) mod phase {
     use serde::{Deserializer, Serializer};
 
     use super::{Deserialize, DownReason, Phase, Serialize};
+    use crate::sa::auth::Authenticating;
     use crate::time::Instant;
 
     #[derive(Serialize, Deserialize)]
-    enum Saved {
+    enum Saved<A> {
         Established,
         Deleting(DownReason),
         Closed(Instant),
+        Auth(A),
     }
 
     pub(in super::super) fn serialize<S: Serializer>(
         phase: &Phase,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let saved = match phase {
+        let saved: Saved<&Authenticating> = match phase {
             Phase::Established => Saved::Established,
             Phase::Deleting(reason) => Saved::Deleting(*reason),
             Phase::Closed(until) => Saved::Closed(*until),
-            Phase::Opening(_)
-            | Phase::Init(_)
-            | Phase::Auth(_)
-            | Phase::HalfOpen(_)
-            | Phase::Dead => return Err(S::Error::custom("nobody goes on with this")),
+            Phase::Auth(auth) => Saved::Auth(auth),
+            Phase::Opening(_) | Phase::Init(_) | Phase::HalfOpen(_) | Phase::Dead => {
+                return Err(S::Error::custom("nobody goes on with this"));
+            }
         };
         saved.serialize(serializer)
     }
@@ -232,6 +254,7 @@ pub(super) mod phase {
             Saved::Established => Phase::Established,
             Saved::Deleting(reason) => Phase::Deleting(reason),
             Saved::Closed(until) => Phase::Closed(until),
+            Saved::Auth(auth) => Phase::Auth(Box::new(auth)),
         })
     }
 }
