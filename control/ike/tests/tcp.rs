@@ -8,8 +8,8 @@ mod pair;
 use std::time::Duration;
 
 use culvert_ike::{
-    ChildPath, DownReason, DropReason, EndpointConfig, Event, IkeState, InitiationError, Path,
-    Received, Transport, TransportChoice,
+    ChildPath, ConnectRequest, DownReason, DropReason, EndpointConfig, Event, IkeState,
+    InitiationError, Path, Received, Transport, TransportChoice,
 };
 use pair::{Pair, config, mirror};
 
@@ -250,4 +250,15 @@ fn ike_follows_the_path_of_esp() {
     let path = ChildPath { transport: Transport::Tcp, local: sa.path.local, remote, conn };
     pair.b.endpoint.path_moved(pair.now, sa.id, &path, &mut pair.b.host);
     assert_eq!((pair.b.sa().path.conn, pair.b.sa().path.remote), (conn, remote));
+}
+
+// A process that dies when it is told of a connection is followed by one that is told once more.
+#[test]
+fn a_connection_in_use_that_is_told_of_again_stays() {
+    let mut pair = Pair::up(tcp_config());
+    let (now, path, side) = (pair.now, pair.a.sa().path, &mut pair.a);
+    let (request, conn) = (ConnectRequest(u64::MAX), path.conn.unwrap());
+    side.endpoint.tcp_opened(now, request, conn, path.local, path.remote, &mut side.host);
+    pair.run(Duration::from_secs(1));
+    assert!(pair.a.closes.is_empty());
 }

@@ -128,8 +128,8 @@ impl Endpoint {
                 let path = Path::tcp(local, remote, conn);
                 self.with(now, ike, host, |s, cx| s.tcp_opened(cx, &path));
             }
-            // Nobody waits for it any more.
-            None => self.transmits.push_back(Transmit::Close { conn }),
+            // Nobody waits for it any more; or it is in use, and the process before died as it was told.
+            None => self.close_unused(conn),
         }
     }
 
