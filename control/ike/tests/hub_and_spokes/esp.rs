@@ -84,6 +84,10 @@ impl World {
         };
         if follows {
             *path = *seen;
+            if self.nodes[HUB].kept.is_away() {
+                // The next process will ask for it.
+                return;
+            }
             self.act(HUB, |e, now, host| e.path_moved(now, ike, seen, host));
         }
     }

@@ -3,11 +3,15 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use culvert_ike::{
     ChildClaim, ChildId, ChildPath, ChildSa, ConnectionConfig, Host, Identity, IkeSaId,
     InstallError, Instant, Secret,
 };
+
+/// How long an answer may be on its way, as `control` takes it.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Randomness from a seed (splitmix64).
 pub(crate) struct Rng(pub(crate) u64);
@@ -48,7 +52,24 @@ pub(crate) struct SimHost {
     pub(crate) pairs: HashMap<u32, Installed>,
     /// Inbound SPIs by the peer's identity.
     by_peer: HashMap<String, Vec<u32>>,
+    /// Pairs that peers asked for beside others, and until when packets stay with those: the answer
+    /// may be on its way.
+    waiting: Vec<(Instant, u32)>,
     pub(crate) paths: HashMap<IkeSaId, ChildPath>,
+    /// The world's time.
+    pub(crate) now: Instant,
+    left: Left,
+}
+
+/// What a control process that died has left and the one that follows has not claimed.
+#[derive(Default)]
+struct Left {
+    pairs: BTreeSet<u32>,
+    reserved: BTreeSet<u32>,
+    /// Installed, as far as the exchange under way does not know yet.
+    unfinished: BTreeSet<u32>,
+    /// Claimed, but the process that died had given them up.
+    gone: BTreeSet<u32>,
 }
 
 impl SimHost {
@@ -63,15 +84,23 @@ impl SimHost {
             reserved: BTreeSet::new(),
             pairs: HashMap::new(),
             by_peer: HashMap::new(),
+            waiting: Vec::new(),
             paths: HashMap::new(),
+            now: Instant::default(),
+            left: Left::default(),
         }
+    }
+
+    /// The pairs with this peer.
+    fn with_peer(&self, peer: &str) -> impl Iterator<Item = &Installed> {
+        let spis = self.by_peer.get(peer).into_iter().flatten();
+        spis.filter_map(|spi| self.pairs.get(spi))
     }
 
     /// The pair that packets to this peer take.
     pub(crate) fn outbound(&self, peer: &str) -> Option<&ChildSa> {
-        let spis = self.by_peer.get(peer)?;
-        let pairs = spis.iter().filter_map(|spi| self.pairs.get(spi));
-        pairs.filter(|pair| pair.enabled.is_some()).max_by_key(|pair| pair.enabled).map(|p| &p.sa)
+        let pairs = self.with_peer(peer).filter(|pair| pair.enabled.is_some());
+        pairs.max_by_key(|pair| pair.enabled).map(|p| &p.sa)
     }
 
     pub(crate) fn pairs_with(&self, peer: &str) -> usize {
@@ -82,6 +111,74 @@ impl SimHost {
         self.enabled += 1;
         let now = self.enabled;
         self.pairs.get_mut(&spi_in).unwrap().enabled = Some(now);
+    }
+
+    /// Lets the pairs carry packets that have waited long enough.
+    pub(crate) fn end_waiting(&mut self, now: Instant) {
+        self.now = now;
+        for (_, spi_in) in
+            self.waiting.extract_if(.., |(until, _)| *until <= now).collect::<Vec<_>>()
+        {
+            self.enable(spi_in);
+        }
+    }
+
+    fn drop_pair(&mut self, spi_in: u32) -> Option<ChildSa> {
+        let Installed { sa, enabled } = self.pairs.remove(&spi_in)?;
+        let peer = sa.remote_id.to_string();
+        if let Some(spis) = self.by_peer.get_mut(&peer) {
+            spis.retain(|spi| *spi != spi_in);
+        }
+        self.waiting.retain(|(_, spi)| *spi != spi_in);
+        // What waited for its end.
+        let freed = |(_, spi): &mut (Instant, u32)| {
+            enabled.is_some() && self.pairs[spi].sa.remote_id == sa.remote_id
+        };
+        for (_, spi) in self.waiting.extract_if(.., freed).collect::<Vec<_>>() {
+            self.enable(spi);
+        }
+        Some(sa)
+    }
+
+    /// The control process is another one.
+    pub(crate) fn leave(&mut self) {
+        self.left = Left {
+            pairs: self.pairs.keys().copied().collect(),
+            reserved: self.reserved.clone(),
+            ..Left::default()
+        };
+    }
+
+    /// It has claimed what is its own: the rest goes.
+    pub(crate) fn end_unclaimed(&mut self, of: impl Fn(IkeSaId) -> bool) {
+        for spi_in in std::mem::take(&mut self.left.pairs) {
+            self.drop_pair(spi_in);
+        }
+        for spi_in in std::mem::take(&mut self.left.reserved) {
+            self.reserved.remove(&spi_in);
+        }
+        self.paths.retain(|ike, _| of(*ike));
+    }
+
+    /// The pair that the process before installed: another would begin its sequence numbers anew.
+    fn install_again(&mut self, sa: &ChildSa) {
+        let pair = self.pairs.get_mut(&sa.spi_in).unwrap();
+        assert!(pair.sa.keymat_in == sa.keymat_in && pair.sa.keymat_out == sa.keymat_out);
+        pair.sa = sa.clone();
+        self.paths.insert(sa.ike, sa.path);
+        if sa.outbound && pair.enabled.is_none() {
+            self.begin_sending(sa);
+        }
+    }
+
+    fn begin_sending(&mut self, sa: &ChildSa) {
+        let served = self.outbound(&sa.remote_id.to_string()).is_some();
+        if served && !sa.initiator {
+            self.waiting.retain(|(_, spi)| *spi != sa.spi_in);
+            self.waiting.push((self.now + ANSWER, sa.spi_in));
+        } else {
+            self.enable(sa.spi_in);
+        }
     }
 }
 
@@ -106,12 +203,29 @@ impl Host for SimHost {
         self.connections.iter().find(|c| c.name == name).cloned()
     }
 
-    fn claim_spi(&mut self, _ike: IkeSaId, _spi_in: u32) {
-        unreachable!("who crashes here forgets everything");
+    fn claim_spi(&mut self, _ike: IkeSaId, spi_in: u32) {
+        if self.left.pairs.remove(&spi_in) {
+            self.left.unfinished.insert(spi_in);
+        } else if !self.left.reserved.remove(&spi_in) {
+            self.left.gone.insert(spi_in);
+        }
     }
 
-    fn claim_child(&mut self, _claim: &ChildClaim<'_>) -> bool {
-        unreachable!("who crashes here forgets everything")
+    fn claim_child(&mut self, claim: &ChildClaim<'_>) -> bool {
+        if !self.left.pairs.remove(&claim.spi_in) {
+            self.left.gone.insert(claim.spi_in);
+            return false;
+        }
+        let pair = &self.pairs[&claim.spi_in];
+        assert_eq!(
+            (pair.sa.id, pair.sa.ike, pair.sa.spi_out),
+            (claim.id, claim.ike, claim.spi_out)
+        );
+        let waits = self.waiting.iter().any(|(_, spi)| *spi == claim.spi_in);
+        if claim.outbound && pair.enabled.is_none() && !waits {
+            self.enable(claim.spi_in);
+        }
+        true
     }
 
     fn allocate_child(&mut self, _ike: IkeSaId) -> Option<u32> {
@@ -122,32 +236,42 @@ impl Host for SimHost {
     }
 
     fn release_child(&mut self, spi_in: u32) {
-        assert!(self.reserved.remove(&spi_in), "{spi_in:08x} was not reserved");
+        if self.left.unfinished.remove(&spi_in) {
+            self.drop_pair(spi_in);
+            return;
+        }
+        let known = self.reserved.remove(&spi_in) || self.left.gone.remove(&spi_in);
+        assert!(known, "{spi_in:08x} was not reserved");
     }
 
     fn install_child(&mut self, sa: &ChildSa) -> Result<(), InstallError> {
+        if self.left.unfinished.remove(&sa.spi_in) {
+            self.install_again(sa);
+            return Ok(());
+        }
         assert!(self.reserved.remove(&sa.spi_in), "{:08x} was not reserved", sa.spi_in);
         self.paths.insert(sa.ike, sa.path);
-        self.by_peer.entry(sa.remote_id.to_string()).or_default().push(sa.spi_in);
         let pair = Installed { sa: sa.clone(), enabled: None };
         assert!(self.pairs.insert(sa.spi_in, pair).is_none(), "two SAs with one SPI");
         if sa.outbound {
-            self.enable(sa.spi_in);
+            self.begin_sending(sa);
         }
+        self.by_peer.entry(sa.remote_id.to_string()).or_default().push(sa.spi_in);
         Ok(())
     }
 
     fn enable_outbound(&mut self, id: ChildId, spi_in: u32) {
+        if self.left.gone.contains(&spi_in) {
+            return;
+        }
         assert_eq!(self.pairs[&spi_in].sa.id, id);
         self.enable(spi_in);
     }
 
     fn remove_child(&mut self, id: ChildId, spi_in: u32) {
-        let sa = self.pairs.remove(&spi_in).map(|pair| pair.sa).unwrap();
-        assert_eq!(sa.id, id);
-        let peer = sa.remote_id.to_string();
-        if let Some(spis) = self.by_peer.get_mut(&peer) {
-            spis.retain(|spi| *spi != spi_in);
+        match self.drop_pair(spi_in) {
+            Some(sa) => assert_eq!(sa.id, id),
+            None => assert!(self.left.gone.remove(&spi_in), "{spi_in:08x} is not there"),
         }
     }
 

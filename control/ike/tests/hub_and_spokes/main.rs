@@ -1,15 +1,18 @@
 //! A hub and its spokes through random faults for days of virtual time, from a seed.
 //!
 //! Links lose, repeat and delay, forbid UDP or refuse TCP; NATs forget, TCP connections break, spokes
-//! move, crash and come back with INITIAL_CONTACT, the hub too; clocks run at different speeds; and
+//! move, reboot and come back with INITIAL_CONTACT, the hub too; control processes die at any point of
+//! what they are doing, and others go on from their snapshots; clocks run at different speeds; and
 //! people rekey, move and terminate. After each step, for every tunnel that has had time to get over
-//! what was done to it: what either end sends in ESP arrives at the other, under the same keys. At
-//! every minute: no two SAs share an SPI, nothing leaks, nothing grows.
+//! what was done to it: what either end sends in ESP arrives at the other, under the same keys; the
+//! death of a control process gives no such time. No IV and no Message ID is used twice. At every
+//! minute: no two SAs share an SPI, nothing leaks, nothing grows.
 //!
 //! `CULVERT_SPOKES`, `CULVERT_DAYS` and `CULVERT_SEEDS=first..end` run more than every day's.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a harness may fail its test")]
 
+mod death;
 mod esp;
 mod host;
 mod tunnels;
@@ -22,6 +25,7 @@ use std::time::Duration;
 use culvert_ike::{
     ConnectionConfig, EndpointConfig, IkeState, Instant, PathChoice, TransportChoice,
 };
+use death::DEATHS;
 use host::{Rng, SimHost};
 use tunnels::{both_begin, hub_connections, limits, spoke, spoke_address, spoke_name};
 use world::{HUB, HUB_ADDRESS, Node, World};
@@ -33,6 +37,8 @@ const RECOVERY: Duration = Duration::from_secs(420);
 const TICK: Duration = Duration::from_secs(60);
 /// How often, on average, something is done to each spoke.
 const FAULT: Duration = Duration::from_secs(2 * 3600);
+/// Longest time without a control process, in milliseconds.
+const AWAY_MS: u64 = 10_000;
 /// Longest time for which a link stays bad.
 const BAD_S: u64 = 600;
 
@@ -89,6 +95,9 @@ impl Simulation {
     /// Something is done to a spoke, its link or the hub.
     fn fault(&mut self) {
         let n = 1 + self.rng.below(self.spokes as u64) as usize;
+        if self.rng.percent(20) {
+            return self.kill(n);
+        }
         let transport = self.config(n).transport;
         let link = &mut self.world.links[n];
         match self.rng.below(100) {
@@ -98,15 +107,33 @@ impl Simulation {
             40..50 => self.world.rebind(n),
             50..60 => self.world.cut(n, self.rng.percent(50)),
             60..68 if !both_begin(n) => self.relocate(n),
-            68..76 => self.world.crash(n, &EndpointConfig::default()),
+            68..76 => self.world.reboot(n),
             76 if self.rng.percent(10) => {
-                self.world.crash(HUB, &limits(self.spokes));
+                self.world.reboot(HUB);
                 self.hub_hurt = self.world.now;
             }
             _ => return self.command(n),
         }
         self.hurt(n);
         self.heals[n] = Some(self.world.now + Duration::from_secs(1 + self.rng.below(BAD_S)));
+    }
+
+    /// The control process of a spoke or of the hub dies, and nobody is to notice. In most cases
+    /// something is just under way.
+    fn kill(&mut self, n: usize) {
+        if self.rng.percent(60) {
+            self.command(n);
+        }
+        // The more spokes there are, the more it takes to restore the hub's.
+        let of_hub = 5 + self.spokes as u64 / 50;
+        let who = if self.rng.below(self.spokes as u64) < of_hub { HUB } else { n };
+        if self.rng.percent(25) {
+            let back = self.world.now + Duration::from_millis(self.rng.below(AWAY_MS));
+            self.world.kill(who, back);
+        } else {
+            let death = DEATHS[self.rng.below(DEATHS.len() as u64) as usize];
+            self.world.doom(who, 1 + self.rng.below(6), death);
+        }
     }
 
     /// A spoke has another address, and tells the hub where it can.
@@ -208,6 +235,7 @@ impl Simulation {
             assert!(node.host.pairs.len() <= most, "seed {seed}, {n}: CHILD SAs pile up");
             assert!(node.host.reserved.len() <= most, "seed {seed}, {n}: SPIs leak");
             assert!(node.host.paths.len() <= most, "seed {seed}, {n}: peers leak");
+            assert!(node.kept.snapshots() <= most, "seed {seed}, {n}: snapshots leak");
             let (mut held, mut spis) = (0, HashSet::new());
             for sa in node.endpoint.sas() {
                 held += sa.children.len();
@@ -239,6 +267,10 @@ impl Simulation {
             }
             self.run_until(minute, &mut next_fault, spacing);
             self.check_all();
+            if self.rng.percent(1) {
+                self.world.sent.forget();
+                self.world.nodes.iter_mut().for_each(|node| node.save(usize::MAX));
+            }
         }
     }
 

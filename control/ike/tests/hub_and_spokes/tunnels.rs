@@ -67,10 +67,10 @@ pub(crate) fn spoke(n: usize) -> ConnectionConfig {
 
 pub(crate) fn hub_connections(spokes: usize) -> Vec<Arc<ConnectionConfig>> {
     let offered = "aes128gcm16-esn aes128gcm16-x25519-esn";
-    let children = vec![
-        Arc::new(net("192.168.0.0/16", "10.0.0.0/8", ChildMode::Tunnel, offered)),
-        Arc::new(net("0.0.0.0/0", "0.0.0.0/0", ChildMode::Transport, offered)),
-    ];
+    let tunnel = net("192.168.0.0/16", "10.0.0.0/8", ChildMode::Tunnel, offered);
+    let mut host = net("0.0.0.0/0", "0.0.0.0/0", ChildMode::Transport, offered);
+    host.name = "host".into();
+    let children = vec![Arc::new(tunnel), Arc::new(host)];
     let mut all = common("spokes", "hub.test", "*.spoke.test".parse().unwrap());
     all.children = children.clone();
     let own = (1..=spokes).filter(|n| both_begin(*n)).take(16).map(|n| {

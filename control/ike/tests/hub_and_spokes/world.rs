@@ -11,6 +11,7 @@ use culvert_ike::{
     Instant, Path, Transmit, Transport,
 };
 
+use crate::death::{Kept, Sent};
 use crate::esp::Sealed;
 use crate::host::{Rng, SimHost};
 
@@ -30,14 +31,17 @@ pub(crate) struct Node {
     pub(crate) id: String,
     /// By how many millionths its clock runs fast.
     ppm: i64,
+    pub(crate) limits: EndpointConfig,
+    pub(crate) kept: Kept,
 }
 
 impl Node {
     pub(crate) fn new(id: String, host: SimHost, ppm: i64, limits: EndpointConfig) -> Self {
-        Self { endpoint: Endpoint::new(limits), host, id, ppm }
+        let endpoint = Endpoint::new(limits.clone());
+        Self { endpoint, host, id, ppm, limits, kept: Kept::default() }
     }
 
-    fn local(&self, now: Instant) -> Instant {
+    pub(crate) fn local(&self, now: Instant) -> Instant {
         let now = i128::from(now.as_micros());
         Instant::from_micros((now + now * i128::from(self.ppm) / 1_000_000) as u64)
     }
@@ -68,6 +72,8 @@ pub(crate) enum What {
     Opened(ConnectRequest, ConnToken, SocketAddr, SocketAddr),
     Failed(ConnectRequest),
     Closed(ConnToken),
+    /// Whoever used this connection may be dead.
+    Unused(ConnToken),
     /// ESP of a tunnel, under this SPI and key; whether it has to be taken.
     Esp {
         spoke: usize,
@@ -103,6 +109,7 @@ pub(crate) struct World {
     pub(crate) events: HashMap<&'static str, u64>,
     /// Spokes of which ESP was lost that had to be taken, and why.
     pub(crate) lost: Vec<(usize, String)>,
+    pub(crate) sent: Sent,
 }
 
 impl World {
@@ -124,6 +131,7 @@ impl World {
             touched: HashSet::new(),
             events: HashMap::new(),
             lost: Vec::new(),
+            sent: Sent::default(),
         };
         for n in 1..world.nodes.len() {
             world.links[n].nat = n.is_multiple_of(3).then_some(0);
@@ -162,15 +170,8 @@ impl World {
         matches!(port, 500 | 4500).then(|| (n, SocketAddr::new(self.nodes[n].host.address, port)))
     }
 
-    /// Lets a gateway act at its own time, and takes what it wants sent.
-    pub(crate) fn act<R>(
-        &mut self,
-        n: usize,
-        act: impl FnOnce(&mut Endpoint, Instant, &mut SimHost) -> R,
-    ) -> R {
-        let node = &mut self.nodes[n];
-        let now = node.local(self.now);
-        let result = act(&mut node.endpoint, now, &mut node.host);
+    /// Takes what a gateway wants sent, what it tells, and when it is to act next.
+    pub(crate) fn collect<R>(&mut self, n: usize, result: R) -> R {
         while let Some(transmit) = self.nodes[n].endpoint.poll_transmit() {
             self.send(n, transmit);
         }
@@ -178,7 +179,11 @@ impl World {
             self.happened(n, &event);
         }
         let node = &self.nodes[n];
-        let due = node.endpoint.poll_timeout().map(|due| node.global(due));
+        self.set_timer(n, node.endpoint.poll_timeout().map(|due| node.global(due)));
+        result
+    }
+
+    pub(crate) fn set_timer(&mut self, n: usize, due: Option<Instant>) {
         if self.timer_of[n] != due {
             if let Some(old) = self.timer_of[n] {
                 self.timers.remove(&(old, n));
@@ -186,7 +191,6 @@ impl World {
             self.timers.extend(due.map(|due| (due, n)));
             self.timer_of[n] = due;
         }
-        result
     }
 
     fn happened(&mut self, n: usize, event: &Event) {
@@ -214,20 +218,33 @@ impl World {
 
     fn send(&mut self, from: usize, transmit: Transmit) {
         match transmit {
-            Transmit::Message { path, octets } if path.transport == Transport::Tcp => {
-                self.send_tcp(from, &path, octets);
-            }
-            Transmit::Message { path, octets } => self.send_udp(from, &path, octets),
-            Transmit::Keepalive { .. } => {}
-            Transmit::Connect { request, remote, .. } => self.open(from, request, remote),
-            Transmit::Close { conn } => {
-                if let Some(closed) = self.conns.get_mut(&conn) {
-                    let other = if from == HUB { closed.spoke } else { HUB };
-                    closed.closed_by = Some(from);
-                    self.put(self.now + LATENCY, other, What::Closed(conn));
+            Transmit::Message { path, octets } => {
+                self.sent.check(&octets);
+                match path.transport {
+                    Transport::Tcp => self.send_tcp(from, &path, octets),
+                    _ => self.send_udp(from, &path, octets),
                 }
             }
+            Transmit::Keepalive { .. } => {}
+            Transmit::Connect { request, remote, .. } => self.open(from, request, remote),
+            Transmit::Close { conn } => self.close(from, conn),
         }
+    }
+
+    pub(crate) fn close(&mut self, from: usize, conn: ConnToken) {
+        if let Some(closed) = self.conns.get_mut(&conn) {
+            let other = if from == HUB { closed.spoke } else { HUB };
+            closed.closed_by = Some(from);
+            self.put(self.now + LATENCY, other, What::Closed(conn));
+        }
+    }
+
+    /// The connections of a gateway, in the order in which they were opened.
+    pub(crate) fn connections_of(&self, n: usize) -> impl Iterator<Item = ConnToken> + use<> {
+        let of_it = self.conns.iter().filter(|(_, conn)| n == HUB || conn.spoke == n);
+        let mut of_it: Vec<_> = of_it.map(|(token, _)| *token).collect();
+        of_it.sort_unstable();
+        of_it.into_iter()
     }
 
     fn send_tcp(&mut self, from: usize, path: &Path, octets: Vec<u8>) {
@@ -290,11 +307,7 @@ impl World {
 
     /// All TCP connections of a spoke break. It notices; the hub does only when it writes.
     pub(crate) fn cut(&mut self, n: usize, both_notice: bool) {
-        let of_it: Vec<_> =
-            self.conns.iter().filter(|(_, c)| c.spoke == n).map(|(token, _)| *token).collect();
-        let mut of_it = of_it;
-        of_it.sort_unstable();
-        for token in of_it {
+        for token in self.connections_of(n) {
             self.conns.remove(&token);
             self.act(n, |e, now, host| e.tcp_closed(now, token, host));
             if both_notice {
@@ -326,18 +339,22 @@ impl World {
     }
 
     /// A gateway dies and comes back knowing nothing.
-    pub(crate) fn crash(&mut self, n: usize, limits: &EndpointConfig) {
+    pub(crate) fn reboot(&mut self, n: usize) {
         let (seed, id) = (self.rng.next(), self.nodes[n].id.clone());
         let old = &mut self.nodes[n];
         let connections: Vec<Arc<ConnectionConfig>> = std::mem::take(&mut old.host.connections);
         let host = SimHost::new(seed, old.host.address, connections);
-        *old = Node::new(id, host, old.ppm, limits.clone());
+        *old = Node::new(id, host, old.ppm, old.limits.clone());
         self.wire.retain(|_, (to, _)| *to != n);
         self.conns.retain(|_, conn| n != HUB && conn.spoke != n);
         self.act(n, |_, _, _| {});
     }
 
     fn deliver(&mut self, to: usize, what: What) {
+        let of_control = !matches!(what, What::Esp { .. });
+        if of_control && self.nodes[to].kept.is_away() {
+            return self.nodes[to].kept.wait(what);
+        }
         match what {
             What::Message(path, octets) => {
                 if path.conn.is_some_and(|token| self.is_lost(to, token)) {
@@ -360,6 +377,7 @@ impl World {
                     self.lost.push((spoke, format!("what {to} is sent by {seen:?}: {why}")));
                 }
             }
+            What::Unused(token) => self.close_unused(to, token),
             What::Closed(token) => {
                 self.conns.remove(&token);
                 self.act(to, |e, now, host| e.tcp_closed(now, token, host));
