@@ -326,3 +326,27 @@ fn a_move_without_an_answer_and_without_tcp_stays_where_it_was() {
     assert_eq!(pair.a.sa().path, before);
     assert_way(&pair, Transport::Native);
 }
+
+// RFC 4555, 3.5: with MOBIKE the initiator says where the IKE SA goes. What else it had sent by the old
+// way, an answer say, may arrive behind its UPDATE_SA_ADDRESSES, and takes the responder back nowhere.
+#[test]
+fn an_answer_that_is_overtaken_by_a_move_takes_nobody_back() {
+    for moved_ms in 0..25 {
+        for (first, second) in [(TCP, UDP), (TCP, TCP), (UDP, TCP)] {
+            let mut pair = Pair::up(mobile());
+            move_a(&mut pair, first);
+            pair.run(seconds(1));
+            let child = pair.b.child().id;
+            pair.b.endpoint.rekey_child(pair.now, child, &mut pair.b.host).unwrap();
+            pair.run(Duration::from_millis(moved_ms));
+            move_a(&mut pair, second);
+            pair.run(seconds(4));
+            let (a, b) = (pair.a.sa().path, pair.b.sa().path);
+            assert_eq!(
+                (a.transport, a.conn, a.local, a.remote),
+                (b.transport, b.conn, b.remote, b.local),
+                "{first:?} to {second:?} after {moved_ms} ms"
+            );
+        }
+    }
+}

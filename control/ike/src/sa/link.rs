@@ -130,8 +130,10 @@ impl Session {
             return;
         }
         let moves = match path.transport {
-            // Only the Originator chooses its connections (RFC 9329, 6.1).
-            Transport::Tcp => !self.initiator,
+            // Only the Originator chooses its connections (RFC 9329, 6.1). With MOBIKE it names the one
+            // in use by UPDATE_SA_ADDRESSES; what comes on another may be older than that (RFC 4555,
+            // 3.8), but is better than none.
+            Transport::Tcp => !self.initiator && (!self.mobike || self.is_detached()),
             // A peer may change from port 500 to 4500, and behind a NAT may be seen elsewhere
             // (RFC 7296, 2.23). One that was on TCP stays there (RFC 9329, 5).
             _ => {
@@ -152,13 +154,15 @@ impl Session {
         if self.is_up() {
             cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
         }
-        // RFC 9329, 6.2: what waits for an answer is sent again on a new connection.
         if reconnected {
-            if self.outstanding.is_some() {
-                self.transmit(cx);
-            }
-            self.repeat_deletes(cx);
+            self.repeat_requests(cx);
         }
+    }
+
+    /// RFC 9329, 6.2: what waits for an answer is sent again on a new connection.
+    pub(super) fn repeat_requests(&mut self, cx: &mut Cx<'_>) {
+        self.transmit(cx);
+        self.repeat_deletes(cx);
     }
 
     /// The data plane moved the path on an authentic new ESP packet.

@@ -239,6 +239,7 @@ impl Session {
     /// From now on IKE and ESP go this way.
     fn take_path(&mut self, cx: &mut Cx<'_>, path: &Path, nat: Nat) {
         let moved = self.path != *path;
+        let reconnected = path.conn.is_some() && path.conn != self.path.conn;
         self.probed = cx.now;
         self.nat = nat;
         self.path = *path;
@@ -246,6 +247,9 @@ impl Session {
             cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
         }
         self.set_child_path(cx);
+        if reconnected {
+            self.repeat_requests(cx);
+        }
     }
 
     /// Tells the host where ESP goes now.
