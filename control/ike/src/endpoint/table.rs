@@ -149,6 +149,16 @@ impl Table {
         self.timeouts.range(..=(now, IkeSaId(u64::MAX))).map(|(_, id)| *id).collect()
     }
 
+    /// How many ways to sessions there are.
+    #[cfg(test)]
+    pub(super) fn ways(&self) -> usize {
+        let sets = [self.by_conn.len(), self.by_peer.len(), self.timeouts.len()];
+        let by_number = [self.by_spi.len(), self.by_child.len(), self.by_predecessor.len()];
+        let by_name = [self.by_init.len(), self.half_open.len(), self.by_connection.len()];
+        let sum = |ways: [usize; 3]| ways.iter().sum::<usize>();
+        sum(sets) + sum(by_number) + sum(by_name) + self.by_request.len()
+    }
+
     /// Brings the ways to find a session up to date, and forgets it when it is dead.
     pub(super) fn sync(&mut self, id: IkeSaId) {
         let Some((session, old)) = self.sessions.get_mut(&id) else { return };

@@ -198,3 +198,27 @@ fn requests_that_cannot_be_granted_get_their_notification() {
     assert_eq!(pair.b.endpoint.sas().count(), 0, "the IKE SA is torn down");
     assert!(pair.b.host.installed.is_empty());
 }
+
+#[test]
+fn every_way_to_a_session_is_there_as_long_as_it_is() {
+    let mut pair = Pair::up(config());
+    let (old, first, now) = (pair.a.sa().id, pair.a.child().id, pair.now);
+    assert_eq!(pair.a.endpoint.table.by_child(first), Some(old));
+    pair.a.endpoint.reauthenticate(now, old, &mut pair.a.host).unwrap();
+    let table = &pair.a.endpoint.table;
+    let new = table.successor_of(old).unwrap();
+    assert_eq!(table.by_connection("ab").map(|s| s.id).collect::<Vec<_>>(), [old, new]);
+    pair.run(Duration::from_secs(10));
+    let (second, table) = (pair.a.child().id, &pair.a.endpoint.table);
+    assert_eq!((table.by_child(first), table.by_child(second)), (None, Some(new)));
+    assert_eq!(table.successor_of(old), None);
+    assert_eq!(table.by_connection("ab").count(), 1);
+    pair.a.endpoint.rekey_child(pair.now, second, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_secs(1));
+    assert_eq!(pair.a.endpoint.table.by_child(pair.a.child().id), Some(new));
+    pair.a.endpoint.terminate(pair.now, new, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_secs(10));
+    for side in [&pair.a, &pair.b] {
+        assert_eq!((side.endpoint.table.len(), side.endpoint.table.ways()), (0, 0));
+    }
+}
