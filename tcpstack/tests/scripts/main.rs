@@ -4,6 +4,7 @@
 
 mod attacks;
 mod closing;
+mod growth;
 mod handshake;
 mod needless;
 mod offload;

@@ -244,6 +244,46 @@ fn rfc4821_7_3_the_search_begins_again_after_ten_minutes() {
     );
 }
 
+/// RFC 8899, 5.2, and RFC 4821, 7.3, over IPv6: from the 1280 octets that every path carries the search
+/// goes upward as far as the interface allows.
+#[test]
+fn rfc4821_7_3_the_search_upward_over_ipv6() {
+    play_over(
+        Family::V6,
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(0) ack 1 mss 1440 sackok
+         > . 1(0) ack 1
+         event opened
+         write 1440
+         > . 1(1440) ack 1
+         too-big 1 1280 yes
+         > . 1(1220) ack 1
+         > . 1221(220) ack 1
+         < . 1(0) ack 1441
+         +2 write 1440                     # the router has named the size: no search
+         > . 1441(1220) ack 1
+         > . 2661(220) ack 1
+         < . 1(0) ack 2881
+         +601 write 1440
+         > . 2881(1330) ack 1              # half way
+         > . 4211(110) ack 1
+         < . 1(0) ack 4321
+         +2 write 1440
+         > . 4321(1385) ack 1
+         > . 5706(55) ack 1
+         < . 1(0) ack 5761
+         +2 write 1440
+         > . 5761(1413) ack 1
+         > . 7174(27) ack 1
+         < . 1(0) ack 7201
+         +2 write 1440                     # there is nothing more to win
+         > . 7201(1413) ack 1
+         > . 8614(27) ack 1
+         < . 1(0) ack 8641",
+    );
+}
+
 /// The same where the probe is lost: the size stays, and what it carried leaves in pieces.
 #[test]
 fn rfc4821_7_5_a_lost_probe() {
