@@ -178,6 +178,13 @@ pub fn addresses(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// Whether there is a TCP segment in a packet.
+#[must_use]
+pub fn is_tcp(packet: &[u8]) -> bool {
+    let protocol = if packet.first().is_some_and(|first| first >> 4 == 6) { 6 } else { 9 };
+    packet.get(protocol) == Some(&u8::from(IpProtocol::Tcp))
+}
+
 /// Whether a packet only acknowledges: no data, no SYN, FIN or RST.
 #[must_use]
 pub fn is_pure_ack(packet: &[u8]) -> bool {

@@ -18,6 +18,14 @@ pub struct Shim {
     back: Link,
 }
 
+/// Puts TCP on a link. What else hosts have to say, most of it when they come up, would shift which
+/// of the segments are lost.
+fn push(link: &mut Link, now: Instant, packet: &[u8]) {
+    if packet::is_tcp(packet) {
+        link.push(now, packet.to_vec());
+    }
+}
+
 impl Shim {
     pub(super) fn new(left: Vec<(Addresses, Leg)>, right: Leg) -> Self {
         let idle = LinkConfig::clean(1, Duration::ZERO);
@@ -43,9 +51,9 @@ impl Shim {
         let (there, back) = (&mut self.there, &mut self.back);
         let mut busy = false;
         for (_, leg) in &mut self.left {
-            busy |= leg.receive(|packet, _| there.push(now, packet.to_vec()));
+            busy |= leg.receive(|packet, _| push(there, now, packet));
         }
-        busy |= self.right.receive(|packet, _| back.push(now, packet.to_vec()));
+        busy |= self.right.receive(|packet, _| push(back, now, packet));
         while let Some(packet) = there.pop(now) {
             self.right.send(&packet);
             busy = true;
