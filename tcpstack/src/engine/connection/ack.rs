@@ -123,8 +123,8 @@ impl Sender {
         now: Instant,
     ) -> (Deliveries, Option<Range<u64>>) {
         let mut deliveries = Deliveries::default();
-        let (blocks, duplicate) =
-            if sack { self.sack_blocks(segment, ack) } else { Default::default() };
+        let has_blocks = sack && segment.options.sack.len() > 0;
+        let told = has_blocks.then(|| self.sack_blocks(segment, ack));
         let in_flight = !self.board.is_empty();
         let Self { board, rack, rtt, .. } = self;
         let min_rtt = rtt.minimum();
@@ -135,8 +135,12 @@ impl Sender {
         if in_flight {
             board.acknowledge(ack, &mut note);
         }
-        for block in blocks.into_iter().filter(|block| in_flight && !block.is_empty()) {
-            board.sack(block, &mut note);
+        let mut duplicate = None;
+        if let Some((above, twice)) = told {
+            duplicate = twice;
+            for block in above.into_iter().filter(|block| in_flight && !block.is_empty()) {
+                board.sack(block, &mut note);
+            }
         }
         if duplicate.is_some() {
             rack.dsack(ack, self.nxt);

@@ -57,19 +57,25 @@ impl Receiver {
 
     /// An acknowledgment leaves. Another one must follow it if it had no room for all blocks.
     pub(super) fn acknowledged(&mut self) {
-        // Without SACK only a repetition tells of what lies behind a hole.
-        let tells = self.blocks_max > 0 || self.last_ack_sent == self.nxt;
+        let repeats = self.last_ack_sent == self.nxt;
         self.last_ack_sent = self.nxt;
         self.unacknowledged = 0;
         self.ack_by = None;
-        if tells && self.holes.runs.has_untold() {
+        self.ack_now = self.has_more_to_tell() && self.told(repeats);
+    }
+
+    /// What the next acknowledgment has room for was told; `true` if that was not all. Without SACK
+    /// only a repetition tells of what lies behind a hole.
+    fn told(&mut self, repeats: bool) -> bool {
+        if (self.blocks_max > 0 || repeats) && self.holes.runs.has_untold() {
             let from = self.next_runs().start;
             self.holes.runs.told_from(from);
         }
-        self.ack_now = self.holes.runs.has_untold();
-        if !self.ack_now && self.holes.duplicate.is_some() {
+        let rest = self.holes.runs.has_untold();
+        if !rest {
             self.holes.duplicate = None;
         }
+        rest
     }
 
     /// Whether an acknowledgment must leave now.
@@ -92,7 +98,7 @@ impl Receiver {
     /// grew last in front (RFC 2018, 4).
     pub(super) fn sack_blocks(&self) -> SackBlocks {
         let mut blocks = SackBlocks::default();
-        if self.blocks_max == 0 {
+        if self.blocks_max == 0 || !self.has_more_to_tell() {
             return blocks;
         }
         let places = self.next_runs();
