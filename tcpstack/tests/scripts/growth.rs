@@ -1,6 +1,6 @@
-//! How the window grows: slow start (RFC 5681, 3.1; RFC 9406), congestion avoidance (RFC 9438).
+//! How large the window is at first (RFC 6928) and how it grows: slow start (RFC 5681, 3.1; RFC 9406), congestion avoidance (RFC 9438).
 
-use crate::play::play;
+use crate::play::{play, play_with};
 
 /// The segments from the one with number `from` on, up to the one before `to`, each of 1000 octets.
 fn sent(from: u64, to: u64) -> String {
@@ -134,4 +134,80 @@ fn rfc9937_5_two_bursts_lost_of_thirty() {
     script += &(take(33, &upper(59)) + &again(73));
     script += &(take(40, &[range(46, 60)]) + &again(74));
     play(&script);
+}
+
+/// RFC 5681, 4.1: after an idle time the window is the initial one again.
+#[test]
+fn rfc5681_4_1_restart_after_idle() {
+    let segments = |from: u64, to: u64| {
+        (from..to).map(|n| format!("> . {}(1000) ack 1\n", n * 1000 + 1)).collect::<String>()
+    };
+    play(&format!(
+        "open 65535
+         write 30000
+         {}
+         < . 1(0) ack 10001
+         {}
+         < . 1(0) ack 30001
+         +10 write 30000
+         {}",
+        segments(0, 10),
+        segments(10, 30),
+        segments(30, 40),
+    ));
+}
+
+/// RFC 9438, 5.8, and RFC 7661, 4.2: who sends less than the window allows does not earn a larger one.
+#[test]
+fn rfc9438_5_8_a_window_that_is_not_used_does_not_grow() {
+    let calls: String = (0..12)
+        .map(|n| {
+            format!(
+                "write 1000\n> . {}(1000) ack 1\n< . 1(0) ack {}\n",
+                n * 1000 + 1,
+                n * 1000 + 1001
+            )
+        })
+        .collect();
+    let flight: String = (12..22).map(|n| format!("> . {}(1000) ack 1\n", n * 1000 + 1)).collect();
+    play(&format!(
+        "open 65535
+         {calls}
+         write 20000
+         {flight}"
+    ));
+}
+
+/// RFC 6928, 2: ten segments, but no more than 14,600 octets, unless that is less than two; the same
+/// after an idle time (RFC 5681, 4.1).
+#[test]
+fn rfc6928_2_the_first_window_of_large_segments() {
+    let flight = |from: u64, count: u64, mss: u64| {
+        let segment = |n| format!("> . {}({mss}) ack 1\n", from + n * mss);
+        (0..count).map(segment).collect::<String>()
+    };
+    for (mss, segments) in [(1000, 10), (1460, 10), (1825, 8), (2000, 7), (8000, 2), (8960, 2)] {
+        let behind = 1 + segments * mss;
+        play_with(
+            |config| config.mtu = 9000,
+            &format!(
+                "connect
+                 > S 0(0) mss 8960 ws 7 sackok ts:0
+                 < S. 0(0) ack 1 mss {mss} sackok
+                 > . 1(0) ack 1
+                 event opened
+                 write {}
+                 {}
+                 < . 1(0) ack {behind}
+                 > . {behind}({mss}) ack 1
+                 < . 1(0) ack {}
+                 +10 write 40000
+                 {}",
+                (segments + 1) * mss,
+                flight(1, segments, mss),
+                behind + mss,
+                flight(behind + mss, segments, mss),
+            ),
+        );
+    }
 }

@@ -1,7 +1,7 @@
 //! Loss and its repair: SACK, RACK (RFC 8985), PRR (RFC 9937), NewReno (RFC 6582), limited
 //! transmit (RFC 3042).
 
-use crate::play::{play, play_with};
+use crate::play::play;
 
 /// Ten segments of 1000 octets, as many as the first window takes, and ten that wait.
 pub(crate) const FLIGHT: &str = "write 20000
@@ -297,27 +297,6 @@ fn rfc8985_7_1_the_probe_shows_the_loss() {
     );
 }
 
-/// RFC 5681, 4.1: after an idle time the window is the initial one again.
-#[test]
-fn rfc5681_4_1_restart_after_idle() {
-    let segments = |from: u64, to: u64| {
-        (from..to).map(|n| format!("> . {}(1000) ack 1\n", n * 1000 + 1)).collect::<String>()
-    };
-    play(&format!(
-        "open 65535
-         write 30000
-         {}
-         < . 1(0) ack 10001
-         {}
-         < . 1(0) ack 30001
-         +10 write 30000
-         {}",
-        segments(0, 10),
-        segments(10, 30),
-        segments(30, 40),
-    ));
-}
-
 /// RFC 3042 with SACK: while the reordering timer decides, each segment that has left the network lets
 /// a new one follow.
 #[test]
@@ -335,61 +314,6 @@ fn rfc3042_2_limited_transmit_with_sack() {
          +0~0.012 > . 11001(1000) ack 1
          +0.001~0.03 > . 1(1000) ack 1"
     ));
-}
-
-/// RFC 9438, 5.8, and RFC 7661, 4.2: who sends less than the window allows does not earn a larger one.
-#[test]
-fn rfc9438_5_8_a_window_that_is_not_used_does_not_grow() {
-    let calls: String = (0..12)
-        .map(|n| {
-            format!(
-                "write 1000\n> . {}(1000) ack 1\n< . 1(0) ack {}\n",
-                n * 1000 + 1,
-                n * 1000 + 1001
-            )
-        })
-        .collect();
-    let flight: String = (12..22).map(|n| format!("> . {}(1000) ack 1\n", n * 1000 + 1)).collect();
-    play(&format!(
-        "open 65535
-         {calls}
-         write 20000
-         {flight}"
-    ));
-}
-
-/// RFC 6928, 2: ten segments, but no more than 14,600 octets, unless that is less than two; the same
-/// after an idle time (RFC 5681, 4.1).
-#[test]
-fn rfc6928_2_the_first_window_of_large_segments() {
-    let flight = |from: u64, count: u64, mss: u64| {
-        let segment = |n| format!("> . {}({mss}) ack 1\n", from + n * mss);
-        (0..count).map(segment).collect::<String>()
-    };
-    for (mss, segments) in [(1000, 10), (1460, 10), (1825, 8), (2000, 7), (8000, 2), (8960, 2)] {
-        let behind = 1 + segments * mss;
-        play_with(
-            |config| config.mtu = 9000,
-            &format!(
-                "connect
-                 > S 0(0) mss 8960 ws 7 sackok ts:0
-                 < S. 0(0) ack 1 mss {mss} sackok
-                 > . 1(0) ack 1
-                 event opened
-                 write {}
-                 {}
-                 < . 1(0) ack {behind}
-                 > . {behind}({mss}) ack 1
-                 < . 1(0) ack {}
-                 +10 write 40000
-                 {}",
-                (segments + 1) * mss,
-                flight(1, segments, mss),
-                behind + mss,
-                flight(behind + mss, segments, mss),
-            ),
-        );
-    }
 }
 
 /// RFC 8985, 6.2: the device is full when the reordering timer fires: the retransmission leaves as soon

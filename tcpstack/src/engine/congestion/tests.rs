@@ -133,6 +133,94 @@ fn rfc9438_4_2_the_cubic() {
     assert!(second - first > first - before, "convex: {before} {first} {second}");
 }
 
+/// RFC 9438, 4.2, figure 1, through the concave and into the convex region: the window is never more
+/// than a round trip before or behind the curve.
+#[test]
+fn rfc9438_4_2_the_curve() {
+    let mut path = cubic();
+    path.rounds(6);
+    let before = path.window() as f64;
+    path.lose();
+    let (start, lowest) = (path.now, path.window() as f64);
+    let k = ((before - lowest) / 0.4).cbrt();
+    let curve = |t: f64| 0.4 * (t - k).powi(3) + before;
+    loop {
+        path.round();
+        let t = path.now.since(start).as_secs_f64();
+        let window = path.window() as f64;
+        assert!(window >= curve(t - 0.1) - 1.0, "{window} after {t} s, behind {}", curve(t - 0.1));
+        assert!(window <= curve(t + 0.1) + 1.0, "{window} after {t} s, before {}", curve(t + 0.1));
+        if t > 1.5 * k {
+            break;
+        }
+    }
+}
+
+/// RFC 9438, 4.3: where the round trip is short the window grows as Reno's would, by 9/17 of a segment
+/// in each until that of before the loss is reached, then by one.
+#[test]
+fn rfc9438_4_3_as_fast_as_reno() {
+    let mut path = Path::new(CongestionControl::Cubic, Duration::from_millis(1), FAST);
+    path.rounds(1);
+    path.lose();
+    assert_eq!(path.window(), 14);
+    assert_eq!(
+        path.rounds(11).window(),
+        19,
+        "11 times 9/17, and a little of the growth within a round"
+    );
+    let full = path.window();
+    assert!((9..=11).contains(&(path.rounds(10).window() - full)), "{}", path.window());
+}
+
+/// RFC 9406, 4.2: a round trip that grows by an eighth leads to conservative slow start, a quarter as
+/// fast; five rounds of it, and slow start is over.
+#[test]
+fn rfc9406_4_2_conservative_slow_start() {
+    let mut path = cubic();
+    assert_eq!(path.rounds(2).window(), 40);
+    path.base = Duration::from_millis(113);
+    let first = path.rounds(1).window();
+    assert!((50..=58).contains(&first), "eight samples, then a quarter of the rest: {first}");
+    let mut window = first;
+    for round in 0..4 {
+        let next = path.rounds(1).window();
+        let growth = next as f64 / window as f64;
+        assert!((1.2..1.3).contains(&growth), "round {round}: {window} to {next}");
+        window = next;
+    }
+    window = path.rounds(1).window();
+    let next = path.rounds(1).window();
+    assert!(next <= window + window / 20, "congestion avoidance: {window} to {next}");
+}
+
+/// RFC 9406, 4.2: if the round trip shortens again it was no queue, and slow start goes on.
+#[test]
+fn rfc9406_4_2_back_to_slow_start() {
+    let mut path = cubic();
+    path.rounds(2);
+    path.base = Duration::from_millis(120);
+    path.rounds(2);
+    path.base = Duration::from_millis(100);
+    path.rounds(1);
+    let window = path.window();
+    let next = path.rounds(1).window();
+    assert!(next >= window * 19 / 10, "{window} to {next}");
+}
+
+/// RFC 9406, 4.2: growth by less than an eighth, or than 4 ms, is noise, and so is any before there are
+/// eight samples.
+#[test]
+fn rfc9406_4_2_what_is_no_queue() {
+    for (before, after) in [(100, 112), (10, 13), (200, 215)] {
+        let base = Duration::from_millis(before);
+        let mut path = Path::new(CongestionControl::Cubic, base, FAST);
+        path.rounds(2);
+        path.base = Duration::from_millis(after);
+        assert_eq!(path.rounds(1).window(), 80, "{before} ms to {after} ms");
+    }
+}
+
 /// RFC 9438, 4.7: a second loss below the last maximum makes room for others.
 #[test]
 fn rfc9438_4_7_fast_convergence() {
