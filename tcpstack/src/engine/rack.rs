@@ -68,7 +68,9 @@ impl Rack {
         }
     }
 
-    /// The peer reported a duplicate (RFC 2883): widen the window, once a round.
+    /// The peer reported a duplicate (RFC 2883): widen the window, once a round. Any will do
+    /// (RFC 8985, 6.2, step 4): most are of repairs that a recovery now over has forgotten, and one that
+    /// the network has made costs no more than time.
     pub(crate) fn dsack(&mut self, una: u64, nxt: u64) {
         if una >= self.dsack_round {
             self.dsack_round = nxt;

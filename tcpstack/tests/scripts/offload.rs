@@ -73,6 +73,22 @@ fn rfc8985_6_2_one_lost_segment_of_many() {
     );
 }
 
+/// The same where only the last segment of the packet arrived.
+#[test]
+fn rfc8985_6_2_the_last_segment_of_a_packet_sacked() {
+    play_offloaded(
+        "open 65535
+         write 4000
+         > . 1(4000) ack 1 cut 1000
+         +0.001 < . 1(0) ack 1 sack 3001-4001
+         > . 1(1000) ack 1
+         < . 1(0) ack 1001 sack 3001-4001
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         < . 1(0) ack 4001",
+    );
+}
+
 /// A connection is not held to its pacing rate one segment at a time, but no more leaves at once
 /// than the rate allows in a millisecond or two.
 #[test]

@@ -123,3 +123,22 @@ fn rfc6298_5_3_progress_restarts_the_timer() {
          +0.1~0.5 > . 2001(1000) ack 1",
     );
 }
+
+/// RFC 6298, 5.4: the device is full when the timer fires, and before there is room everything is
+/// acknowledged: nothing is repeated, and new data leaves.
+#[test]
+fn rfc6298_5_4_a_full_device_at_the_retransmission_timer() {
+    play(
+        "open bare 65535
+         write 2000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         full
+         +0.15 > nothing
+         write 1000
+         < . 1(0) ack 2001
+         empty
+         > . 2001(1000) ack 1
+         < . 1(0) ack 3001",
+    );
+}

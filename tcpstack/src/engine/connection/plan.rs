@@ -32,8 +32,11 @@ impl Sender {
         self.pace_until = None;
         match std::mem::take(&mut self.asked) {
             Asked::Probe => return self.plan_probe(),
-            Asked::First => return self.board.next_lost().map_or(Plan::Nothing, Plan::Retransmit),
-            Asked::Nothing => {}
+            // While the device was full it may have been acknowledged, or found not to be lost.
+            Asked::First if self.board.has_lost() => {
+                return self.board.next_lost().map_or(Plan::Nothing, Plan::Retransmit);
+            }
+            Asked::First | Asked::Nothing => {}
         }
         let forward = self.is_probing_forward();
         if forward && !self.may_probe_forward() {
