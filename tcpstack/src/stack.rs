@@ -20,6 +20,7 @@ mod memory;
 mod prefixes;
 mod receive;
 mod replies;
+mod resets;
 mod slots;
 mod transmit;
 
@@ -73,7 +74,7 @@ pub struct Stack {
     starved: Queue,
     holders: Holders,
     replies: Replies,
-    resets: receive::ResetBudget,
+    resets: resets::Budgets,
     /// The time of the last call that gave one.
     now: Instant,
     stats: Stats,
@@ -109,7 +110,7 @@ impl Stack {
             starved: Queue::new(limit),
             holders: Holders::new(limit),
             replies: Replies::new(),
-            resets: receive::ResetBudget::default(),
+            resets: resets::Budgets::default(),
             now: Instant::ZERO,
             stats: Stats::default(),
             secret,
@@ -329,9 +330,16 @@ impl Stack {
     }
 
     /// Closes a connection: what is in the send buffer is sent, then FIN. [`Event::Closed`]
-    /// follows at once; what the peer still sends is discarded. Nothing happens if it is gone.
+    /// follows at once. Nothing happens if it is gone.
+    ///
+    /// RFC 9293, 3.6.1 (SHLD-3): what the peer has sent and nobody will read is not hidden from it.
+    /// If some of that waits already it gets a RST instead; if some comes later, it gets a RST when
+    /// it has acknowledged our FIN, and with it all that we sent.
     pub fn close(&mut self, id: ConnId) {
-        if self.slots.named(id).is_some_and(|entry| !entry.news.ending) {
+        let Some(entry) = self.slots.named(id).filter(|entry| !entry.news.ending) else { return };
+        if entry.connection.unread() > 0 {
+            self.abort_with(id, CloseReason::LocalClosed);
+        } else {
             self.end(id.index, CloseReason::LocalClosed);
         }
     }
@@ -340,16 +348,6 @@ impl Stack {
     /// [`Event::Closed`] follows at once. Nothing happens if it is gone.
     pub fn abort(&mut self, id: ConnId) {
         self.abort_with(id, CloseReason::LocalAborted);
-    }
-
-    fn abort_with(&mut self, id: ConnId, reason: CloseReason) {
-        let Some(entry) = self.slots.named_mut(id) else { return };
-        let (tuple, numbers) = (entry.connection.tuple, entry.connection.abort_sequence());
-        entry.connection.end(reason);
-        if let Some((seq, ack)) = numbers {
-            self.reset(&tuple, seq, Some(ack));
-        }
-        self.end(id.index, reason);
     }
 
     /// What is known of a connection; `None` once it is gone.

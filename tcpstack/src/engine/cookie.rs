@@ -30,9 +30,11 @@ const SEGMENT_SIZES: [u16; 16] = [
 ];
 const SIZE_BITS: u32 = 4;
 const SIZE_MASK: u32 = (1 << SIZE_BITS) - 1;
-/// The part of a cookie that depends on the ends alone: few bits, because all others keep octets
-/// from the middle of a stream from being taken for its beginning.
-const ENDS_MASK: u32 = 0xfc00_0000;
+/// The part of a cookie that depends on the high bits of the peer's sequence number alone, which its
+/// first window hardly changes. All bits together keep strangers from guessing a cookie.
+const REGION_MASK: u32 = 0xfffc_0000;
+/// The low bits: what a peer sends before we have answered lies in a window of 16 bits.
+const REGION_BITS: u32 = 16;
 /// Age of the oldest cookie that is accepted, and of its timestamp, in milliseconds.
 const COOKIE_AGE_MS: u32 = 2 * (PERIOD.as_millis() as u32) + (1 << OPTION_BITS);
 /// The timestamp's low bits: window scale (15: none) and SACK.
@@ -129,23 +131,30 @@ impl Cookies {
         mac(self.keys.current(), tuple, peer_isn, size as u32)
     }
 
-    /// Whether `cookie` may have been given to these ends, whatever their SYN was. A peer with
-    /// timestamps echoes the one that came with it, so that a connection whose state is lost is
-    /// hardly ever taken for a handshake: its peer would wait in vain for the RST.
+    /// Whether `cookie` may have been given to these ends, and `seq` lies in the first window behind
+    /// their SYN. A connection whose state is lost is taken for such a handshake once in 4,096 times
+    /// (two keys and two regions for 14 bits): then its peer waits for its RST until it sends or
+    /// acknowledges something else, or the keys have changed, at most two periods. With timestamps it
+    /// must also echo one of ours that is as young as that.
     pub(crate) fn is_of(
         &mut self,
         tuple: &FourTuple,
         cookie: u32,
+        seq: u32,
         timestamps: Option<(u32, u32)>,
         now: Instant,
     ) -> bool {
         self.turn(now);
+        let last = seq.wrapping_sub(1);
+        let isns = [last, last.wrapping_sub(1 << REGION_BITS)];
         let size = cookie & SIZE_MASK;
         let clock = timestamp(now, self.timestamp_offset(tuple));
         if timestamps.is_some_and(|(_, echo)| clock.wrapping_sub(echo) > COOKIE_AGE_MS) {
             return false;
         }
-        self.keys.accepted().any(|key| (mac(key, tuple, 0, size) ^ cookie) & ENDS_MASK == 0)
+        self.keys.accepted().any(|key| {
+            isns.iter().any(|isn| (mac(key, tuple, *isn, size) ^ cookie) & REGION_MASK == 0)
+        })
     }
 
     /// Remembers that a cookie has opened a connection: it opens no other.
@@ -212,13 +221,14 @@ fn hash((k0, k1): Key, of: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// Some bits depend on the ends alone, most on the SYN too: so an acknowledgment that overtook the
-/// first octets can be told from one that is nobody's.
+/// Half of the bits depend on a part of the SYN's number that the next segments share, the others on
+/// all of it: so an acknowledgment that overtook the first octets can be told from one that is
+/// nobody's, and is not taken for the first.
 #[allow(clippy::cast_possible_truncation)] // A part of each hash.
 fn mac(key: Key, tuple: &FourTuple, peer_isn: u32, size: u32) -> u32 {
-    let ends = hash(key, (tuple, size));
-    let syn = hash(key, (tuple, peer_isn, size));
-    (ends as u32) & ENDS_MASK | (syn as u32) & !ENDS_MASK & !SIZE_MASK | size
+    let region = hash(key, (tuple, peer_isn >> REGION_BITS, size, 0u8));
+    let syn = hash(key, (tuple, peer_isn, size, 1u8));
+    (region as u32) & REGION_MASK | (syn as u32) & !REGION_MASK & !SIZE_MASK | size
 }
 
 #[cfg(test)]
@@ -285,14 +295,32 @@ mod tests {
         let mut secret = cookies(7);
         let cookie = secret.cookie(&tuple(1), 99, 1460, NOW);
         assert!(secret.recall(&tuple(1), 99 + 1448, cookie, None, NOW).is_none());
-        assert!(secret.is_of(&tuple(1), cookie, None, NOW));
-        assert!(!secret.is_of(&tuple(2), cookie, None, NOW));
+        assert!(secret.is_of(&tuple(1), cookie, 99 + 1448, None, NOW));
+        assert!(secret.is_of(&tuple(1), cookie, 99 + 65_535, None, NOW), "the last of the window");
+        assert!(!secret.is_of(&tuple(1), cookie, 99 + 200_000, None, NOW), "beyond it");
+        assert!(!secret.is_of(&tuple(2), cookie, 99 + 1448, None, NOW));
         let echo = secret.cookie_timestamp(&tuple(1), &syn(), NOW);
         let late = NOW + PERIOD;
-        assert!(secret.is_of(&tuple(1), cookie, Some((6, echo)), late));
+        assert!(secret.is_of(&tuple(1), cookie, 100, Some((6, echo)), late));
         for other in [echo.wrapping_add(100_000), echo.wrapping_sub(100_000), 0] {
-            assert!(!secret.is_of(&tuple(1), cookie, Some((6, other)), late), "{other}");
+            assert!(!secret.is_of(&tuple(1), cookie, 100, Some((6, other)), late), "{other}");
         }
+    }
+
+    /// Whoever has lost its connection with us learns so by a RST, hardly ever later than at once.
+    #[test]
+    fn a_lost_connection_is_hardly_ever_taken_for_a_handshake() {
+        let mut secret = cookies(7);
+        secret.turn(NOW + PERIOD); // Two keys are accepted.
+        let mut taken = 0;
+        for n in 0..100_000u32 {
+            let (cookie, seq) = (n.wrapping_mul(0x9e37_79b9), n.wrapping_mul(0x85eb_ca6b));
+            let now = NOW + PERIOD;
+            let echo = timestamp(now, secret.timestamp_offset(&tuple(1)));
+            let echo = (n % 2 == 0).then_some((6, echo));
+            taken += u32::from(secret.is_of(&tuple(1), cookie, seq, echo, now));
+        }
+        assert!(taken < 50, "{taken} of 100,000, where 24 are expected");
     }
 
     /// An evicted peer that goes on sending acknowledges the old cookie with every segment.

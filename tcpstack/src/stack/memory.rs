@@ -65,7 +65,7 @@ impl Stack {
     fn want(&mut self, id: ConnId, len: usize) {
         let settings = self.context.settings();
         let Ok(entry) = super::writable(&mut self.slots, id) else { return };
-        entry.wanted = len;
+        entry.wanted = u32::try_from(len).unwrap_or(u32::MAX);
         if entry.connection.send_capacity(settings) >= len {
             self.starved.push(id.index);
         }
@@ -75,10 +75,11 @@ impl Stack {
     pub(super) fn notice_room(&mut self, index: u32) {
         let (settings, room) = (self.context.settings(), self.context.send_room());
         let Some(entry) = self.slots.get_mut(index).filter(|entry| entry.is_open()) else { return };
-        if entry.wanted == 0 || entry.connection.send_capacity(settings) < entry.wanted {
+        let wanted = entry.wanted as usize;
+        if wanted == 0 || entry.connection.send_capacity(settings) < wanted {
             return;
         }
-        if room < entry.wanted {
+        if room < wanted {
             self.starved.push(index);
             return;
         }
@@ -92,7 +93,7 @@ impl Stack {
     pub(super) fn wake_starved(&mut self) -> bool {
         let (mut room, mut woken) = (self.context.send_room(), false);
         while let Some(index) = self.starved.front() {
-            let wanted = self.slots.get(index).map_or(0, |entry| entry.wanted);
+            let wanted = self.slots.get(index).map_or(0, |entry| entry.wanted as usize);
             if wanted > room {
                 break;
             }

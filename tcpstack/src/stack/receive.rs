@@ -9,28 +9,6 @@ use crate::engine::segment::{Arrived, Flags, Options, Outgoing, Segment, parse};
 use crate::table::FourTuple;
 use crate::time::Instant;
 
-/// RSTs for packets of no connection, in a second and at once (RFC 9293, 3.10.7.1 asks for one
-/// each; a flood is not answered by a flood).
-const RESETS_PER_SECOND_MAX: u32 = 200;
-
-/// How many RSTs may still be sent.
-#[derive(Default)]
-pub(super) struct ResetBudget {
-    second: u64,
-    spent: u32,
-}
-
-impl ResetBudget {
-    fn take(&mut self, now: Instant) -> bool {
-        let second = now.micros() / 1_000_000;
-        if second != self.second {
-            *self = Self { second, spent: 0 };
-        }
-        self.spent += 1;
-        self.spent <= RESETS_PER_SECOND_MAX
-    }
-}
-
 impl Stack {
     /// Takes one IP packet that is for one of our addresses and carries TCP. Octets behind it are
     /// ignored. What there is to answer waits for [`Stack::poll_transmit`].
@@ -83,7 +61,7 @@ impl Stack {
         let unheard = entry.news.ending;
         let mut octets_in = 0;
         let mut take = |octets: &mut [u8]| {
-            // After our own close nobody reads; a full buffer would keep the peer from its FIN.
+            // Nobody reads any more when the connection ends for another reason than our close.
             let taken = if unheard { octets.len() } else { deliver(id, octets) };
             octets_in += taken as u64;
             taken
@@ -93,15 +71,18 @@ impl Stack {
         entry.octets_in += octets_in;
         self.due.push(index);
         self.note_holding(index);
+        if disposition == Disposition::DataLost {
+            self.break_off(index, CloseReason::LocalClosed);
+        }
         self.notice(index);
-        self.conclude(disposition, &arrived.tuple)
+        self.conclude(disposition, arrived)
     }
 
-    fn conclude(&mut self, disposition: Disposition, tuple: &FourTuple) -> Result<(), DropReason> {
+    fn conclude(&mut self, disposition: Disposition, arrived: &Arrived) -> Result<(), DropReason> {
         match disposition {
-            Disposition::Accepted => Ok(()),
-            Disposition::Refuse(seq) => {
-                self.reset(tuple, seq, None);
+            Disposition::Accepted | Disposition::DataLost => Ok(()),
+            Disposition::Refuse => {
+                self.refuse(&arrived.tuple, &arrived.segment);
                 Err(DropReason::BadAcknowledgment)
             }
             Disposition::OutOfWindow => Err(DropReason::OutOfWindow),
@@ -138,8 +119,8 @@ impl Stack {
             if let Some(connection) = self.recall(tuple, segment) {
                 return self.accept(connection, arrived, payload, deliver);
             }
-            let echo = segment.options.timestamps;
-            if cookie.is_some_and(|cookie| self.cookies.is_of(tuple, cookie, echo, self.now)) {
+            let (seq, echo, now) = (segment.seq, segment.options.timestamps, self.now);
+            if cookie.is_some_and(|cookie| self.cookies.is_of(tuple, cookie, seq, echo, now)) {
                 return Err(DropReason::HandshakeUnfinished);
             }
         }
@@ -285,35 +266,6 @@ impl Stack {
         } else if entry.connection.is_finished_by_peer() && entry.connection.unread() == 0 {
             self.end(index, CloseReason::PeerClosed);
         }
-    }
-
-    /// RFC 9293, 3.10.7.1: a segment of no connection is answered by RST.
-    fn refuse(&mut self, tuple: &FourTuple, segment: &Segment) {
-        match segment.ack {
-            Some(ack) => self.reset(tuple, ack, None),
-            None => {
-                #[allow(clippy::cast_possible_truncation)] // Below 2^16.
-                let ack = segment.seq.wrapping_add(segment.sequence_len() as u32);
-                self.reset(tuple, 0, Some(ack));
-            }
-        }
-    }
-
-    pub(super) fn reset(&mut self, tuple: &FourTuple, seq: u32, ack: Option<u32>) {
-        if !self.resets.take(self.now) {
-            self.stats.resets_suppressed += 1;
-            return;
-        }
-        self.stats.resets_sent += 1;
-        let answer = Outgoing {
-            seq,
-            ack,
-            flags: Flags { rst: true, ..Flags::default() },
-            window: 0,
-            options: Options::default(),
-        };
-        let marks = self.marks(tuple);
-        self.replies.push(tuple, marks, &answer, self.config.tx_checksum);
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Entry {
     pub(super) octets_out: u64,
     pub(super) segments_in: u64,
     /// What the caller wanted to write and could not; 0 if nothing.
-    pub(super) wanted: usize,
+    pub(super) wanted: u32,
     /// The caller has not vouched for the peer: the connection gives way under pressure.
     pub(super) unproven: bool,
     /// Among those that hold octets behind holes.

@@ -102,20 +102,112 @@ fn rfc9293_3_10_7_4_a_fin_out_of_order() {
     );
 }
 
-/// RFC 9293, 3.6.1: what the peer still sends after our close is acknowledged and discarded.
+/// RFC 9293, 3.6.1 (SHLD-3): what the peer sends after our close nobody reads, and a RST tells it so.
 #[test]
-fn rfc9293_3_6_half_close_of_ours() {
+fn rfc9293_3_6_1_data_after_our_close_is_answered_by_a_reset() {
     play(
-        "lazy
-         open 65535
+        "open 65535
          close
          > F. 1(0) ack 1
          event closed local-closed
          < . 1(0) ack 2
          < . 1(1000) ack 2
-         > . 2(0) ack 1001
+         > R. 2(0) ack 1
+         < . 1001(0) ack 2 => no-connection
+         > R 2(0)",
+    );
+}
+
+/// The same, but not before the peer has what we had sent before the close: a RST would keep a lost
+/// segment from coming again.
+#[test]
+fn rfc9293_3_6_1_the_reset_waits_until_the_peer_has_everything() {
+    play(
+        "open 1000
+         write 1500
+         > . 1(1000) ack 1
+         close
+         event closed local-closed
+         < . 1(1000) ack 1 win 1000
+         < F. 1001(0) ack 1 win 1000
+         < . 1001(0) ack 1001 win 1000
+         > F. 1001(500) ack 1
+         < . 1002(0) ack 1502
+         > R. 1502(0) ack 1",
+    );
+}
+
+/// A retransmission of what was read before the close is nothing new.
+#[test]
+fn rfc9293_3_6_1_old_data_after_our_close() {
+    play(
+        "open 65535
+         < . 1(1000) ack 1
+         > . 1(0) ack 1001
+         close
+         > F. 1(0) ack 1001
+         event closed local-closed
+         < . 1(1000) ack 2
+         > . 2(0) ack 1001 sack 1-1001
          < F. 1001(0) ack 2
          > . 2(0) ack 1002",
+    );
+}
+
+/// RFC 9293, 3.6.1 (SHLD-3): data that waits to be read at the close.
+#[test]
+fn rfc9293_3_6_1_a_close_with_unread_data_resets() {
+    play(
+        "lazy
+         open 65535
+         < . 1(1000) ack 1
+         > . 1(0) ack 1001
+         close
+         > R. 1(0) ack 1001
+         event closed local-closed",
+    );
+    // After the peer's FIN as well.
+    play(
+        "lazy
+         open 65535
+         < F. 1(1000) ack 1
+         > . 1(0) ack 1002
+         close
+         > R. 1(0) ack 1002
+         event closed local-closed",
+    );
+}
+
+/// RFC 9293, 3.10.4: a close waits until everything written has been sent.
+#[test]
+fn rfc9293_3_10_4_a_close_with_data_waiting() {
+    play(
+        "open 1000
+         write 2500
+         > . 1(1000) ack 1
+         close
+         event closed local-closed
+         < . 1(0) ack 1001 win 1000
+         > . 1001(1000) ack 1
+         < . 1(0) ack 2001 win 1000
+         > F. 2001(500) ack 1
+         < . 1(0) ack 2502
+         < F. 1(0) ack 2502
+         > . 2502(0) ack 2",
+    );
+}
+
+/// RFC 9293, 3.10.4: a close in SYN-SENT; the peer, who knows nothing of it, is refused.
+#[test]
+fn rfc9293_3_10_4_a_close_in_syn_sent() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         close
+         event closed local-closed
+         +0.01 < S. 0(0) ack 1 mss 1000 => no-connection
+         > R 1(0)
+         +10 > nothing",
     );
 }
 
@@ -178,7 +270,7 @@ fn rfc6191_2_time_wait_gives_way_by_timestamp() {
     play(&format!(
         "{end}
          < S 100(0) mss 1000 ts=51 => port-closed
-         > R. =0(0) ack 101"
+         > R. =0(0) ack 101 ts=0:51"
     ));
     play(&format!(
         "{end}
@@ -189,7 +281,7 @@ fn rfc6191_2_time_wait_gives_way_by_timestamp() {
     play(&format!(
         "{end}
          < S 2(0) mss 1000 ts=50 => port-closed
-         > R. =0(0) ack 3"
+         > R. =0(0) ack 3 ts=0:50"
     ));
     play(&format!(
         "{end}
@@ -198,31 +290,67 @@ fn rfc6191_2_time_wait_gives_way_by_timestamp() {
     ));
 }
 
-/// RFC 6191, 2, and RFC 9293, 3.6.1: without timestamps a greater sequence number is needed.
+/// RFC 6191, 2: the old connection had no timestamps, the new one has.
 #[test]
-fn rfc6191_2_time_wait_gives_way_by_sequence_number() {
-    let end = "open 65535
+fn rfc6191_2_time_wait_without_timestamps_gives_way_to_a_connection_with() {
+    play(
+        "open 65535
          close
          > F. 1(0) ack 1
          event closed local-closed
          < F. 1(0) ack 2
-         > . 2(0) ack 2";
-    play(&format!(
-        "{end}
-         < S 3(0) mss 1000 => port-closed
-         > R. =0(0) ack 4"
-    ));
-    play(&format!(
-        "{end}
-         < S -1000(0) mss 1000 => challenged
-         > . 2(0) ack 2"
-    ));
-    // The old connection had no timestamps, the new one has.
-    play(&format!(
-        "{end}
+         > . 2(0) ack 2
          < S -1000(0) mss 1000 ts=1 => port-closed
-         > R. =0(0) ack -999"
-    ));
+         > R. =0(0) ack -999 ts=0:1",
+    );
+}
+
+/// RFC 6191, 2, on a port that is listened on: the new connection gets a cookie, opens and carries
+/// data.
+#[test]
+fn rfc6191_2_a_connection_that_takes_the_place_of_time_wait_works() {
+    play(
+        "listen
+         < S 0(0) mss 1000 ws 7 sackok ts=1
+         > S. 0(0) ack 1 mss 1460 ws 7 sackok ts:1
+         < . 1(0) ack 1 ts=2
+         event opened
+         close
+         > F. 1(0) ack 1 ts:2
+         event closed local-closed
+         < F. 1(0) ack 2 ts=3
+         > . 2(0) ack 2 ts:3
+         +1 < S -5000(0) mss 1000 ws 7 sackok ts=1000 => accepted
+         > S. 0(0) ack -4999 mss 1460 ws 7 sackok ts:1000
+         < . -4999(0) ack 1 ts=1001
+         event opened
+         write 500
+         > . 1(500) ack -4999 ts:1001
+         < . -4999(0) ack 501 ts=1002",
+    );
+}
+
+/// RFC 9293, 3.6.1 (MAY-2): without timestamps nothing keeps our old segments from the new
+/// connection, so that it gets no cookie. A peer that means it ends TIME-WAIT itself.
+#[test]
+fn rfc9293_3_6_1_time_wait_does_not_give_way_without_timestamps() {
+    play(
+        "listen
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < . 1(0) ack 1
+         event opened
+         close
+         > F. 1(0) ack 1
+         event closed local-closed
+         < F. 1(0) ack 2
+         > . 2(0) ack 2
+         +1 < S 5000(0) mss 1000 => challenged
+         > . 2(0) ack 2
+         < R 2(0)
+         +1 < S 5000(0) mss 1000 => accepted
+         > S. 0(0) ack 5001 mss 1460",
+    );
 }
 
 /// A peer that never answers our FIN does not hold the connection for ever (FIN-WAIT-2 has no end

@@ -122,6 +122,29 @@ fn rfc9293_3_10_7_2_the_last_segment_of_the_handshake_may_carry_data() {
     );
 }
 
+/// RFC 7413, 3: data in a SYN of who tries Fast Open is not acknowledged, since nothing is kept of a
+/// SYN, and comes again behind the handshake; a closed port acknowledges it with its RST
+/// (RFC 9293, 3.10.7.1).
+#[test]
+fn rfc7413_3_data_in_a_syn_comes_again() {
+    play(
+        "listen
+         < S 0(100) mss 1000 sackok ws 7 ts=5 => accepted
+         > S. 0(0) ack 1 mss 1460 ws 7 sackok ts:5
+         event none
+         < . 1(100) ack 1 ts=6 => accepted
+         event opened
+         > . 1(0) ack 101 ts:6",
+    );
+    play(
+        "open 65535
+         < R 1(0)
+         event closed peer-reset
+         < S 0(100) mss 1000 => port-closed
+         > R. =0(0) ack 101",
+    );
+}
+
 /// RFC 9293, 3.7.1 (MUST-15): without the option the peer's MSS is 536, over IPv6 1220.
 #[test]
 fn rfc9293_3_7_1_the_default_mss() {

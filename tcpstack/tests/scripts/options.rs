@@ -199,3 +199,61 @@ fn rfc5681_4_2_a_hole_filled_is_acknowledged_at_once() {
          > . 1(0) ack 1801 sack 1901-2001"
     ));
 }
+
+/// RFC 7323, 4.3 and 5.2: a FIN's timestamp is echoed as any other.
+#[test]
+fn rfc7323_4_3_the_timestamp_of_a_fin() {
+    play(
+        "open timestamps 65535
+         < F. 1(0) ack 1 ts=60
+         > F. 1(0) ack 2 ts:60
+         event closed peer-closed",
+    );
+}
+
+/// RFC 9293, 3.10.7.4, and RFC 7323, 4.3: a segment whose acknowledgment is impossible is dropped
+/// before its timestamp is looked at, so that it ages no other.
+#[test]
+fn rfc7323_4_3_a_bad_acknowledgment_leaves_the_timestamp() {
+    play(
+        "open timestamps 65535
+         < . 1(10) ack 5000 ts=1000 => bad-acknowledgment
+         > . 1(0) ack 1 ts:1
+         < . 1(10) ack 1 ts=50 => accepted
+         > . 1(0) ack 11 ts:50",
+    );
+}
+
+/// RFC 7323, 5.2: a RST of ours carries a timestamp if the segment that it answers does, or if
+/// timestamps were agreed on.
+#[test]
+fn rfc7323_5_2_a_reset_carries_a_timestamp() {
+    play(
+        "open timestamps 65535
+         abort
+         > R. 1(0) ack 1 ts:1
+         event closed local-aborted
+         < . 1(10) ack 1 ts=70 => no-connection
+         > R 1(0) ts=0:70
+         < . 1(10) ack 1 => no-connection
+         > R 1(0)",
+    );
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < . 1(0) ack 5 ts=9 => bad-acknowledgment
+         > R 5(0) ts=0:9",
+    );
+}
+
+/// RFC 7323, 5.2: the timestamp of a RST is not subject to PAWS.
+#[test]
+fn rfc7323_5_2_the_timestamp_of_a_reset_does_not_matter() {
+    play(
+        "open timestamps 65535
+         < . 1(10) ack 1 ts=1000
+         > . 1(0) ack 11 ts:1000
+         < R 11(0) ts=5 => accepted
+         event closed peer-reset",
+    );
+}

@@ -16,7 +16,7 @@ impl Receiver {
         if self.window_opened(mss) {
             self.ack_now = true;
         }
-        if self.unacknowledged == 0 {
+        if self.unacknowledged() == 0 {
             return;
         }
         if self.quick_acks > 0 {
@@ -25,7 +25,7 @@ impl Receiver {
                 self.quick_acks.saturating_sub(u8::try_from(segments).unwrap_or(u8::MAX));
             self.ack_now = true;
         }
-        if self.unacknowledged >= 2 * u64::from(mss) {
+        if self.unacknowledged() >= 2 * u64::from(mss) {
             self.ack_now = true;
         }
         self.ack_by.get_or_insert(now + ACK_DELAY);
@@ -59,7 +59,6 @@ impl Receiver {
     pub(super) fn acknowledged(&mut self) {
         let repeats = self.last_ack_sent == self.nxt;
         self.last_ack_sent = self.nxt;
-        self.unacknowledged = 0;
         self.ack_by = None;
         self.ack_now = self.has_more_to_tell() && self.told(repeats);
     }

@@ -29,8 +29,11 @@ pub(crate) enum Disposition {
     ChallengedSyn,
     /// Neither SYN nor an acknowledgment where one is needed.
     Unexpected,
-    /// Answer with a RST of this sequence number: nothing here matches (RFC 9293, 3.10.7.3).
-    Refuse(u32),
+    /// It acknowledges what was never sent: answer with a RST (RFC 9293, 3.10.7.3).
+    Refuse,
+    /// The peer has sent what nobody reads any more, and has all that we sent: answer with a RST
+    /// (RFC 9293, 3.6.1).
+    DataLost,
     /// No memory for its payload, or too many holes.
     NoRoom,
 }
@@ -59,7 +62,7 @@ impl Connection {
         let acceptable = segment.ack.map(|ack| ack == self.tx.space.wire(1) && self.tx.nxt == 1);
         match (acceptable, segment.flags.rst, segment.flags.syn) {
             (Some(false), true, _) | (None, true, _) => Disposition::BadAcknowledgment,
-            (Some(false), false, _) => Disposition::Refuse(segment.ack.unwrap_or(0)),
+            (Some(false), false, _) => Disposition::Refuse,
             (Some(true), true, _) => {
                 self.end(CloseReason::Refused);
                 Disposition::Accepted
@@ -185,7 +188,7 @@ impl Connection {
         let Some(ack) = segment.ack else { return Disposition::Unexpected };
         let Some(ack) = self.acceptable_acknowledgment(ack) else {
             if self.state == State::SynReceived {
-                return Disposition::Refuse(ack);
+                return Disposition::Refuse;
             }
             self.challenge(context.now);
             return Disposition::BadAcknowledgment;
@@ -260,6 +263,11 @@ impl Connection {
         let start = start + u64::from(segment.flags.syn);
         let end = start + payload.len() as u64;
         let mut outcome = Payload::None;
+        // Nobody reads after our close. What is new is not acknowledged: it was not taken.
+        self.rx.data_lost |= self.is_closing() && !payload.is_empty() && end > self.rx.nxt;
+        if self.rx.data_lost {
+            return self.tell_loss();
+        }
         if !payload.is_empty() && self.may_receive() {
             outcome = self.rx.take(context, start, payload, deliver);
         }
@@ -271,6 +279,17 @@ impl Connection {
             self.peer_finished(context.now);
         }
         if outcome == Payload::Refused { Disposition::NoRoom } else { Disposition::Accepted }
+    }
+
+    /// We have sent FIN, or are about to, and the peer has not.
+    fn is_closing(&self) -> bool {
+        matches!(self.state, State::FinWait1 | State::FinWait2)
+    }
+
+    /// RFC 9293, 3.6.1 (SHLD-3): a RST shows the peer that what it sent was lost. Not before it has
+    /// all that we sent, which the RST could overtake or keep from being repeated: an IKE delete.
+    fn tell_loss(&self) -> Disposition {
+        if self.state == State::FinWait2 { Disposition::DataLost } else { Disposition::Accepted }
     }
 
     fn may_receive(&self) -> bool {

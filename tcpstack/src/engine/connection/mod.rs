@@ -103,6 +103,14 @@ pub(crate) struct Connection {
     close_reason: Option<CloseReason>,
 }
 
+/// What a RST says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reset {
+    pub(crate) seq: u32,
+    pub(crate) ack: Option<u32>,
+    pub(crate) timestamps: Option<(u32, u32)>,
+}
+
 /// What a connection borrows from its stack while it works.
 pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
@@ -278,19 +286,24 @@ impl Connection {
         self.rx.schedule_ack(self.tx.mss, 0, context.now);
     }
 
-    /// RFC 6191 and RFC 9293, 3.6.1: whether a SYN may take the place of this connection, which
-    /// only waits for old segments to die.
+    /// RFC 6191, 2: whether a SYN may take the place of this connection, which only waits for old
+    /// segments to die.
+    ///
+    /// RFC 9293, 3.6.1 (MAY-2) wants an initial sequence number above all that the old connection
+    /// used, and a SYN cookie cannot promise that. With timestamps it is not needed: ours go on from
+    /// one connection of two ends to the next, and where the old one had none its segments have none,
+    /// so that the peer takes no segment of ours that is left of it (RFC 7323, 5.3 and 3.2). Without
+    /// them a SYN never takes the place, other than RFC 6191 would have it: it is challenged, and
+    /// a peer that means it answers with a RST and repeats its SYN.
     pub(crate) fn gives_way_to(&self, syn: &Segment, now: Instant) -> bool {
-        if self.state != State::TimeWait {
-            return false;
-        }
         let newer_sequence = || self.rx.offset(syn.seq).is_some_and(|start| start >= self.rx.nxt);
-        match syn.options.timestamps {
-            Some(_) if !self.timestamps => true,
-            Some((value, _)) if value == self.rx.timestamp_echo() => newer_sequence(),
-            Some((value, _)) => self.rx.is_new_timestamp(value, now),
-            None => newer_sequence(),
-        }
+        self.state == State::TimeWait
+            && match syn.options.timestamps {
+                Some(_) if !self.timestamps => true,
+                Some((value, _)) if value == self.rx.timestamp_echo() => newer_sequence(),
+                Some((value, _)) => self.rx.is_new_timestamp(value, now),
+                None => false,
+            }
     }
 
     /// Octets that wait to be sent for the first time, and since when the oldest does.
@@ -341,21 +354,26 @@ impl Connection {
         }
     }
 
-    /// Ends it at once; the stack sends the RST that [`Self::abort_sequence`] asks for.
+    /// Ends it at once; the stack sends the RST that [`Self::reset`] asks for.
     pub(crate) fn end(&mut self, reason: CloseReason) {
         self.state = State::Closed;
         self.timers = Timers::default();
         self.close_reason.get_or_insert(reason);
     }
 
-    /// The sequence and acknowledgment numbers of a RST that the peer accepts (RFC 5961, 3.2).
-    pub(crate) fn abort_sequence(&self) -> Option<(u32, u32)> {
+    /// A RST that the peer accepts (RFC 5961, 3.2), if it is to have one.
+    pub(crate) fn reset(&self, now: Instant) -> Option<Reset> {
         // RFC 9293, 3.10.5: not before the peer has spoken, and not after both have said FIN.
         let silent = matches!(
             self.state,
             State::SynSent | State::Closing | State::LastAck | State::TimeWait | State::Closed
         );
-        (!silent).then(|| (self.tx.next_wire(), self.rx.next_wire()))
+        (!silent).then(|| Reset {
+            seq: self.tx.next_wire(),
+            ack: Some(self.rx.next_wire()),
+            // RFC 7323, 5.2: on a user abort too.
+            timestamps: self.timestamps.then(|| self.timestamps(now)),
+        })
     }
 
     /// Returns all chunks to the pool.

@@ -5,6 +5,7 @@ use super::sender::len;
 use super::{Connection, Context, State};
 use crate::api::{HEADERS_BYTES_MAX, Packet, Transmit};
 use crate::engine::segment::{Flags, Headers, Options, Outgoing, SackBlocks, timestamp};
+use crate::time::Instant;
 use std::ops::Range;
 
 /// How far a transmission came.
@@ -75,7 +76,7 @@ impl Connection {
             window_scale: (!acknowledges || self.rx.scale > 0)
                 .then_some(context.settings.window_scale),
             sack_permitted: self.sack,
-            timestamps: self.timestamps.then(|| self.timestamps(context)),
+            timestamps: self.timestamps.then(|| self.timestamps(context.now)),
             sack: SackBlocks::default(),
         };
         let segment = Outgoing {
@@ -97,8 +98,8 @@ impl Connection {
         }
     }
 
-    fn timestamps(&self, context: &Context<'_>) -> (u32, u32) {
-        (timestamp(context.now, self.timestamp_offset), self.rx.timestamp_echo())
+    pub(super) fn timestamps(&self, now: Instant) -> (u32, u32) {
+        (timestamp(now, self.timestamp_offset), self.rx.timestamp_echo())
     }
 
     fn send_data(
@@ -197,7 +198,7 @@ impl Connection {
             flags,
             window: self.rx.advertise(self.tx.mss),
             options: Options {
-                timestamps: self.timestamps.then(|| self.timestamps(context)),
+                timestamps: self.timestamps.then(|| self.timestamps(context.now)),
                 sack,
                 ..Options::default()
             },

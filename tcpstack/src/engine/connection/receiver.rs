@@ -32,6 +32,14 @@ pub(crate) enum Payload {
     Refused,
 }
 
+/// The timestamp to echo, 0 until one is known, and when it came (RFC 7323, 4.3).
+#[derive(Clone, Copy, Debug, Default)]
+struct RecentTimestamp {
+    known: bool,
+    value: u32,
+    at: Instant,
+}
+
 #[derive(Debug)]
 pub(crate) struct Receiver {
     pub(super) space: SequenceSpace,
@@ -43,17 +51,16 @@ pub(crate) struct Receiver {
     /// The window may grow: nobody who is not known gets more than the first one.
     pub(super) proven: bool,
     pub(super) buffer: ReceiveBuffer,
-    /// The timestamp to echo, and when it came (RFC 7323, 4.3).
-    pub(super) ts_recent: Option<(u32, Instant)>,
+    recent: RecentTimestamp,
     pub(super) last_ack_sent: u64,
-    /// Octets in order since the last acknowledgment.
-    pub(super) unacknowledged: u64,
     pub(super) quick_acks: u8,
     /// SACK blocks for which an acknowledgment has room; none if the peer does not know them.
     pub(super) blocks_max: usize,
     pub(super) ack_now: bool,
     pub(super) ack_by: Option<Instant>,
     pub(super) finished: bool,
+    /// The peer has sent what nobody reads any more.
+    pub(super) data_lost: bool,
     pub(super) holes: Lazy<Holes>,
     pub(super) growth: Growth,
 }
@@ -105,14 +112,14 @@ impl Receiver {
             scale: settings.window_scale,
             proven: false,
             buffer: ReceiveBuffer::new(),
-            ts_recent: None,
+            recent: RecentTimestamp::default(),
             last_ack_sent: 0,
-            unacknowledged: 0,
             quick_acks: QUICK_ACKS,
             blocks_max: 0,
             ack_now: false,
             ack_by: None,
             finished: false,
+            data_lost: false,
             holes: Lazy::new(),
             growth: Growth { started: Instant::from_micros(0), from: 1 },
         }
@@ -151,16 +158,19 @@ impl Receiver {
 
     /// PAWS (RFC 7323, 5.2): whether a timestamp is older than the last one.
     pub(super) fn is_old_timestamp(&self, value: u32, now: Instant) -> bool {
-        self.ts_recent.is_some_and(|(recent, at)| {
-            value.wrapping_sub(recent).cast_signed() < 0 && now.since(at) < PAWS_LIFETIME
-        })
+        let RecentTimestamp { known, value: recent, at } = self.recent;
+        known && value.wrapping_sub(recent).cast_signed() < 0 && now.since(at) < PAWS_LIFETIME
     }
 
     /// Whether a timestamp is younger than the last one.
     pub(super) fn is_new_timestamp(&self, value: u32, now: Instant) -> bool {
-        self.ts_recent.is_none_or(|(recent, at)| {
-            value.wrapping_sub(recent).cast_signed() > 0 || now.since(at) >= PAWS_LIFETIME
-        })
+        let RecentTimestamp { known, value: recent, at } = self.recent;
+        !known || value.wrapping_sub(recent).cast_signed() > 0 || now.since(at) >= PAWS_LIFETIME
+    }
+
+    /// Octets in order since the last acknowledgment.
+    pub(super) fn unacknowledged(&self) -> u64 {
+        self.nxt - self.last_ack_sent
     }
 
     /// Octets in order that were not taken.
@@ -177,12 +187,12 @@ impl Receiver {
     /// acknowledgment sent.
     pub(super) fn note_timestamp(&mut self, value: u32, start: u64, now: Instant) {
         if start <= self.last_ack_sent && !self.is_old_timestamp(value, now) {
-            self.ts_recent = Some((value, now));
+            self.recent = RecentTimestamp { known: true, value, at: now };
         }
     }
 
     pub(super) fn timestamp_echo(&self) -> u32 {
-        self.ts_recent.map_or(0, |(value, _)| value)
+        self.recent.value
     }
 
     /// Takes the payload that begins at `start`; what lies in order goes to `deliver` from where
@@ -302,7 +312,6 @@ impl Receiver {
     }
 
     fn advance(&mut self, context: &Context<'_>, to: u64) {
-        self.unacknowledged += to - self.nxt;
         self.nxt = to;
         self.buffer.in_order_below(to);
         self.grow(context);
