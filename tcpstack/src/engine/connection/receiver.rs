@@ -55,7 +55,7 @@ pub(crate) struct Receiver {
     pub(super) last_ack_sent: u64,
     pub(super) quick_acks: u8,
     /// SACK blocks for which an acknowledgment has room; none if the peer does not know them.
-    pub(super) blocks_max: usize,
+    pub(super) blocks_max: u8,
     pub(super) ack_now: bool,
     pub(super) ack_by: Option<Instant>,
     pub(super) finished: bool,
@@ -343,6 +343,7 @@ impl Receiver {
         self.buffer.renege(pool, data_end);
         if self.holes.since.is_some() {
             self.holes.since = None;
+            self.holes.runs = Runs::new();
         }
     }
 
