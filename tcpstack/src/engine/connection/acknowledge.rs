@@ -85,8 +85,8 @@ impl Receiver {
     /// The runs that the next acknowledgment tells of, by their places. The last one of a batch
     /// tells of the duplicate.
     fn next_runs(&self) -> Range<usize> {
-        let last = self.blocks_max - usize::from(self.reports_duplicate());
-        self.holes.runs.next(self.blocks_max.max(1), last)
+        let last = self.blocks_max - u8::from(self.reports_duplicate());
+        self.holes.runs.next(usize::from(self.blocks_max.max(1)), usize::from(last))
     }
 
     fn reports_duplicate(&self) -> bool {

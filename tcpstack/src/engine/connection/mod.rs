@@ -196,8 +196,8 @@ impl Connection {
         self.tx.sack = self.sack;
         self.rx.blocks_max = match (self.sack, self.timestamps) {
             (false, _) => 0,
-            (true, false) => SACK_BLOCKS_MAX,
-            (true, true) => SACK_BLOCKS_MAX - 1,
+            (true, false) => SACK_BLOCKS_MAX as u8,
+            (true, true) => SACK_BLOCKS_MAX as u8 - 1,
         };
         self.tx.peer_scale = peer_scale.unwrap_or(0);
         self.rx.scale = if peer_scale.is_some() { settings.window_scale } else { 0 };
