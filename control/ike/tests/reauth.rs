@@ -178,6 +178,26 @@ fn the_responder_leaves_the_old_ike_sa_to_the_initiator_for_a_while() {
     assert_eq!(pair.a.events.iter().filter(|e| told(e)).count(), 2, "with a Delete each");
 }
 
+// What was to take the place of an IKE SA may go again before it has.
+#[test]
+fn an_ike_sa_whose_successor_is_gone_stays() {
+    let a = ConnectionConfig { unique: false, ..config() };
+    let b = ConnectionConfig { unique: true, ..mirror(&a) };
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(1));
+    let old = pair.b.sa().id;
+    for wait in [30, 200] {
+        let second = pair.initiate();
+        pair.run(seconds(1));
+        assert_eq!(pair.b.endpoint.sas().count(), 2);
+        pair.a.endpoint.terminate(pair.now, second, &mut pair.a.host).unwrap();
+        pair.run(seconds(wait));
+        assert_eq!(pair.b.sa().id, old, "{wait} s later");
+        pair.assert_child();
+    }
+}
+
 // Both ends are configured to begin: one IKE SA stays, the same at both, whatever arrives first.
 #[test]
 fn ike_sas_that_both_ends_begin_at_once_become_one() {

@@ -95,6 +95,7 @@ impl Endpoint {
         let replaces = session.take_replaces();
         let succession = session.take_succession();
         let predecessor = session.take_predecessor();
+        let outlived = session.take_outlived();
         self.table.sync(ike);
         self.snapshots.changed(ike);
         // A connection may be used for another session after one was deleted (RFC 9329, 6.1).
@@ -109,6 +110,9 @@ impl Endpoint {
         }
         if let Some(predecessor) = predecessor {
             self.end_predecessor(now, predecessor, host);
+        }
+        if outlived {
+            self.end_outlived(now, ike, host);
         }
         Some(result)
     }

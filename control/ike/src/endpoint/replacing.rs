@@ -11,6 +11,14 @@ impl Endpoint {
         self.with(now, ike, host, |s, cx| s.terminate(cx, DownReason::Reauthenticated));
     }
 
+    /// The peer has left this IKE SA to this side. It is deleted, unless the other one that the peer had
+    /// set up beside it has gone before, or was forgotten with the process that had it.
+    pub(super) fn end_outlived(&mut self, now: Instant, ike: IkeSaId, host: &mut dyn Host) {
+        if !self.table.same_peer(ike).is_empty() {
+            self.with(now, ike, host, |s, cx| s.terminate(cx, DownReason::Replaced));
+        }
+    }
+
     /// Begins the IKE SA that is to take the place of another. What it cannot be begun for now is
     /// tried again by the old one.
     pub(super) fn begin_successor(
@@ -47,7 +55,9 @@ impl Endpoint {
         how: Replaces,
         host: &mut dyn Host,
     ) {
-        for other in self.table.same_peer(ike) {
+        let others = self.table.same_peer(ike);
+        let several = others.len() > 1;
+        for other in others {
             let (Some(new), Some(old)) = (self.table.get(ike), self.table.get(other)) else {
                 continue;
             };
@@ -60,7 +70,7 @@ impl Endpoint {
             self.with(now, other, host, |session, cx| match how {
                 Replaces::Silently => session.close(cx, DownReason::Replaced),
                 Replaces::WithDelete => session.terminate(cx, DownReason::Replaced),
-                Replaces::Later => session.supersede(cx),
+                Replaces::Later => session.supersede(cx, several),
             });
         }
     }

@@ -62,13 +62,19 @@ impl Session {
         cx.events.push_back(Event::Refused { path: *path, error });
     }
 
-    /// The peer has set up another IKE SA. If there were two already, this one goes at once.
-    pub(crate) fn supersede(&mut self, cx: &mut Cx<'_>) {
-        if self.superseded.is_some() {
+    /// The peer has set up another IKE SA. If this one is one of several that are left behind by now,
+    /// and not the newest, it goes at once.
+    pub(crate) fn supersede(&mut self, cx: &mut Cx<'_>, several: bool) {
+        if several && self.superseded.is_some() {
             self.terminate(cx, DownReason::Replaced);
         } else {
             self.superseded = Some(cx.now + SUCCESSION);
         }
+    }
+
+    /// Whether the time is over in which the peer might have deleted this one beside another.
+    pub(crate) const fn take_outlived(&mut self) -> bool {
+        std::mem::replace(&mut self.outlived, false)
     }
 
     /// Whether this IKE SA and `other`, of the same peer, were begun at once, each by another end.

@@ -178,6 +178,9 @@ pub(crate) struct Session {
     replaces: Option<Replaces>,
     /// The peer has another IKE SA, and when this one goes if it does not delete it before.
     superseded: Option<Instant>,
+    /// Set when that has come.
+    #[serde(skip)]
+    outlived: bool,
     /// When a NAT before this side last saw a packet, as far as is known.
     kept_alive: Instant,
 }
@@ -226,6 +229,7 @@ impl Session {
             unconfigured: false,
             replaces: None,
             superseded: None,
+            outlived: false,
             kept_alive: now,
         }
     }

@@ -1,7 +1,7 @@
 //! What a session does when its time has come.
 
 use super::{Cx, Phase, Session};
-use crate::event::{DownReason, InitiationError};
+use crate::event::InitiationError;
 use crate::path::Transport;
 use crate::time::Instant;
 
@@ -70,8 +70,7 @@ impl Session {
         self.keep_alive(cx);
         self.close_left(cx);
         if self.superseded.is_some_and(|at| at <= now) {
-            self.superseded = None;
-            self.terminate(cx, DownReason::Replaced);
+            (self.superseded, self.outlived) = (None, true);
         }
         if self.liveness_due().is_some_and(|due| due <= now) {
             self.check_liveness(cx);
