@@ -363,8 +363,8 @@ impl Stack {
         Stats { replies_lost: self.replies.lost, buffer_bytes, ..self.stats }
     }
 
-    /// How long received octets waited behind a missing segment, in microseconds: the price of one
-    /// stream for all packets of a tunnel (RFC 9329, 9.1).
+    /// How long each received segment waited behind missing ones, in microseconds: the price of one
+    /// stream for all packets of a tunnel (RFC 9329, 9.1). Segments that did not wait do not count.
     #[must_use]
     pub fn head_of_line_delay(&self) -> &hdrhistogram::Histogram<u64> {
         self.context.head_of_line()

@@ -14,6 +14,10 @@ use culvert_tcpstack::Instant;
 use crate::packet;
 use crate::random::Random;
 
+/// An ACK that comes later than this after the one before is alone, and not thinned out: modems
+/// drop what waits in their queue.
+const THINNING_GAP: Duration = Duration::from_millis(50);
+
 /// Losses that come in bursts, after Gilbert and Elliott: a good state without losses of its own
 /// and a bad one. All in parts of a million, for each packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +57,8 @@ pub struct LinkConfig {
     pub corrupt: u32,
     /// ACKs without data that are lost, beyond the rest.
     pub ack_loss: u32,
-    /// Only one of so many successive ACKs without data gets through, as some modems have it.
+    /// Only one of so many ACKs without data gets through that follow each other closely, as some
+    /// modems have it.
     pub ack_thinning: u32,
 }
 
@@ -111,6 +116,8 @@ pub struct Link {
     together_at: Instant,
     bad: bool,
     thinned: u32,
+    /// When the last ACK without data came.
+    ack_at: Instant,
     serial: u64,
     flight: BinaryHeap<InFlight>,
     stats: LinkStats,
@@ -127,6 +134,7 @@ impl Link {
             together_at: Instant::ZERO,
             bad: false,
             thinned: 0,
+            ack_at: Instant::ZERO,
             serial: 0,
             flight: BinaryHeap::new(),
             stats: LinkStats::default(),
@@ -153,7 +161,7 @@ impl Link {
     /// Puts an IP packet in.
     pub fn push(&mut self, now: Instant, mut packet: Vec<u8>) {
         self.stats.offered += 1;
-        if self.loses(&packet) {
+        if self.loses(now, &packet) {
             self.stats.lost += 1;
             return;
         }
@@ -205,7 +213,7 @@ impl Link {
         self.flight.push(InFlight { at: Reverse((at, self.serial)), packet });
     }
 
-    fn loses(&mut self, packet: &[u8]) -> bool {
+    fn loses(&mut self, now: Instant, packet: &[u8]) -> bool {
         if let Some(bursts) = self.config.bursts {
             let turn = if self.bad { bursts.leave } else { bursts.enter };
             self.bad ^= self.random.happens(turn);
@@ -216,12 +224,13 @@ impl Link {
         if packet.len() > self.config.mtu || self.random.happens(self.config.loss) {
             return true;
         }
-        packet::is_pure_ack(packet) && self.loses_ack()
+        packet::is_pure_ack(packet) && self.loses_ack(now)
     }
 
-    fn loses_ack(&mut self) -> bool {
+    fn loses_ack(&mut self, now: Instant) -> bool {
+        let alone = now.since(std::mem::replace(&mut self.ack_at, now)) > THINNING_GAP;
         self.thinned += 1;
-        if self.thinned < self.config.ack_thinning {
+        if !alone && self.thinned < self.config.ack_thinning {
             return true;
         }
         self.thinned = 0;

@@ -27,6 +27,9 @@ enum Command {
     Replay {
         /// As a failed run has named it.
         seed: u64,
+        /// Shows every packet where it leaves and where it arrives.
+        #[arg(long)]
+        packets: bool,
     },
     /// Runs many seeds one after the other.
     Seeds {
@@ -77,10 +80,11 @@ enum Command {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Replay { seed } => {
+        Command::Replay { seed, packets } => {
             let scenario = Scenario::new(seed);
             println!("{scenario}");
-            println!("{:#?}", scenario.run()?);
+            let report = if packets { scenario.show()? } else { scenario.run()? };
+            println!("{report:#?}");
             Ok(())
         }
         Command::Seeds { first, count } => seeds(first, count),

@@ -1,5 +1,6 @@
 //! IP packets with TCP in them, looked at and made from outside of any stack.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, TcpSeqNumber};
@@ -52,6 +53,20 @@ pub struct Segment {
     pub options: Vec<u8>,
     /// Octets.
     pub payload: Vec<u8>,
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(flags::SYN, 'S'), (flags::FIN, 'F'), (flags::RST, 'R'), (flags::ACK, '.')];
+        let set = names.into_iter().filter(|(bit, _)| self.flags & bit != 0).map(|(_, name)| name);
+        let (ports, end) = (
+            (self.source.port(), self.destination.port()),
+            self.seq.wrapping_add(self.payload.len() as u32),
+        );
+        write!(f, "{}>{} {} ", ports.0, ports.1, set.collect::<String>())?;
+        write!(f, "{}:{end}({}) ack {} ", self.seq, self.payload.len(), self.ack)?;
+        write!(f, "win {} options {:02x?}", self.window, self.options)
+    }
 }
 
 impl Segment {

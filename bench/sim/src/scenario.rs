@@ -137,7 +137,20 @@ impl Scenario {
     /// # Errors
     /// What the engine did wrong.
     pub fn run(&self) -> Result<Report> {
+        self.play(false)
+    }
+
+    /// Runs it and shows every packet.
+    ///
+    /// # Errors
+    /// What the engine did wrong.
+    pub fn show(&self) -> Result<Report> {
+        self.play(true)
+    }
+
+    fn play(&self, shows: bool) -> Result<Report> {
         let mut world = self.world()?;
+        world.shows = shows;
         let started = world.now;
         world.run(started + OVER).with_context(|| format!("{self}"))?;
         let reasons = [0, 1].map(|end: usize| world.callers[end].reasons.clone());

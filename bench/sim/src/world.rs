@@ -5,6 +5,7 @@
 //! holds both hosts against their limits.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use culvert_tcpstack::Instant;
@@ -13,6 +14,7 @@ use crate::caller::Callers;
 use crate::host::{Host, Outbox};
 use crate::link::Link;
 use crate::nat::Nat;
+use crate::packet::Segment;
 use crate::stream::Ledger;
 
 /// Turns without a step of the clock after which a host is said to spin.
@@ -42,6 +44,8 @@ pub struct World {
     pub ledger: Ledger,
     /// Packets delivered and turns taken.
     pub steps: u64,
+    /// Whether each packet is shown where it leaves and where it arrives.
+    pub shows: bool,
     turns_at_this_time: u32,
 }
 
@@ -66,6 +70,7 @@ impl World {
             room: usize::MAX,
             ledger: Ledger::default(),
             steps: 0,
+            shows: false,
             turns_at_this_time: 0,
         }
     }
@@ -137,6 +142,7 @@ impl World {
         for end in 0..2 {
             while let Some(mut packet) = self.links[1 - end].pop(self.now) {
                 self.steps += 1;
+                self.show("arrives at", end, &packet);
                 if end == 0 && self.nat.as_ref().is_some_and(|nat| !nat.inbound(&mut packet)) {
                     continue;
                 }
@@ -152,9 +158,21 @@ impl World {
         let mut out = Outbox { packets: Vec::new(), room: self.room };
         self.hosts[end].transmit(self.now, &mut out);
         for mut packet in out.packets {
+            self.show("leaves", end, &packet);
             if end == 1 || self.nat.as_ref().is_none_or(|nat| nat.outbound(&mut packet)) {
                 self.links[end].push(self.now, packet);
             }
+        }
+    }
+
+    fn show(&self, what: &str, end: usize, packet: &[u8]) {
+        if !self.shows {
+            return;
+        }
+        let time = Duration::from_micros(self.now.0).as_secs_f64();
+        match Segment::read(packet) {
+            Some(segment) => println!("{time:.6} {what} {end}: {segment}"),
+            None => println!("{time:.6} {what} {end}: damaged"),
         }
     }
 }

@@ -27,11 +27,6 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
         self.ranges.len()
     }
 
-    /// The lowest range.
-    pub(crate) fn first(&self) -> Option<&Range<u64>> {
-        self.ranges.first()
-    }
-
     /// The highest range.
     pub(crate) fn last(&self) -> Option<&Range<u64>> {
         self.ranges.last()

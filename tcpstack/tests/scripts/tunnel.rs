@@ -194,6 +194,32 @@ fn rfc9329_9_1_head_of_line_delay() {
     assert!((49_000..=51_000).contains(&delays.max()), "{} microseconds", delays.max());
 }
 
+/// RFC 9329, 9.1: each segment waits from its own arrival until all before it have come, whatever
+/// holes are filled in between.
+#[test]
+fn rfc9329_9_1_each_segment_behind_two_holes_has_its_own_delay() {
+    let play = Play::new(Family::V4, config()).play(
+        "open 65535
+         < . 1001(1000) ack 1
+         > . 1(0) ack 1 sack 1001-2001
+         +0.01 < . 2001(1000) ack 1
+         > . 1(0) ack 1 sack 1001-3001
+         +0.01 < . 4001(1000) ack 1
+         > . 1(0) ack 1 sack 4001-5001,1001-3001
+         +0.01 < . 4001(1000) ack 1        # a duplicate does not wait
+         > . 1(0) ack 1 sack 4001-5001,4001-5001,1001-3001
+         +0.02 < . 1(1000) ack 1
+         > . 1(0) ack 3001 sack 4001-5001
+         +0.03 < . 3001(1000) ack 1
+         > . 1(0) ack 5001",
+    );
+    let delays = play.stack.head_of_line_delay();
+    let waited = |ms: u64| delays.count_between(ms * 1000 - 500, ms * 1000 + 500);
+    assert_eq!(delays.len(), 3);
+    // The first two until the first hole was filled, the third until the second was.
+    assert_eq!((waited(50), waited(40), waited(60)), (1, 1, 1));
+}
+
 /// RFC 9329, 9.3 and 6.1: one DSCP and one flow label for every packet, RST and cookie included.
 #[test]
 fn rfc9329_9_3_marks_are_constant() {

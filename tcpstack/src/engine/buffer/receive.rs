@@ -163,11 +163,6 @@ impl ReceiveBuffer {
         self.kept.held.containing(offset).cloned()
     }
 
-    /// The first run behind a hole.
-    pub(crate) fn first_run(&self) -> Option<Range<u64>> {
-        self.kept.held.first().cloned()
-    }
-
     /// Whether all of `range` is held already.
     pub(crate) fn holds(&self, range: &Range<u64>) -> bool {
         self.kept.held.covers(range)

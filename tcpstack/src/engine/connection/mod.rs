@@ -17,6 +17,7 @@ mod runs;
 mod sender;
 mod timers;
 mod undo;
+mod waiting;
 
 pub(crate) use input::Disposition;
 pub(crate) use output::Progress;

@@ -1,6 +1,7 @@
 //! The receiving direction: what is expected, what the peer may send, and when to acknowledge.
 
 use super::runs::Runs;
+use super::waiting::Waiting;
 use super::{Context, Settings};
 use crate::engine::buffer::{ChunkPool, ReceiveBuffer};
 use crate::engine::lazy::{Idle, Lazy};
@@ -73,13 +74,13 @@ pub(super) struct Holes {
     /// What came twice and was not reported yet.
     pub(super) duplicate: Option<Range<u64>>,
     pub(super) runs: Runs,
-    /// When the hole at the front opened.
-    pub(super) since: Option<Instant>,
+    /// The segments behind the holes.
+    pub(super) waiting: Waiting,
 }
 
 impl Holes {
     const fn none() -> Self {
-        Self { fin: None, duplicate: None, runs: Runs::new(), since: None }
+        Self { fin: None, duplicate: None, runs: Runs::new(), waiting: Waiting::nothing() }
     }
 }
 
@@ -91,7 +92,7 @@ impl Idle for Holes {
     }
 
     fn is_idle(&self) -> bool {
-        self.fin.is_none() && self.duplicate.is_none() && self.since.is_none()
+        self.fin.is_none() && self.duplicate.is_none() && self.waiting.is_empty()
     }
 }
 
@@ -252,7 +253,7 @@ impl Receiver {
         let end = self.nxt + octets.len() as u64;
         let run_end = self.buffer.run_end(end);
         self.advance(context, run_end);
-        if self.holes.since.is_some() {
+        if !self.holes.waiting.is_empty() {
             self.fill_hole(context, deliver);
         }
         Payload::Accepted
@@ -270,7 +271,7 @@ impl Receiver {
         let told = if self.blocks_max > 0 { self.nxt } else { u64::MAX };
         self.holes.runs.forget_below(told);
         self.buffer.lend(context.pool, self.nxt, deliver);
-        self.close_hole(context);
+        self.holes.waiting.end_below(self.nxt, context.now, context.head_of_line);
     }
 
     /// Behind a hole, or filling one.
@@ -284,7 +285,7 @@ impl Receiver {
         let range = from..from + octets.len() as u64;
         if self.buffer.holds(&range) {
             // RFC 2883, 4: the run that holds the duplicate is the next block.
-            self.note_run(from, context.now);
+            self.note_run(from);
             self.note_duplicate(range);
             return Payload::Duplicate;
         }
@@ -294,7 +295,8 @@ impl Receiver {
         }
         let run_end = self.buffer.run_end(self.nxt);
         if run_end == self.nxt {
-            self.note_run(from, context.now);
+            self.note_run(from);
+            self.holes.waiting.begin(range, context.now);
             return Payload::Held;
         }
         self.advance(context, run_end);
@@ -317,23 +319,11 @@ impl Receiver {
         self.grow(context);
     }
 
-    fn note_run(&mut self, from: u64, now: Instant) {
+    fn note_run(&mut self, from: u64) {
         self.ack_now = true; // RFC 5681, 4.2: out of order is acknowledged at once.
-        self.holes.since.get_or_insert(now);
         // Without SACK each segment is answered by a repetition of its own (RFC 5681, 3.2).
         let run = self.buffer.run_containing(from).filter(|_| self.blocks_max > 0);
         self.holes.runs.grew(from, |known| run.as_ref().is_some_and(|run| run.contains(&known)));
-    }
-
-    /// The hole at the front is filled: how long frames waited behind it.
-    fn close_hole(&mut self, context: &mut Context<'_>) {
-        if let Some(since) = self.holes.since.take() {
-            let waited = u64::try_from(context.now.since(since).as_micros()).unwrap_or(u64::MAX);
-            context.head_of_line.saturating_record(waited);
-        }
-        if self.buffer.first_run().is_some_and(|run| run.end > self.nxt) {
-            self.holes.since = Some(context.now);
-        }
     }
 
     /// Forgets the octets behind holes, which the peer keeps until they are acknowledged by number
@@ -341,8 +331,8 @@ impl Receiver {
     pub(super) fn renege(&mut self, pool: &mut ChunkPool) {
         let data_end = self.data_end();
         self.buffer.renege(pool, data_end);
-        if self.holes.since.is_some() {
-            self.holes.since = None;
+        if !self.holes.waiting.is_empty() {
+            self.holes.waiting.forget();
             self.holes.runs = Runs::new();
         }
     }
@@ -392,7 +382,7 @@ impl Receiver {
     /// Whether an acknowledgment has more to tell than a segment of data can carry: blocks, or that
     /// it is a repetition (RFC 5681, 2).
     pub(super) fn has_more_to_tell(&self) -> bool {
-        self.holes.since.is_some() || self.holes.duplicate.is_some()
+        !self.holes.waiting.is_empty() || self.holes.duplicate.is_some()
     }
 
     /// Gives back what an idle connection need not hold.
