@@ -2,84 +2,19 @@
 //! no SA without the pre-shared key.
 #![no_main]
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use culvert_ike::{
-    ChildClaim, ChildId, ChildPath, ChildSa, ConnToken, ConnectionConfig, Endpoint, EndpointConfig,
-    Host, Identity, IkeSaId, InstallError, Instant, Path, Secret,
-};
+use culvert_fuzz::Gateway;
+use culvert_ike::{ConnToken, ConnectionConfig, Endpoint, EndpointConfig, Identity, Instant, Path};
 use libfuzzer_sys::fuzz_target;
 
 const IKE_SAS_MAX: usize = 16;
 
-/// A host that knows one connection, and whose random numbers are none.
-struct Gateway {
-    connection: Arc<ConnectionConfig>,
-    random: u8,
-}
-
-impl Host for Gateway {
-    fn random(&mut self, out: &mut [u8]) {
-        for octet in out {
-            self.random = self.random.wrapping_mul(5).wrapping_add(1);
-            *octet = self.random;
-        }
-    }
-
-    fn connections(&mut self, _: IpAddr, _: IpAddr) -> Vec<Arc<ConnectionConfig>> {
-        vec![Arc::clone(&self.connection)]
-    }
-
-    fn connection(&mut self, _: &str) -> Option<Arc<ConnectionConfig>> {
-        Some(Arc::clone(&self.connection))
-    }
-
-    fn psk(&mut self, _: &Identity, _: &Identity) -> Option<Secret> {
-        Some(Secret::new(b"a secret that no fuzzer has".to_vec()))
-    }
-
-    fn source_address(&mut self, _: IpAddr) -> Option<IpAddr> {
-        Some(IpAddr::from([192, 0, 2, 1]))
-    }
-
-    fn allocate_child(&mut self, _: IkeSaId) -> Option<u32> {
-        Some(0x1000)
-    }
-
-    fn release_child(&mut self, _: u32) {}
-
-    fn claim_spi(&mut self, _: IkeSaId, _: u32) {}
-
-    fn claim_child(&mut self, _: &ChildClaim<'_>) -> bool {
-        false
-    }
-
-    fn install_child(&mut self, _: &ChildSa) -> Result<(), InstallError> {
-        panic!("an SA for somebody without the key");
-    }
-
-    fn enable_outbound(&mut self, _: ChildId, _: u32) {}
-
-    fn remove_child(&mut self, _: ChildId, _: u32) {}
-
-    fn set_path(&mut self, _: IkeSaId, _: &ChildPath) {}
-
-    fn last_inbound(&mut self, _: IkeSaId) -> Option<Instant> {
-        None
-    }
-
-    fn last_outbound(&mut self, _: IkeSaId) -> Option<Instant> {
-        None
-    }
-}
-
 fn gateway() -> Gateway {
     let id: Identity = "gw.example".parse().expect("an identity");
     let remote = "%any".parse().expect("any identity");
-    let connection = Arc::new(ConnectionConfig::new("fuzz", id, remote));
-    Gateway { connection, random: 1 }
+    Gateway::new(ConnectionConfig::new("fuzz", id, remote), false)
 }
 
 /// Takes one message: flags, two octets of length, and so many octets.
