@@ -3,9 +3,9 @@
 //! Two engines talk, and each octet of the input decides what happens next: somebody writes, time
 //! passes, packets under way are lost, repeated, exchanged or damaged, and a stranger who knows the
 //! addresses and ports but sees no packet forges segments with any numbers. The stranger's segments
-//! carry no timestamps and their RSTs miss the next expected octet, so that a right engine takes
-//! none of them for the peer's (RFC 7323, 3.2; RFC 5961, 3.2): the model of the streams must hold
-//! and the connection go on.
+//! carry old timestamps or none and their RSTs miss the next expected octet, so that a right engine
+//! takes none of them for the peer's (RFC 7323, 3.2 and 5.2; RFC 5961, 3.2): the model of the
+//! streams must hold and the connection go on.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -226,7 +226,7 @@ impl Run {
             ack: last.ack.wrapping_add(u32::from(b) << (a & 31)),
             flags: flags & 0x3f,
             window: u16::from_be_bytes([b, c]),
-            options: Vec::new(),
+            options: options(last, [a, b, c]),
             payload: vec![0xee; usize::from(c) * 4],
         };
         Some(forged.packet())
@@ -267,5 +267,22 @@ impl Run {
     /// Whether everything written to `end` has been read.
     fn is_read(&self, end: usize) -> bool {
         self.ledger.is_drained((1 - end as u8, 1), &self.readers[end])
+    }
+}
+
+/// Options of a stranger: none, SACK blocks, four octets of anything, or timestamps of weeks ago.
+fn options(last: &Segment, [a, b, c]: [u8; 3]) -> Vec<u8> {
+    match (a & 3, last.timestamps()) {
+        (1, _) => {
+            let left = last.ack.wrapping_add(u32::from(b) << 4);
+            let right = left.wrapping_add(u32::from(c) << 4);
+            [&[1, 1, 5, 10][..], &left.to_be_bytes(), &right.to_be_bytes()].concat()
+        }
+        (2, _) => vec![a, b, c, a ^ c],
+        (3, Some((value, echo))) => {
+            let old = value.wrapping_sub(1 << 30).to_be_bytes();
+            [&[1, 1, 8, 10][..], &old, &echo.to_be_bytes()].concat()
+        }
+        _ => Vec::new(),
     }
 }

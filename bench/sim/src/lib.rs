@@ -7,16 +7,17 @@
 //! oracle.
 //!
 //! [`forged`] lets arbitrary octets drive two engines with a stranger's segments between, under the
-//! same oracle.
+//! same oracle; in [`wild`] they are one engine's peer, under an oracle of what it may then say.
 //!
 //! [`bulk`] measures goodput and fairness over the same links in virtual time, [`linux`] over the
 //! same links in real time with Linux's TCP at one end or both and DPDK ports between, and [`cost`]
-//! counts cycles and octets for each connection.
+//! counts cycles and octets for each connection. [`flood`] counts what hostile segments cost.
 #![forbid(unsafe_code)]
 
 pub mod bulk;
 pub mod caller;
 pub mod cost;
+pub mod flood;
 pub mod forged;
 pub mod host;
 pub mod link;
@@ -28,4 +29,5 @@ pub mod scenario;
 pub mod smol;
 pub mod stream;
 pub mod tables;
+pub mod wild;
 pub mod world;

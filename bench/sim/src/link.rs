@@ -6,7 +6,7 @@
 //! link serves virtual time and a shim between two real devices.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet};
 use std::time::Duration;
 
 use culvert_tcpstack::Instant;
@@ -14,9 +14,8 @@ use culvert_tcpstack::Instant;
 use crate::packet;
 use crate::random::Random;
 
-/// An ACK that comes later than this after the one before is alone, and not thinned out: modems
-/// drop what waits in their queue.
-const THINNING_GAP: Duration = Duration::from_millis(50);
+/// A modem that thins ACKs out forgets one for a newer one that comes within this time.
+const THINNING_GAP: Duration = Duration::from_millis(20);
 
 /// Losses that come in bursts, after Gilbert and Elliott: a good state without losses of its own
 /// and a bad one. All in parts of a million, for each packet.
@@ -57,8 +56,8 @@ pub struct LinkConfig {
     pub corrupt: u32,
     /// ACKs without data that are lost, beyond the rest.
     pub ack_loss: u32,
-    /// Only one of so many ACKs without data gets through that follow each other closely, as some
-    /// modems have it.
+    /// Only the last of so many ACKs without data of one connection gets through that follow each
+    /// other closely, as some modems have it.
     pub ack_thinning: u32,
 }
 
@@ -116,8 +115,10 @@ pub struct Link {
     together_at: Instant,
     bad: bool,
     thinned: u32,
-    /// When the last ACK without data came.
-    ack_at: Instant,
+    /// The last ACK without data: when it came, of which connection, and its number on the link.
+    last_ack: Option<(Instant, [u16; 2], u64)>,
+    /// Numbers of those that newer ones have replaced.
+    replaced: HashSet<u64>,
     serial: u64,
     flight: BinaryHeap<InFlight>,
     stats: LinkStats,
@@ -134,7 +135,8 @@ impl Link {
             together_at: Instant::ZERO,
             bad: false,
             thinned: 0,
-            ack_at: Instant::ZERO,
+            last_ack: None,
+            replaced: HashSet::new(),
             serial: 0,
             flight: BinaryHeap::new(),
             stats: LinkStats::default(),
@@ -161,7 +163,7 @@ impl Link {
     /// Puts an IP packet in.
     pub fn push(&mut self, now: Instant, mut packet: Vec<u8>) {
         self.stats.offered += 1;
-        if self.loses(now, &packet) {
+        if self.loses(&packet) {
             self.stats.lost += 1;
             return;
         }
@@ -181,6 +183,7 @@ impl Link {
             let later = at + Duration::from_micros(self.random.within(0..=5_000));
             self.fly(later, packet.clone());
         }
+        self.thin_out(now, &packet);
         self.fly(at, packet);
     }
 
@@ -213,7 +216,7 @@ impl Link {
         self.flight.push(InFlight { at: Reverse((at, self.serial)), packet });
     }
 
-    fn loses(&mut self, now: Instant, packet: &[u8]) -> bool {
+    fn loses(&mut self, packet: &[u8]) -> bool {
         if let Some(bursts) = self.config.bursts {
             let turn = if self.bad { bursts.leave } else { bursts.enter };
             self.bad ^= self.random.happens(turn);
@@ -224,17 +227,27 @@ impl Link {
         if packet.len() > self.config.mtu || self.random.happens(self.config.loss) {
             return true;
         }
-        packet::is_pure_ack(packet) && self.loses_ack(now)
+        packet::is_pure_ack(packet) && self.random.happens(self.config.ack_loss)
     }
 
-    fn loses_ack(&mut self, now: Instant) -> bool {
-        let alone = now.since(std::mem::replace(&mut self.ack_at, now)) > THINNING_GAP;
-        self.thinned += 1;
-        if !alone && self.thinned < self.config.ack_thinning {
-            return true;
+    /// An ACK without data takes its place on the link, and perhaps that of the one before it.
+    fn thin_out(&mut self, now: Instant, packet: &[u8]) {
+        if self.config.ack_thinning <= 1 || !packet::is_pure_ack(packet) {
+            return;
         }
-        self.thinned = 0;
-        self.random.happens(self.config.ack_loss)
+        let Some(ports) = packet::ports(packet) else { return };
+        let before = self.last_ack.replace((now, ports, self.serial + 1));
+        self.thinned += 1;
+        match before {
+            Some((at, of, serial))
+                if of == ports
+                    && now.since(at) <= THINNING_GAP
+                    && self.thinned < self.config.ack_thinning =>
+            {
+                self.replaced.insert(serial);
+            }
+            _ => self.thinned = 0,
+        }
     }
 
     /// When the next packet comes out.
@@ -245,16 +258,24 @@ impl Link {
 
     /// A packet that has come out by now.
     pub fn pop(&mut self, now: Instant) -> Option<Vec<u8>> {
-        if self.next()? > now {
-            return None;
+        loop {
+            if self.next()? > now {
+                return None;
+            }
+            let first = self.flight.pop()?;
+            if !self.replaced.remove(&first.at.0.1) {
+                return Some(first.packet);
+            }
+            self.stats.delivered -= 1;
+            self.stats.lost += 1;
         }
-        self.flight.pop().map(|first| first.packet)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::Segment;
 
     fn arrivals(config: LinkConfig, packets: usize) -> Vec<(u64, Vec<u8>)> {
         let mut link = Link::new(config, Random::new(7));
@@ -294,6 +315,35 @@ mod tests {
         times.dedup();
         // 500 packets take 50 ms of wire.
         assert!((8..30).contains(&times.len()), "{}", times.len());
+    }
+
+    #[test]
+    fn thinned_acks_are_replaced_by_newer_ones_and_a_lone_one_is_not() {
+        let clean = LinkConfig::clean(100, Duration::from_millis(2));
+        let mut link = Link::new(LinkConfig { ack_thinning: 3, ..clean }, Random::new(7));
+        let ack = |number: u32, port: u16| {
+            let segment = Segment {
+                source: ([192, 0, 2, 1], port).into(),
+                destination: ([192, 0, 2, 2], 4500).into(),
+                seq: 1,
+                ack: number,
+                flags: packet::flags::ACK,
+                window: 0,
+                options: Vec::new(),
+                payload: Vec::new(),
+            };
+            segment.packet()
+        };
+        let ms = |ms: u64| Instant(ms * 1000);
+        for (at, number, port) in
+            [(0, 1, 7), (0, 2, 7), (0, 3, 7), (0, 4, 7), (1, 5, 8), (100, 6, 8)]
+        {
+            link.push(ms(at), ack(number, port));
+        }
+        let come = std::iter::from_fn(|| link.pop(ms(1000)));
+        let numbers: Vec<u32> = come.map(|packet| Segment::read(&packet).unwrap().ack).collect();
+        assert_eq!(numbers, [3, 4, 5, 6], "one of three, the other connection's, and the lone one");
+        assert_eq!((link.stats().delivered, link.stats().lost), (4, 2));
     }
 
     #[test]

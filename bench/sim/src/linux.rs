@@ -19,7 +19,7 @@ mod shim;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use culvert_dpdk::{Eal, LogLevel, Memory, Pool, PoolConfig};
 use culvert_lab::namespace::{Namespace, connect};
 use culvert_lab::{cleanup, command};
@@ -122,17 +122,17 @@ pub fn start_dpdk() -> Result<(Eal, Pool)> {
     Ok((eal, pool))
 }
 
-/// The congestion controls of `wanted` that this kernel has.
+/// Makes sure that this kernel has a congestion control.
 ///
 /// # Errors
-/// The kernel does not tell.
-pub fn congestion_controls<'a>(wanted: &[&'a str]) -> Result<Vec<&'a str>> {
+/// It has not, or does not tell.
+pub fn require_congestion_control(name: &str) -> Result<()> {
     let all = command::line("sysctl -n net.ipv4.tcp_available_congestion_control")?;
-    Ok(wanted
-        .iter()
-        .copied()
-        .filter(|name| all.split_whitespace().any(|had| had == *name))
-        .collect())
+    ensure!(
+        all.split_whitespace().any(|had| had == name),
+        "this kernel has no {name}, only {all}: load its module (modprobe tcp_{name})"
+    );
+    Ok(())
 }
 
 impl Lab {

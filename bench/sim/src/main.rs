@@ -5,9 +5,10 @@ use std::alloc::System;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use culvert_sim::cost;
+use culvert_sim::flood::Hostile;
 use culvert_sim::scenario::Scenario;
 use culvert_sim::tables::{self, Goodput};
+use culvert_sim::{cost, flood};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 
 #[global_allocator]
@@ -76,6 +77,12 @@ enum Command {
         #[arg(long, default_value_t = 15)]
         rounds: usize,
     },
+    /// Cycles for a hostile segment next to an ordinary one, and what a peer has meanwhile.
+    Flood {
+        /// Hostile segments of each kind.
+        #[arg(long, default_value_t = 2_000_000)]
+        count: usize,
+    },
 }
 
 fn main() -> Result<()> {
@@ -111,7 +118,30 @@ fn main() -> Result<()> {
             println!("\noctets for a connection: {octets:.0?}");
             Ok(())
         }
+        Command::Flood { count } => floods(count),
     }
+}
+
+fn floods(count: usize) -> Result<()> {
+    println!(
+        "cycles for a segment, hostile ones a second on this core, and the peer's share of its"
+    );
+    println!("rate without them; ordinary: data received, read and acknowledged");
+    for hostile in Hostile::ALL {
+        let (before, line) = (flood::ordinary(20_000)?, flood::line(hostile, count)?);
+        let ordinary = f64::midpoint(before, flood::ordinary(20_000)?);
+        println!(
+            "{:<8} {:6.0} cycles, ordinary {ordinary:.0} (x {:.2}), {:.2} million/s, peer {:.0} %, \
+             {} octets held",
+            format!("{hostile:?}"),
+            line.cycles,
+            line.cycles / ordinary,
+            line.per_second * 1e-6,
+            line.share * 100.0,
+            line.buffer_bytes
+        );
+    }
+    Ok(())
 }
 
 /// Octets allocated at present.

@@ -99,20 +99,43 @@ impl Segment {
     /// The timestamps option, if there is one: value and echo.
     #[must_use]
     pub fn timestamps(&self) -> Option<(u32, u32)> {
+        let octets = self.option(8)?;
+        let mut words = octets.chunks_exact(4).filter_map(|word| word.try_into().ok());
+        Some((u32::from_be_bytes(words.next()?), u32::from_be_bytes(words.next()?)))
+    }
+
+    /// The shift of the window scale option, 0 without one.
+    #[must_use]
+    pub fn scale(&self) -> u8 {
+        self.option(3).and_then(|octets| octets.first().copied()).unwrap_or(0)
+    }
+
+    /// The SACK blocks: left and right edges.
+    #[must_use]
+    pub fn sack_blocks(&self) -> Vec<(u32, u32)> {
+        let words = self.option(5).unwrap_or_default().chunks_exact(4);
+        let words: Vec<u32> =
+            words.filter_map(|word| word.try_into().ok().map(u32::from_be_bytes)).collect();
+        words.chunks_exact(2).map(|block| (block[0], block[1])).collect()
+    }
+
+    /// What stands in the first option of this kind.
+    fn option(&self, wanted: u8) -> Option<&[u8]> {
         let mut options = &self.options[..];
-        while let [kind, rest @ ..] = options {
-            match (kind, rest) {
-                (0, _) => return None,
-                (1, _) => options = rest,
-                (8, [10, a, b, c, d, e, f, g, h, ..]) => {
-                    let value = u32::from_be_bytes([*a, *b, *c, *d]);
-                    return Some((value, u32::from_be_bytes([*e, *f, *g, *h])));
+        loop {
+            match options {
+                [] | [0, ..] => return None,
+                [1, rest @ ..] => options = rest,
+                [kind, len, ..] => {
+                    let option = options.get(2..usize::from(*len))?;
+                    if *kind == wanted {
+                        return Some(option);
+                    }
+                    options = &options[usize::from(*len)..];
                 }
-                (_, [len, ..]) => options = options.get(usize::from(*len).max(2)..)?,
-                _ => return None,
+                [_] => return None,
             }
         }
-        None
     }
 
     /// The packet, with right checksums.
@@ -236,6 +259,13 @@ pub fn is_intact(packet: &[u8]) -> bool {
     let tcp = TcpPacket::new_unchecked(&packet[range]);
     (source.is_ipv6() || Ipv4Packet::new_unchecked(packet).verify_checksum())
         && tcp.verify_checksum(&IpAddress::from(source), &IpAddress::from(destination))
+}
+
+/// Source and destination port; `None` if it is no TCP.
+#[must_use]
+pub fn ports(packet: &[u8]) -> Option<[u16; 2]> {
+    let tcp = &packet[tcp_range(packet)?];
+    Some([u16::from_be_bytes([tcp[0], tcp[1]]), u16::from_be_bytes([tcp[2], tcp[3]])])
 }
 
 /// Gives a packet another source (`outbound`) or destination, as a NAT does. What is no TCP stays.

@@ -129,7 +129,6 @@ impl Scenario {
             && self.rebindings.is_none()
             && self.unproven_max >= self.connections
             && self.buffers_bytes > 1 << 20
-            && self.ends == Ends::Engines
     }
 
     /// Runs it.
