@@ -28,6 +28,9 @@ pub(crate) struct Raw {
     /// The peer's timestamp and its echo, if agreed.
     pub(crate) timestamps: Option<(u32, u32)>,
     pub(crate) read: Vec<u8>,
+    /// The engine's last window and its shift.
+    pub(crate) window: u16,
+    pub(crate) scale: u8,
     /// Everything that the engine has sent, by count.
     pub(crate) segments_out: usize,
 }
@@ -64,6 +67,8 @@ impl Raw {
             ack: 0,
             timestamps: None,
             read: Vec::new(),
+            window: 0,
+            scale: 0,
             segments_out: 0,
         };
         let offer = if timestamps { &OFFER[..] } else { &OFFER[..4] };
@@ -72,6 +77,7 @@ impl Raw {
         let answer = raw.sent().pop().unwrap();
         assert_eq!(answer.flags, flags::SYN | flags::ACK);
         raw.seq = ISN.wrapping_add(1);
+        raw.scale = answer.scale();
         raw.ack = answer.seq.wrapping_add(1);
         raw.timestamps = answer.timestamps().map(|(value, _)| (1, value));
         assert_eq!(raw.timestamps.is_some(), timestamps);
@@ -146,7 +152,10 @@ impl Raw {
         let mut out = Outbox::unlimited();
         self.stack.poll_transmit(self.now, &mut out);
         self.segments_out += out.packets.len();
-        out.packets.iter().filter_map(|packet| Segment::read(packet)).collect()
+        let sent: Vec<Segment> =
+            out.packets.iter().filter_map(|packet| Segment::read(packet)).collect();
+        self.window = sent.last().map_or(self.window, |last| last.window);
+        sent
     }
 
     /// Lets time pass, timer by timer, and gives what was sent meanwhile.
