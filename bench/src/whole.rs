@@ -275,6 +275,7 @@ impl Rig {
             local: Some(outer(0).into()),
             remote,
             congestion: culvert_shm::Congestion::Bbr,
+            flow_label: 0,
         };
         // What is sent to a worker before its first turn is not for it.
         self.turn(&[], 0);

@@ -121,6 +121,22 @@ fn congestion_control_is_a_connections_own_at_either_end() {
     governed("cubic", "bbr");
 }
 
+// RFC 9329, 6.1: a new TCP connection has the flow label of the one before, also when a new control
+// process asks for it.
+#[test]
+fn rfc9329_6_1_the_flow_label_is_the_configured_connections_own() {
+    let mut pair = pair("tcp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    let target = Target::Connection("other".into());
+    pair.left.client().rows(Command::Terminate { target, wait_s: 15 }).expect("terminated");
+    pair.left.crash_and_restart();
+    eventually("the dataplane is seen", || pair.left.status().dataplane.up.then_some(()));
+    initiate(&mut pair.left.client()).expect("up again");
+    let labels = pair.network.ends()[0].labels.clone();
+    assert!((1..1 << 20).contains(&labels[0]), "{labels:x?}");
+    assert_eq!(labels, [labels[0]; 2]);
+}
+
 // RFC 9329, 5.1: TCP when UDP got no answer, with a new IKE_SA_INIT.
 #[test]
 fn over_tcp_where_udp_is_blocked() {

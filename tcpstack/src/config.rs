@@ -74,7 +74,7 @@ pub struct StackConfig {
     ///
     /// [`Stack::set_congestion_control`]: crate::Stack::set_congestion_control
     pub congestion_control: CongestionControl,
-    /// DSCP and, where the caller gives it, IPv6 flow label of every packet.
+    /// DSCP of every packet, and what IPv6 flow labels follow from.
     pub marking: Marking,
     /// Silence after which the peer is asked whether it is there (RFC 9293, 3.8.4); `None` for
     /// never. It says nothing of the IKE peer (RFC 9329, 6.7).

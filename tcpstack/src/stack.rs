@@ -39,6 +39,7 @@ use crate::engine::Shared;
 use crate::engine::congestion::CongestionControl;
 use crate::engine::connection::Connection;
 use crate::engine::cookie::Cookies;
+use crate::engine::label::{FLOW_LABEL_MASK, flow_label};
 use crate::engine::segment::{Marking, Marks};
 use crate::secret::Secret;
 use crate::table::{FourTuple, Table};
@@ -167,9 +168,8 @@ impl Stack {
 
     /// The marks of every packet between these ends.
     fn marks(&self, tuple: &FourTuple) -> Marks {
-        let derived = || self.cookies.flow_label(tuple.local.ip(), tuple.remote.ip());
-        let Marking { dscp, flow_label } = self.config.marking;
-        Marks { dscp, flow_label: flow_label.unwrap_or_else(derived) }
+        let Marking { dscp, label_key } = self.config.marking;
+        Marks { dscp, flow_label: flow_label(label_key, tuple.local.ip(), tuple.remote.ip()) }
     }
 
     /// A 4-tuple that is not in use, from a local port that begins anywhere in the range, so that
@@ -206,6 +206,15 @@ impl Stack {
             self.unproven_count -= 1;
             entry.connection.prove();
             self.note_holding(id.index);
+        }
+    }
+
+    /// Gives all packets of a connection this IPv6 flow label, of 20 bits; to be called before the
+    /// first one leaves. What is to keep its label over several connections, as an IKE SA
+    /// (RFC 9329, 6.1), the caller knows. Nothing happens if the connection is gone.
+    pub fn set_flow_label(&mut self, id: ConnId, label: u32) {
+        if let Some(entry) = self.slots.named_mut(id) {
+            entry.connection.set_flow_label(label & FLOW_LABEL_MASK);
         }
     }
 

@@ -248,7 +248,11 @@ impl Engine {
                 let worker = self.services.forwarding.worker_for(remote);
                 let token = self.tcp.ask(request, worker, self.epoch());
                 let congestion = self.services.config.tcp_congestion(&connection);
-                if !self.send(worker, &Down::TcpConnect { token, local, remote, congestion }) {
+                // RFC 9329, 6.1: the same for all of them, whatever address they are from.
+                let view = self.services.forwarding.view();
+                let flow_label = view.map_or(0, |view| view.region().flow_label(&connection));
+                let ask = Down::TcpConnect { token, local, remote, congestion, flow_label };
+                if !self.send(worker, &ask) {
                     self.tcp.answered(token);
                     let reason = "the dataplane is not running or does not keep up";
                     self.endpoint.tcp_failed(clock::now(), request, reason, &mut self.services);

@@ -211,6 +211,8 @@ pub(crate) struct Dataplane {
     pub(crate) closed: Vec<ConnRef>,
     /// Connections that control says an authenticated peer uses.
     pub(crate) proven: Vec<ConnRef>,
+    /// Flow labels of the connections that it was asked to open.
+    pub(crate) labels: Vec<u32>,
 }
 
 impl Dataplane {
@@ -236,6 +238,7 @@ impl Dataplane {
             paths: HashMap::new(),
             closed: Vec::new(),
             proven: Vec::new(),
+            labels: Vec::new(),
         };
         // What is there already, as after a restart of the dataplane.
         for index in 0..LAYOUT.sa_slots {
@@ -375,7 +378,8 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
     while let Some(record) = dataplane.worker.receive() {
         match record.expect("a record with meaning") {
             Down::IkeSend { path, payload } => out.push(Out::Message(path, payload.to_vec())),
-            Down::TcpConnect { token, local, remote, congestion } => {
+            Down::TcpConnect { token, local, remote, congestion, flow_label } => {
+                dataplane.labels.push(flow_label);
                 out.push(Out::Connect { token, local, remote, congestion });
             }
             Down::TcpClose { conn, .. } => out.push(Out::Close(conn)),

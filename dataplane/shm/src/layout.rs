@@ -145,6 +145,8 @@ pub(crate) struct Header {
     pub(crate) abi: AtomicU64,
     pub(crate) total: AtomicU64,
     pub(crate) layout: [AtomicU64; LAYOUT_WORDS],
+    /// Random, for [`crate::Region::label_key`].
+    pub(crate) label_key: [AtomicU64; 2],
     pub(crate) control: ControlLine,
     pub(crate) dataplane: DataplaneLine,
 }

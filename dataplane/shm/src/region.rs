@@ -5,6 +5,7 @@
 //! pattern is a value, every access is atomic, and the seals keep the file from shrinking.
 
 use std::fs::File;
+use std::hash::Hasher;
 use std::mem::{align_of, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::rand::GetRandomFlags;
+use siphasher::sip::SipHasher13;
 
 use crate::conn::ConnSlot;
 use crate::layout::{self, Header, LAYOUT_WORDS, Layout, LayoutError, Offsets, WorkerBlock};
@@ -106,6 +109,12 @@ impl Region {
         for (shared, word) in header.layout.iter().zip(layout.to_words()) {
             shared.store(word, Ordering::Relaxed);
         }
+        for word in &header.label_key {
+            let mut random = [0; 8];
+            rustix::rand::getrandom(&mut random, GetRandomFlags::empty())
+                .map_err(system("getrandom"))?;
+            word.store(u64::from_ne_bytes(random), Ordering::Relaxed);
+        }
         header.total.store(total, Ordering::Relaxed);
         header.abi.store(layout::abi(), Ordering::Relaxed);
         header.magic.store(layout::MAGIC, Ordering::Release);
@@ -170,6 +179,22 @@ impl Region {
     /// The sizes of its tables.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The key of the IPv6 flow labels of the gateway's TCP connections. It is as old as the region, so
+    /// that labels stay when a process starts again and connections are made anew (RFC 9329, 6.1).
+    pub fn label_key(&self) -> [u64; 2] {
+        let [first, second] = &self.header().label_key;
+        [first.load(Ordering::Relaxed), second.load(Ordering::Relaxed)]
+    }
+
+    /// The flow label of all TCP connections that this gateway opens to the peer of this name; of 20
+    /// bits, never 0, and known to nobody else (RFC 6437, 3).
+    pub fn flow_label(&self, peer: &str) -> u32 {
+        let [first, second] = self.label_key();
+        let mut hasher = SipHasher13::new_with_keys(first, second);
+        hasher.write(peer.as_bytes());
+        (hasher.finish() as u32 & 0xf_ffff).max(1)
     }
 
     /// The file, to hand it to the other process.

@@ -49,8 +49,8 @@ use culvert_esp::Provider;
 use culvert_shm::{CloseReason, Counter, WorkerView};
 use culvert_tcpstack::framing::Gathering;
 use culvert_tcpstack::{
-    self as tcpstack, ConfigError, CongestionControl, ConnId, EphemeralPorts, Event, Stack,
-    StackConfig, TcpSecret, TxChecksum,
+    self as tcpstack, ConfigError, CongestionControl, ConnId, EphemeralPorts, Event, Marking,
+    Stack, StackConfig, TcpSecret, TxChecksum,
 };
 
 use self::core::Core;
@@ -371,6 +371,7 @@ fn stack(
             config::Congestion::Bbr => CongestionControl::Bbr,
             config::Congestion::Cubic => CongestionControl::Cubic,
         },
+        marking: Marking { label_key: view.region().label_key(), ..Marking::default() },
         mtu: dataplane.outer.mtu,
         tx_checksum: if device.checksum { TxChecksum::Device } else { TxChecksum::Software },
         segmentation_bytes: device.segmentation_bytes,

@@ -42,13 +42,13 @@ impl<L: Link> Worker<L> {
                 self.ike_down(&path, &message);
                 self.message = message;
             }
-            Down::TcpConnect { token, local, remote, congestion } => {
+            Down::TcpConnect { token, local, remote, congestion, flow_label } => {
                 let local = local.or_else(|| self.core.net.outer.own.source_for(remote.ip()));
                 let own = local.filter(|&local| self.core.net.outer.own.contains(local));
                 let now = super::stack_time(self.core.now_ns);
-                let begun = own
-                    .ok_or(ConnectFailure::NoAddress)
-                    .and_then(|local| self.tcp.connect(now, token, (local, remote), congestion));
+                let begun = own.ok_or(ConnectFailure::NoAddress).and_then(|local| {
+                    self.tcp.connect(now, token, (local, remote), (congestion, flow_label))
+                });
                 if let Err(reason) = begun {
                     self.core.tell(&Up::TcpConnectFailed { token, reason });
                 }
@@ -148,8 +148,8 @@ fn detach(record: Down<'_>, message: &mut Vec<u8>) -> Down<'static> {
             message.extend_from_slice(payload);
             Down::IkeSend { path, payload: &[] }
         }
-        Down::TcpConnect { token, local, remote, congestion } => {
-            Down::TcpConnect { token, local, remote, congestion }
+        Down::TcpConnect { token, local, remote, congestion, flow_label } => {
+            Down::TcpConnect { token, local, remote, congestion, flow_label }
         }
         Down::TcpClose { conn, abort } => Down::TcpClose { conn, abort },
         Down::TcpProven { conn, congestion } => Down::TcpProven { conn, congestion },

@@ -109,7 +109,7 @@ impl Tcp {
         now: tcpstack::Instant,
         token: u64,
         (local, remote): (IpAddr, SocketAddr),
-        congestion: Congestion,
+        (congestion, flow_label): (Congestion, u32),
     ) -> Result<(), ConnectFailure> {
         let id = self.stack.connect(now, local, remote).map_err(|error| match error {
             ConnectError::Address => ConnectFailure::NoAddress,
@@ -117,6 +117,7 @@ impl Tcp {
             ConnectError::NoPort => ConnectFailure::NoPort,
         })?;
         self.stack.set_congestion_control(id, control_of(congestion));
+        self.stack.set_flow_label(id, flow_label);
         let decoder = Decoder::for_originator();
         let path = self.path(id, SocketAddr::new(local, 0), remote);
         self.insert(Conn { token, prefix_due: true, ..Conn::new(id, path, true, decoder) });

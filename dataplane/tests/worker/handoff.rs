@@ -98,8 +98,13 @@ fn segments_find_the_worker_whose_port_they_are_for() {
         peer.stack.listen(4500);
         // All of the peer's packets arrive at worker 0.
         let remote = (ip(PEER_V4), 4500).into();
-        let connect =
-            Down::TcpConnect { token: 3, local: None, remote, congestion: Congestion::Bbr };
+        let connect = Down::TcpConnect {
+            token: 3,
+            local: None,
+            remote,
+            congestion: Congestion::Bbr,
+            flow_label: 0,
+        };
         gateway.control.send(worker, &connect).unwrap();
         peer.exchange(&mut gateway);
         let told = gateway.told();

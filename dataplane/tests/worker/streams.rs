@@ -1,11 +1,14 @@
 //! RFC 9329's streams: the prefix, lengths, corruption, and who says what first.
 
+use std::collections::BTreeSet;
+
 use culvert_shm::{CloseReason, Congestion, ConnRef, Counter, Down};
+use culvert_tcpstack::Instant;
 use culvert_tcpstack::framing::{MESSAGE_BYTES_MAX, PREFIX};
 
 use crate::fixture::{Gateway, LAYOUT, OUTER_V6, PEER_V6, Told};
 use crate::packets::ip;
-use crate::peer::{Peer, esp_frame, frames, ike_frame, ike_message};
+use crate::peer::{Packets, Peer, esp_frame, frames, ike_frame, ike_message};
 
 // RFC 9329, 5: on each configured port, of each family.
 #[test]
@@ -208,7 +211,7 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
     let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion })
+        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion, flow_label: 0 })
         .unwrap();
     peer.exchange(&mut gateway);
     let told = gateway.told();
@@ -241,12 +244,15 @@ fn a_refused_connection_is_reported_by_its_token() {
     let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 5, local: None, remote, congestion })
+        .send(0, &Down::TcpConnect { token: 5, local: None, remote, congestion, flow_label: 0 })
         .unwrap();
     peer.exchange(&mut gateway);
     // An address that is not the gateway's.
     let local = Some(ip("192.0.2.99"));
-    gateway.control.send(0, &Down::TcpConnect { token: 6, local, remote, congestion }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::TcpConnect { token: 6, local, remote, congestion, flow_label: 0 })
+        .unwrap();
     peer.exchange(&mut gateway);
     assert_eq!(gateway.told(), [Told::ConnectFailed(5), Told::ConnectFailed(6)]);
 }
@@ -274,7 +280,7 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     let remote = (ip(crate::fixture::PEER_V4), 4500).into();
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion })
+        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion, flow_label: 0 })
         .unwrap();
     peer.exchange(&mut gateway);
     let told = gateway.told();
@@ -287,4 +293,38 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     gateway.control.send(0, &Down::IkeSend { path, payload: &payload }).unwrap();
     peer.exchange(&mut gateway);
     assert_eq!(frames(&peer.read(id)), [payload]);
+}
+
+// RFC 9329, 6.1: the IPv6 flow label is that of the connection before, also when the dataplane was
+// started anew in between; of connections that this gateway opens it is what control says.
+#[test]
+fn the_flow_label_outlives_connections_and_the_dataplane() {
+    fn labels(gateway: &mut Gateway) -> BTreeSet<u32> {
+        let packets = gateway.outer_packets();
+        let first = |packet: &Vec<u8>| u32::from_be_bytes(packet[..4].try_into().unwrap());
+        packets.iter().map(|packet| first(packet) & 0xf_ffff).collect()
+    }
+    let mut gateway = Gateway::new();
+    let remote = (ip(PEER_V6), 4500).into();
+    let mut answers = BTreeSet::new();
+    for number in 1..=3 {
+        if number == 3 {
+            gateway.restart_dataplane();
+        }
+        let mut peer = Peer::new(number);
+        let now = Instant(gateway.now_ns / 1000);
+        peer.stack.connect(now, ip(PEER_V6), (ip(OUTER_V6), 4500).into()).unwrap();
+        let mut syn = Packets::default();
+        peer.stack.poll_transmit(now, &mut syn);
+        gateway.outer_packet(&syn.0[0]);
+        gateway.turn();
+        answers.extend(labels(&mut gateway));
+
+        let (congestion, flow_label) = (Congestion::Bbr, 0x4_5678);
+        let connect = Down::TcpConnect { token: 1, local: None, remote, congestion, flow_label };
+        gateway.control.send(0, &connect).unwrap();
+        gateway.turn();
+        assert_eq!(labels(&mut gateway), BTreeSet::from([flow_label]));
+    }
+    assert!(answers.len() == 1 && !answers.contains(&0), "{answers:x?}");
 }

@@ -21,7 +21,6 @@ use keys::{Key, Keys, PERIOD};
 use siphasher::sip::SipHasher13;
 use spent::Spent;
 use std::hash::{Hash, Hasher};
-use std::net::IpAddr;
 
 /// Segment sizes that a cookie can carry, in its low four bits. The peer's is rounded down to one of
 /// them; the first is the least segment ever made.
@@ -41,13 +40,11 @@ const COOKIE_AGE_MS: u32 = 2 * (PERIOD.as_millis() as u32) + (1 << OPTION_BITS);
 const OPTION_BITS: u32 = 5;
 const OPTION_MASK: u32 = (1 << OPTION_BITS) - 1;
 const NO_SCALE: u32 = 15;
-const FLOW_LABEL_MASK: u32 = 0xf_ffff;
 
 /// What the workers of one gateway make of their common secret.
 pub(crate) struct Cookies {
     isn: Key,
     timestamp: Key,
-    label: Key,
     keys: Keys,
     spent: Spent,
 }
@@ -79,7 +76,6 @@ impl Cookies {
         Self {
             isn: derive(0),
             timestamp: derive(2),
-            label: derive(3),
             keys: Keys::new(derive(1), secret.since()),
             spent: Spent::new(connections_max),
         }
@@ -103,18 +99,6 @@ impl Cookies {
     #[allow(clippy::cast_possible_truncation)]
     pub(crate) fn timestamp_offset(&self, tuple: &FourTuple) -> u32 {
         hash(self.timestamp, tuple) as u32
-    }
-
-    /// The flow label of all connections between two hosts: it stays when a new connection takes
-    /// the place of a broken one, so that routers that spread flows by it choose the same way
-    /// (RFC 9329, 6.1; RFC 6437, 3). The gateway's other workers choose the same one.
-    #[allow(clippy::cast_possible_truncation)] // 20 bits.
-    pub(crate) fn flow_label(&self, local: IpAddr, remote: IpAddr) -> u32 {
-        if local.is_ipv4() {
-            return 0; // No field for it.
-        }
-        // RFC 6437, 3: zero means that there is none.
-        (hash(self.label, (local, remote)) as u32 & FLOW_LABEL_MASK).max(1)
     }
 
     /// The sequence number with which a SYN is answered.

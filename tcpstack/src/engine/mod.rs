@@ -13,6 +13,7 @@ pub(crate) mod buffer;
 pub(crate) mod congestion;
 pub(crate) mod connection;
 pub(crate) mod cookie;
+pub(crate) mod label;
 mod lazy;
 #[cfg(test)]
 mod link;

@@ -216,9 +216,10 @@ pub struct Marking {
     /// Differentiated services code point, the same for every packet of the connection
     /// (RFC 9329, 9.3). The ECN bits are always Not-ECT (RFC 9329, 9.5).
     pub dscp: u8,
-    /// IPv6 flow label; `None`: one for each pair of hosts that only this gateway's secret tells.
-    /// Either way it outlives the connection (RFC 9329, 6.1).
-    pub flow_label: Option<u32>,
+    /// From a good random source: what the IPv6 flow labels of a pair of hosts follow from, so that
+    /// nobody else can tell them (RFC 6437, 3). As long as it stays they outlive the connection
+    /// (RFC 9329, 6.1).
+    pub label_key: [u64; 2],
 }
 
 /// The marks of one connection's packets.

@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use culvert_tcpstack::{
-    ConnError, Instant, Marking, Packet, Stack, StackConfig, TcpSecret, Transmit,
-};
+use culvert_tcpstack::{ConnError, Instant, Marking, Packet, Stack, StackConfig, Transmit};
 
 use crate::play::{Play, config, play};
 use crate::wire::Family;
@@ -223,7 +221,7 @@ fn rfc9329_9_1_each_segment_behind_two_holes_has_its_own_delay() {
 /// RFC 9329, 9.3 and 6.1: one DSCP and one flow label for every packet, RST and cookie included.
 #[test]
 fn rfc9329_9_3_marks_are_constant() {
-    let marking = Marking { dscp: 46, flow_label: Some(0x4_5678) };
+    let marking = Marking { dscp: 46, ..Marking::default() };
     let config = StackConfig { marking, ..config() };
     let mut stacks =
         [Stack::new(config.clone(), [1; 32]).unwrap(), Stack::new(config, [2; 32]).unwrap()];
@@ -231,7 +229,8 @@ fn rfc9329_9_3_marks_are_constant() {
     let now = Instant(1_000_000);
     let remote: SocketAddr = "[2001:db8::2]:4500".parse().unwrap();
     let id = stacks[0].connect(now, "2001:db8::1".parse().unwrap(), remote).unwrap();
-    let mut seen = 0;
+    stacks[0].set_flow_label(id, 0x4_5678);
+    let (mut seen, mut labels) = (0, [BTreeSet::new(), BTreeSet::new()]);
     for turn in 0..8 {
         if turn == 4 {
             stacks[0].send_with(id, 3000, |_| 3000).unwrap();
@@ -242,13 +241,16 @@ fn rfc9329_9_3_marks_are_constant() {
         stacks[turn % 2].poll_transmit(now, &mut out);
         for mut packet in out.0 {
             let first = u32::from_be_bytes(packet[..4].try_into().unwrap());
-            assert_eq!(first, 6 << 28 | 46 << 22 | 0x4_5678, "version, DSCP, Not-ECT, flow label");
+            assert_eq!(first >> 20, 6 << 8 | 46 << 2, "version, DSCP, Not-ECT");
+            labels[turn % 2].insert(first & 0xf_ffff);
             seen += 1;
             let checksum = culvert_tcpstack::RxChecksum::Unknown;
             stacks[1 - turn % 2].handle_segment(now, &mut packet, checksum, &mut |_, o| o.len());
         }
     }
     assert!(seen >= 6, "SYN, cookie, ACK, three segments, ACK, RST: {seen}");
+    assert_eq!(labels[0], BTreeSet::from([0x4_5678]), "as it was given");
+    assert_eq!(labels[1].len(), 1);
 }
 
 /// Opens a connection from `from` to `to`; the flow labels of all its packets.
@@ -278,9 +280,9 @@ fn flow_labels(stacks: &mut [Stack; 2], from: &str, to: &str) -> [BTreeSet<u32>;
 /// can tell it.
 #[test]
 fn rfc9329_6_1_the_flow_label_outlives_the_connection() {
-    let stack = |secret| {
-        let secret = TcpSecret::new([secret; 32], Instant::ZERO);
-        let mut stack = Stack::new(StackConfig { secret, ..config() }, [1; 32]).unwrap();
+    let stack = |key| {
+        let marking = Marking { label_key: [key; 2], ..Marking::default() };
+        let mut stack = Stack::new(StackConfig { marking, ..config() }, [1; 32]).unwrap();
         stack.listen(4500);
         stack
     };

@@ -34,6 +34,8 @@ pub enum Down<'a> {
         remote: SocketAddr,
         /// What governs it.
         congestion: Congestion,
+        /// IPv6 flow label of its packets, of 20 bits.
+        flow_label: u32,
     },
     /// Close a connection: in order, or with a reset.
     TcpClose {
@@ -83,12 +85,13 @@ impl Down<'_> {
                 path.encode(&mut out);
                 (1, payload)
             }
-            Down::TcpConnect { token, local, remote, congestion } => {
+            Down::TcpConnect { token, local, remote, congestion, flow_label } => {
                 out.put(*token);
                 out.put(u64::from(local.is_some()));
                 out.put_address(local.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
                 out.put_socket(*remote);
                 out.put(*congestion as u64);
+                out.put(u64::from(*flow_label));
                 (2, &[])
             }
             Down::TcpClose { conn, abort } => {
@@ -142,7 +145,9 @@ fn down_fields<'a>(record: &RawRecord<'a>) -> Option<Down<'a>> {
             let local = words.take_address()?;
             let remote = words.take_socket()?;
             let congestion = words.take_number()?;
-            Down::TcpConnect { token, local: has_local.then_some(local), remote, congestion }
+            let flow_label = u32::try_from(words.take()?).ok()?;
+            let local = has_local.then_some(local);
+            Down::TcpConnect { token, local, remote, congestion, flow_label }
         }
         3 => Down::TcpClose { conn: ConnRef::decode(words)?, abort: words.take()? == 1 },
         4 => Down::SaChanged { index: u32::try_from(words.take()?).ok()? },

@@ -83,7 +83,7 @@ proptest! {
 
         assert_down(Down::IkeSend { path, payload: &payload });
         let local = flag.then(|| local.ip());
-        assert_down(Down::TcpConnect { token, local, remote, congestion });
+        assert_down(Down::TcpConnect { token, local, remote, congestion, flow_label: slot.index });
         assert_down(Down::TcpClose { conn, abort: flag });
         assert_down(Down::SaChanged { index: slot.index });
         assert_down(Down::PolicyChanged { index: slot.index });

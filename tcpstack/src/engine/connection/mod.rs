@@ -222,6 +222,11 @@ impl Connection {
         self.marks = marks;
     }
 
+    /// Sets the flow label of its packets.
+    pub(crate) fn set_flow_label(&mut self, flow_label: u32) {
+        self.marks.flow_label = flow_label;
+    }
+
     /// Whether data may be written.
     pub(crate) fn may_send(&self) -> bool {
         !self.tx.fin_queued()
