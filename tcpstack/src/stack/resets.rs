@@ -3,7 +3,7 @@
 use super::Stack;
 use crate::api::{CloseReason, ConnId};
 use crate::engine::connection::Reset;
-use crate::engine::segment::{Flags, Options, Outgoing, Segment};
+use crate::engine::segment::{Flags, Marks, Options, Outgoing, Segment};
 use crate::table::FourTuple;
 use crate::time::Instant;
 
@@ -60,12 +60,13 @@ impl Stack {
     /// Ends a connection with a RST, if its peer is to have one. The caller is told elsewhere.
     pub(super) fn break_off(&mut self, index: u32, reason: CloseReason) {
         let Some(entry) = self.slots.get_mut(index) else { return };
-        let (tuple, reset) = (entry.connection.tuple, entry.connection.reset(self.now));
+        let (tuple, marks) = (entry.connection.tuple, entry.connection.marks());
+        let reset = entry.connection.reset(self.now);
         entry.connection.end(reason);
         if let Some(reset) = reset {
             let evicted = reason == CloseReason::Evicted;
             let cause = if evicted { Cause::Eviction } else { Cause::Abort };
-            self.send_reset(&tuple, reset, cause);
+            self.send_reset((&tuple, marks), reset, cause);
         }
     }
 
@@ -81,10 +82,11 @@ impl Stack {
         };
         // RFC 7323, 5.2: the value that came is echoed; ours says nothing.
         let timestamps = segment.options.timestamps.map(|(value, _)| (0, value));
-        self.send_reset(tuple, Reset { seq, ack, timestamps }, Cause::Stray);
+        let marks = self.marks(tuple);
+        self.send_reset((tuple, marks), Reset { seq, ack, timestamps }, Cause::Stray);
     }
 
-    fn send_reset(&mut self, tuple: &FourTuple, reset: Reset, cause: Cause) {
+    fn send_reset(&mut self, (tuple, marks): (&FourTuple, Marks), reset: Reset, cause: Cause) {
         if !self.resets.take(cause, self.now) {
             self.stats.resets_suppressed += 1;
             return;
@@ -98,7 +100,6 @@ impl Stack {
             window: 0,
             options: Options { timestamps, ..Options::default() },
         };
-        let marks = self.marks(tuple);
         self.replies.push(tuple, marks, &answer, self.config.tx_checksum);
     }
 }

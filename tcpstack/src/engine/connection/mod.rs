@@ -222,6 +222,11 @@ impl Connection {
         self.marks = marks;
     }
 
+    /// The DSCP and flow label of its packets.
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks
+    }
+
     /// Sets the flow label of its packets.
     pub(crate) fn set_flow_label(&mut self, flow_label: u32) {
         self.marks.flow_label = flow_label;
