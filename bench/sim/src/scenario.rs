@@ -155,10 +155,16 @@ impl Scenario {
         world.run(started + OVER).with_context(|| format!("{self}"))?;
         let reasons = [0, 1].map(|end: usize| world.callers[end].reasons.clone());
         if self.is_mild() {
-            let orderly = |reason: &CloseReason| {
-                matches!(reason, CloseReason::LocalClosed | CloseReason::PeerClosed)
+            let orderly = |end: usize| {
+                // Whoever closes before the peer has done so loses octets, and says so (RFC 9293,
+                // 3.6.1).
+                let rude = self.habits[1 - end].end == End::Rude;
+                reasons[end].iter().all(|reason| match reason {
+                    CloseReason::LocalClosed | CloseReason::PeerClosed => true,
+                    reason => rude && *reason == CloseReason::PeerReset,
+                })
             };
-            ensure!(reasons.iter().flatten().all(orderly), "{self}\nno reason for {reasons:?}");
+            ensure!(orderly(0) && orderly(1), "{self}\nno reason for {reasons:?}");
         }
         let elapsed = world.now.since(started);
         let octets = world.ledger.octets_checked;
