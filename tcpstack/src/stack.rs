@@ -61,7 +61,7 @@ pub struct Stack {
     last_found: u32,
     wheel: Wheel,
     /// Accepted connections in their order, for which the caller has not vouched, with some for
-    /// which it has.
+    /// which it has: at most twice `unproven_max`. It doubles a few times in its life and never shrinks.
     unproven: VecDeque<ConnId>,
     unproven_count: u32,
     /// Connections that are over for the caller, oldest first, with some that are gone.

@@ -13,6 +13,7 @@ pub(crate) use receive::ReceiveBuffer;
 pub(crate) use send::SendBuffer;
 
 use super::congestion::Signals;
+use super::connection::LossSpares;
 use super::lazy::Spares;
 use super::scoreboard::Scoreboard;
 use crate::framing::PREFIX;
@@ -52,6 +53,7 @@ pub(crate) struct AllSpares {
     kept: Spares<receive::Kept>,
     pub(crate) boards: Spares<Scoreboard>,
     pub(crate) signals: Spares<Signals>,
+    pub(crate) losses: LossSpares,
 }
 
 impl ChunkPool {
@@ -62,6 +64,7 @@ impl ChunkPool {
             kept: Spares::new(),
             boards: Spares::new(),
             signals: Spares::new(),
+            losses: LossSpares::new(),
         };
         let in_use_max = octets_max / CHUNK;
         Self { free: Vec::new(), held: 0, in_use: 0, in_use_max, aside: Vec::new(), spares }

@@ -63,13 +63,6 @@ impl<T: Idle> Lazy<T> {
             spares.0.push(held);
         }
     }
-
-    /// Gives the memory back to the system if it is idle.
-    pub(crate) fn shrink(&mut self) {
-        if self.is_idle() {
-            self.0 = None;
-        }
-    }
 }
 
 impl<T: Idle> Deref for Lazy<T> {

@@ -47,6 +47,9 @@ impl Connection {
         payload: &mut [u8],
         deliver: &mut dyn FnMut(&mut [u8]) -> usize,
     ) -> Disposition {
+        if segment.payload_len > 0 || segment.flags.fin {
+            self.rx.hold_losses(context.pool);
+        }
         match self.state {
             State::Closed => Disposition::Unexpected,
             State::SynSent => self.handle_in_syn_sent(context, segment),

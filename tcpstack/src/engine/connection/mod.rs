@@ -25,6 +25,7 @@ pub(crate) use output::Progress;
 use super::buffer::{ChunkPool, Full};
 use super::congestion::CongestionControl;
 use super::cookie::Recalled;
+use super::lazy::Spares;
 use super::segment::{FourTuple, Marks, SACK_BLOCKS_MAX, Segment, TIMESTAMP_OPTION, ip_header_len};
 use crate::api::CloseReason;
 use crate::config::{MTU_MIN, TxChecksum};
@@ -110,6 +111,19 @@ pub(crate) struct Reset {
     pub(crate) seq: u32,
     pub(crate) ack: Option<u32>,
     pub(crate) timestamps: Option<(u32, u32)>,
+}
+
+/// Spare states of what is known of losses, in either direction.
+#[derive(Debug)]
+pub(crate) struct LossSpares {
+    holes: Spares<receiver::Holes>,
+    recoveries: Spares<recovery::Recovery>,
+}
+
+impl LossSpares {
+    pub(crate) fn new() -> Self {
+        Self { holes: Spares::new(), recoveries: Spares::new() }
+    }
 }
 
 /// What a connection borrows from its stack while it works.

@@ -385,9 +385,14 @@ impl Receiver {
         !self.holes.waiting.is_empty() || self.holes.duplicate.is_some()
     }
 
+    /// Takes the memory that whatever comes out of order needs.
+    pub(super) fn hold_losses(&mut self, pool: &mut ChunkPool) {
+        self.holes.hold(&mut pool.spares.losses.holes);
+    }
+
     /// Gives back what an idle connection need not hold.
     pub(super) fn shrink(&mut self, pool: &mut ChunkPool) {
-        self.holes.shrink();
+        self.holes.release(&mut pool.spares.losses.holes);
         self.buffer.shrink(pool);
     }
 

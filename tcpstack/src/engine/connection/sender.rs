@@ -199,6 +199,7 @@ impl Sender {
     /// Takes the memory that sending needs.
     fn hold(&mut self, pool: &mut ChunkPool) {
         self.board.hold(&mut pool.spares.boards);
+        self.recovery.hold(&mut pool.spares.losses.recoveries);
         self.controller.hold(&mut pool.spares.signals);
     }
 
@@ -350,7 +351,7 @@ impl Sender {
             self.controller.shrink(&mut pool.spares.signals);
         }
         self.board.release(&mut pool.spares.boards);
-        self.recovery.shrink();
+        self.recovery.release(&mut pool.spares.losses.recoveries);
         self.buffer.shrink(pool);
     }
 }
