@@ -187,14 +187,16 @@ impl Run {
             Stack::new(config(CongestionControl::Bbr, &mut random), random.octets())?;
         receiver.listen(4500);
         let back = LinkConfig { loss: 0, ..bulk.link };
+        // As the shim has it: the same seed loses the same segments in virtual and in real time.
+        let mut losses = Random::new(bulk.seed);
         Ok(Self {
             now,
             received: vec![0; senders.len()],
             arrivals: None,
             senders,
             receiver,
-            there: Link::new(bulk.link, random.fork()),
-            back: Link::new(back, random.fork()),
+            there: Link::new(bulk.link, losses.fork()).with_acks_apart(),
+            back: Link::new(back, losses.fork()),
         })
     }
 

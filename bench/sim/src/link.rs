@@ -109,6 +109,8 @@ struct InFlight {
 pub struct Link {
     config: LinkConfig,
     random: Random,
+    /// For ACKs without data, if they have their own.
+    ack_random: Option<Random>,
     /// When the wire is free, in nanoseconds.
     free_at: u64,
     /// When the packets that are being put together come out.
@@ -130,6 +132,7 @@ impl Link {
     pub fn new(config: LinkConfig, random: Random) -> Self {
         Self {
             config,
+            ack_random: None,
             random,
             free_at: 0,
             together_at: Instant::ZERO,
@@ -141,6 +144,14 @@ impl Link {
             flight: BinaryHeap::new(),
             stats: LinkStats::default(),
         }
+    }
+
+    /// Loses the same segments of data however many ACKs without data there are between them, so that
+    /// two senders can be compared.
+    #[must_use]
+    pub fn with_acks_apart(mut self) -> Self {
+        self.ack_random = Some(self.random.fork());
+        self
     }
 
     /// From now on the link is like this. What is on it stays.
@@ -161,9 +172,23 @@ impl Link {
     }
 
     /// Puts an IP packet in.
-    pub fn push(&mut self, now: Instant, mut packet: Vec<u8>) {
+    pub fn push(&mut self, now: Instant, packet: Vec<u8>) {
+        let is_ack = packet::is_pure_ack(&packet);
+        self.draw_for_acks(is_ack);
+        self.carry(now, packet, is_ack);
+        self.draw_for_acks(is_ack);
+    }
+
+    /// Changes to the random numbers of ACKs, and back.
+    fn draw_for_acks(&mut self, is_ack: bool) {
+        if let Some(acks) = self.ack_random.as_mut().filter(|_| is_ack) {
+            std::mem::swap(&mut self.random, acks);
+        }
+    }
+
+    fn carry(&mut self, now: Instant, mut packet: Vec<u8>, is_ack: bool) {
         self.stats.offered += 1;
-        if self.loses(&packet) {
+        if self.loses(&packet, is_ack) {
             self.stats.lost += 1;
             return;
         }
@@ -216,7 +241,7 @@ impl Link {
         self.flight.push(InFlight { at: Reverse((at, self.serial)), packet });
     }
 
-    fn loses(&mut self, packet: &[u8]) -> bool {
+    fn loses(&mut self, packet: &[u8], is_ack: bool) -> bool {
         if let Some(bursts) = self.config.bursts {
             let turn = if self.bad { bursts.leave } else { bursts.enter };
             self.bad ^= self.random.happens(turn);
@@ -227,7 +252,7 @@ impl Link {
         if packet.len() > self.config.mtu || self.random.happens(self.config.loss) {
             return true;
         }
-        packet::is_pure_ack(packet) && self.random.happens(self.config.ack_loss)
+        is_ack && self.random.happens(self.config.ack_loss)
     }
 
     /// An ACK without data takes its place on the link, and perhaps that of the one before it.
@@ -360,6 +385,40 @@ mod tests {
         assert!((3.5..6.5).contains(&mean), "bursts of 1 / 0.2 packets, not {mean}");
         let lost = 1.0 - came.len() as f64 / 20_000.0;
         assert!((0.03..0.07).contains(&lost), "a share of 1/21, not {lost}");
+    }
+
+    /// Two senders that acknowledge differently lose the same of their data.
+    #[test]
+    fn acks_do_not_change_which_segments_are_lost() {
+        let address = |host| std::net::SocketAddr::from(([192, 0, 2, host], 4500));
+        let segment = |seq, payload: &[u8]| Segment {
+            source: address(1),
+            destination: address(2),
+            seq,
+            ack: 1,
+            flags: packet::flags::ACK,
+            window: 100,
+            options: Vec::new(),
+            payload: payload.to_vec(),
+        };
+        let lossy = LinkConfig { loss: 300_000, ..LinkConfig::clean(100, Duration::from_secs(1)) };
+        let arrived = |acks_after: u32| {
+            let mut link = Link::new(lossy, Random::new(7)).with_acks_apart();
+            for seq in 0..200 {
+                link.push(Instant(0), segment(seq, b"x").packet());
+                if acks_after > 0 && seq % acks_after == 0 {
+                    link.push(Instant(0), segment(seq + 1, b"").packet());
+                }
+            }
+            let out = std::iter::from_fn(|| link.pop(Instant(u64::MAX)));
+            let segments = out.filter_map(|packet| Segment::read(&packet));
+            let data = segments.filter(|segment| !segment.payload.is_empty());
+            data.map(|segment| segment.seq).collect::<Vec<_>>()
+        };
+        let without = arrived(0);
+        assert!((120..160).contains(&without.len()));
+        assert_eq!(without, arrived(1));
+        assert_eq!(without, arrived(7));
     }
 
     #[test]

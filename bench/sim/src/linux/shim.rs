@@ -36,7 +36,7 @@ impl Shim {
     /// Other links from now on, with nothing on them.
     pub fn set_links(&mut self, there: LinkConfig, back: LinkConfig, seed: u64) {
         let mut random = Random::new(seed);
-        self.there = Link::new(there, random.fork());
+        self.there = Link::new(there, random.fork()).with_acks_apart();
         self.back = Link::new(back, random.fork());
     }
 
