@@ -40,40 +40,31 @@ pub(crate) struct Kept {
     waiting: Option<Vec<What>>,
 }
 
-/// What went out last in each direction of each IKE SA.
+/// What went out under each IV of each key and under each Message ID: SPIs and flags, number, hash.
 #[derive(Default)]
-pub(crate) struct Sent {
-    /// Message ID and hash by SPIs and flags.
-    last: HashMap<[u8; 17], (u32, u64)>,
-    /// IVs by SPIs and the flag that names the key.
-    ivs: HashMap<[u8; 17], u64>,
-}
+pub(crate) struct Sent(HashMap<([u8; 17], u64), u64>);
 
 impl Sent {
     /// RFC 7296, 2.1 and 2.2: a Message ID goes with one message, whoever sends it once more. RFC
-    /// 5282, 3.1: no IV is used twice.
+    /// 5282, 3.1: so does an IV.
     pub(crate) fn check(&mut self, octets: &[u8]) {
         const SK: u8 = 46;
         if octets[16] != SK {
             return;
         }
-        let key = |mask: u8| -> [u8; 17] {
-            let mut key = [octets[19] & mask; 17];
-            key[..16].copy_from_slice(&octets[..16]);
-            key
-        };
-        let id = u32::from_be_bytes(octets[20..24].try_into().unwrap());
-        let iv = u64::from_be_bytes(octets[32..40].try_into().unwrap());
+        let number = |from: &[u8]| from.iter().fold(0, |n, octet| n << 8 | u64::from(*octet));
         let mut hasher = DefaultHasher::new();
         octets.hash(&mut hasher);
-        let sent = (id, hasher.finish());
-        let before = self.last.insert(key(u8::MAX), sent);
-        if before == Some(sent) {
-            return;
+        let hash = hasher.finish();
+        // The I flag names the key; bit 0, which no message has set, marks what is an IV.
+        let by_iv = (octets[19] & 8 | 1, number(&octets[32..40]));
+        let by_id = (octets[19], number(&octets[20..24]));
+        for (flags, number) in [by_iv, by_id] {
+            let mut key = [flags; 17];
+            key[..16].copy_from_slice(&octets[..16]);
+            let first = *self.0.entry((key, number)).or_insert(hash);
+            assert_eq!(first, hash, "an IV or a Message ID is used for two messages");
         }
-        assert!(before.is_none_or(|(last, _)| last < id), "a Message ID is used for two messages");
-        let before = self.ivs.insert(key(8), iv);
-        assert!(before.is_none_or(|last| last < iv), "an IV is used twice");
     }
 
     /// Forgets all: those of IKE SAs that are gone are too many.
