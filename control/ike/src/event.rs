@@ -402,6 +402,9 @@ pub enum ChildFailure {
     /// No SPI is left.
     #[error("the table of SAs is full; raise `dataplane.sas`")]
     TableFull,
+    /// The IKE SA cannot get its requests through.
+    #[error("too many requests wait for the peer's answers; check that it can be reached")]
+    TooManyWaiting,
     /// The data plane refused.
     #[error(transparent)]
     Install(#[from] InstallError),

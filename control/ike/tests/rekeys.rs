@@ -283,27 +283,12 @@ fn a_rekey_that_arrives_when_the_pair_is_gone_is_dropped() {
     }
 }
 
-// RFC 7296, 2.25.1: B closes the pair that A rekeys.
+// RFC 7296, 2.25.1: B closes a pair, and A, which never hears of it, rekeys that.
 #[test]
-fn a_rekey_of_a_pair_that_the_peer_deletes_gives_way() {
-    let mut pair = Pair::up(config());
-    rekey_child(&mut pair, true);
-    let id = pair.b.child().id;
-    pair.b.endpoint.terminate_child(pair.now, id, &mut pair.b.host).unwrap();
-    pair.run(seconds(60));
-    for side in [&pair.a, &pair.b] {
-        assert!(side.host.installed.is_empty() && side.host.reserved.is_empty());
-        assert_eq!(side.sa().state, IkeState::Established);
-    }
-}
-
-// RFC 7296, 2.25.1: "silently delete the Child SA and request a new one from scratch".
-#[test]
-fn a_pair_that_the_peer_has_lost_is_made_anew() {
+fn a_rekey_waits_while_the_peer_deletes_the_pair() {
     let mut pair = Pair::up(config());
     let now = pair.now;
     let id = pair.b.child().id;
-    // B deletes it, and A never hears of it.
     pair.b.endpoint.terminate_child(now, id, &mut pair.b.host).unwrap();
     pair.net.lose = [0, 1];
     pair.run(Duration::from_millis(5));
@@ -315,6 +300,38 @@ fn a_pair_that_the_peer_has_lost_is_made_anew() {
     );
     pair.run(seconds(30));
     assert!(pair.a.host.installed.is_empty());
+}
+
+// What waits for a peer that cannot be reached waits once, and a Delete is not lost behind it.
+#[test]
+fn what_is_asked_for_again_and_again_waits_once_and_a_delete_is_never_dropped() {
+    let mut a = config();
+    a.transport = TransportChoice::Tcp;
+    let mut pair = Pair::up(a);
+    pair.net.tcp_refused = true;
+    pair.cut();
+    for _ in 0..200 {
+        rekey_child(&mut pair, true);
+        rekey_ike(&mut pair, true);
+    }
+    let (now, ike, id) = (pair.now, pair.a.sa().id, pair.a.child().id);
+    for _ in 0..200 {
+        pair.a.endpoint.terminate_child(now, id, &mut pair.a.host).unwrap();
+    }
+    for _ in 0..200 {
+        pair.a.endpoint.initiate_child(now, ike, "net", &mut pair.a.host).unwrap();
+    }
+    pair.a.endpoint.poll_event();
+    pair.net.tcp_refused = false;
+    let before = pair.a.requests().len();
+    pair.run(seconds(20));
+    assert!(pair.a.host.installed.values().all(|sa| sa.id != id), "it is deleted");
+    assert!(pair.a.host.installed.len() <= 64, "bounded by the limit of pairs");
+    let asked = pair.a.requests().len() - before;
+    assert!(asked < 300, "{asked} requests");
+    let failed = pair.a.events.iter().filter(|e| matches!(e, Event::ChildFailed { .. })).count();
+    assert!(failed > 60, "a wish that finds no room is told of: {failed}");
+    assert!(pair.a.host.reserved.is_empty());
 }
 
 // RFC 7296, 2.8.2: both rekey the IKE SA at once.

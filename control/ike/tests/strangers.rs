@@ -7,7 +7,9 @@ mod pair;
 
 use std::time::Duration;
 
-use culvert_ike::{DropReason, EndpointConfig, Path, Received, message::NotifyType};
+use culvert_ike::{
+    DownReason, DropReason, EndpointConfig, Event, Path, Received, message::NotifyType,
+};
 use pair::{A, B, Pair, config, mirror};
 
 const INIT: u8 = 34;
@@ -47,6 +49,24 @@ fn replayed_messages_do_nothing_or_bring_the_same_answer() {
     }
     pair.run(seconds(60));
     pair.assert_child();
+}
+
+// RFC 7296, 2.4: only a fresh message shows that the peer lives. What it sent last, sent again by
+// anybody, is answered and no more.
+#[test]
+fn a_replayed_request_does_not_keep_a_dead_peer_alive() {
+    let a = culvert_ike::ConnectionConfig { dpd_delay: Some(seconds(5)), ..config() };
+    let mut pair = Pair::up(a);
+    let path = pair.b.sa().path;
+    let auth = pair.a.sent[1].2.clone();
+    pair.net.udp_blocked = true;
+    for _ in 0..100 {
+        pair.run(seconds(4));
+        pair.inject(false, &path, &auth);
+    }
+    let dead = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::PeerDead, .. });
+    assert!(pair.b.events.iter().any(dead));
+    assert!(pair.b.host.installed.is_empty());
 }
 
 // RFC 7296, 2.21.3: only what passed the integrity check may end an SA.

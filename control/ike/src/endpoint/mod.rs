@@ -223,4 +223,6 @@ impl Endpoint {
 }
 
 #[cfg(test)]
+mod collisions;
+#[cfg(test)]
 mod tests;

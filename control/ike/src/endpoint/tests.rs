@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::{ConnectionConfig, TransportChoice};
 use crate::crypto::Private;
-use crate::event::Event;
+use crate::event::{DownReason, Event};
 use crate::keys::{IkeKeys, Inputs, skeyseed_rekeyed};
 use crate::message::{ExchangeType, Message, NotifyType, Payload, Protocol};
 use crate::negotiate;
@@ -24,6 +24,12 @@ fn ask(pair: &mut Pair, sa: &mut IkeSa, exchange: ExchangeType, payloads: Vec<Pa
 fn take_sa(pair: &mut Pair) -> IkeSa {
     let id = pair.a.sa().id;
     pair.a.endpoint.table.get_mut(id).unwrap().sa_mut().take().unwrap()
+}
+
+/// B's side of the IKE SA.
+fn take_sa_of_b(pair: &mut Pair) -> IkeSa {
+    let id = pair.b.sa().id;
+    pair.b.endpoint.table.get_mut(id).unwrap().sa_mut().take().unwrap()
 }
 
 /// The same message, whose first payload is an unknown one with the critical bit.
@@ -220,5 +226,57 @@ fn every_way_to_a_session_is_there_as_long_as_it_is() {
     pair.run(Duration::from_secs(10));
     for side in [&pair.a, &pair.b] {
         assert_eq!((side.endpoint.table.len(), side.endpoint.table.ways()), (0, 0));
+    }
+}
+
+// RFC 7296, 2.21.3: INVALID_SYNTAX is fatal in both peers, without a Delete.
+#[test]
+fn a_request_that_lacks_a_payload_ends_the_ike_sa() {
+    let offer = || Payload::Sa(negotiate::esp_offer(&config().children[0].proposals, 0x5555, true));
+    let nonce = || Payload::Nonce(vec![3; 32]);
+    let ike = || Payload::Sa(negotiate::ike_offer(&config().proposals, &[7; 8]));
+    for (request, lacks) in [
+        (vec![offer()], "a nonce"),
+        (vec![offer(), nonce()], "selectors"),
+        (vec![ike(), nonce()], "a public value"),
+        (vec![ike(), nonce(), Payload::Ke(31, vec![0; 32])], "a public value that is one"),
+    ] {
+        let mut pair = Pair::up(config());
+        let mut sa = take_sa(&mut pair);
+        let answer = ask(&mut pair, &mut sa, ExchangeType::CREATE_CHILD_SA, request);
+        assert_eq!(answer.payloads, [Payload::notify(NotifyType::INVALID_SYNTAX, [])], "{lacks}");
+        let down =
+            |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::ProtocolError(_), .. });
+        assert!(pair.b.events.iter().any(down), "{lacks}");
+        assert!(pair.b.host.installed.is_empty() && pair.b.host.reserved.is_empty(), "{lacks}");
+        pair.run(Duration::from_secs(10));
+        pair.b.assert_empty();
+    }
+}
+
+// The same, told by the peer.
+#[test]
+fn the_answer_that_a_request_was_malformed_ends_the_ike_sa() {
+    for child in [true, false] {
+        let mut pair = Pair::up(config());
+        let mut sa = take_sa_of_b(&mut pair);
+        let (now, a) = (pair.now, &mut pair.a);
+        let (ike, id) = (a.sa().id, a.child().id);
+        if child {
+            a.endpoint.rekey_child(now, id, &mut a.host).unwrap();
+        } else {
+            a.endpoint.rekey_ike(now, ike, &mut a.host).unwrap();
+        }
+        pair.net.udp_blocked = true;
+        pair.run(Duration::from_millis(5));
+        let (_, path, asked) = pair.a.sent.last().unwrap().clone();
+        sa.open(&asked).unwrap().unwrap();
+        let told = vec![Payload::notify(NotifyType::INVALID_SYNTAX, [])];
+        let answer = sa.response(ExchangeType::CREATE_CHILD_SA, told).unwrap();
+        pair.inject(true, &path, &answer.whole);
+        let reason = DownReason::PeerRefused(NotifyType::INVALID_SYNTAX);
+        let down = |e: &Event| matches!(e, Event::IkeDown { reason: r, .. } if *r == reason);
+        assert!(pair.a.events.iter().any(down));
+        assert!(pair.a.host.installed.is_empty() && pair.a.host.reserved.is_empty());
     }
 }

@@ -150,7 +150,7 @@ impl Session {
 
     /// No pair was made: a rekey is tried again soon, as is a new pair for which the peer has no time
     /// now; else this is the end of it.
-    fn child_request_failed(
+    pub(super) fn child_request_failed(
         &mut self,
         cx: &mut Cx<'_>,
         mut wish: ChildWish,
@@ -180,17 +180,30 @@ impl Session {
     pub(super) fn handle_create(&mut self, cx: &mut Cx<'_>, path: &Path, message: &Message) {
         match self.answer_create(cx, message) {
             Ok(Created::Child(payloads)) => {
+                let malformed = payloads.contains(&Payload::notify(NotifyType::INVALID_SYNTAX, []));
                 self.respond(cx, path, ExchangeType::CREATE_CHILD_SA, payloads);
+                if malformed {
+                    self.close_malformed(cx);
+                }
             }
             Ok(Created::Ike(payloads, made)) => {
                 self.respond(cx, path, ExchangeType::CREATE_CHILD_SA, payloads);
                 self.rekeyed_by_peer(cx, *made);
             }
             Err(notify) => {
+                let malformed = notify.kind == NotifyType::INVALID_SYNTAX;
                 let refusal = vec![Payload::Notify(notify)];
                 self.respond(cx, path, ExchangeType::CREATE_CHILD_SA, refusal);
+                if malformed {
+                    self.close_malformed(cx);
+                }
             }
         }
+    }
+
+    /// RFC 7296, 2.21.3: INVALID_SYNTAX is fatal in both peers.
+    fn close_malformed(&mut self, cx: &mut Cx<'_>) {
+        self.close(cx, DownReason::ProtocolError("a CREATE_CHILD_SA request was malformed"));
     }
 
     fn answer_create(&mut self, cx: &mut Cx<'_>, message: &Message) -> Result<Created, Notify> {

@@ -6,7 +6,7 @@ use super::keyed::{Window, Wire};
 use super::rekey::IkeRequest;
 use super::{Cx, Phase, Session, TASKS_MAX};
 use crate::endpoint::{DropReason, Received};
-use crate::event::{ChildId, DownReason, InitiationError};
+use crate::event::{ChildFailure, ChildId, DownReason, InitiationError};
 use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload};
 use crate::path::Path;
 use crate::proposal::KeyExchange;
@@ -181,8 +181,9 @@ impl Session {
     }
 
     /// Answers a repeated request from the cache (RFC 7296, 2.1). It does not move the path (RFC 9329,
-    /// 6.1), but is answered where it came from.
-    fn repeat_response(&mut self, cx: &mut Cx<'_>, path: &Path, octets: &[u8]) -> Received {
+    /// 6.1), but is answered where it came from. Nor does it show that the peer lives, which only a
+    /// fresh message does (RFC 7296, 2.4): anybody may have kept it.
+    fn repeat_response(&self, cx: &mut Cx<'_>, path: &Path, octets: &[u8]) -> Received {
         let Some(sa) = &self.sa else { return Received::Dropped(DropReason::UnknownSpi) };
         match (sa.repeats(octets), sa.cached()) {
             (Ok(true), Some(cached)) => cx.send_wire(path, cached),
@@ -190,7 +191,6 @@ impl Session {
             (Err(CodecError::Icv), _) => return Received::Dropped(DropReason::BadIcv),
             (Err(_), _) => return Received::Dropped(DropReason::BadPayload),
         }
-        self.last_heard = cx.now;
         Received::Repeated
     }
 
@@ -244,6 +244,13 @@ impl Session {
                 return Received::Accepted;
             }
         };
+        // RFC 7296, 2.21.3: fatal in both peers, without a Delete.
+        let malformed = message.notify(NotifyType::INVALID_SYNTAX).is_some();
+        if malformed && !matches!(outstanding.asked, Asked::Auth) {
+            self.abandon(cx, outstanding.asked);
+            self.close(cx, DownReason::PeerRefused(NotifyType::INVALID_SYNTAX));
+            return Received::Accepted;
+        }
         match outstanding.asked {
             Asked::Auth => self.handle_auth_response(cx, &message),
             Asked::Liveness => {}
@@ -309,11 +316,37 @@ impl Session {
         }
     }
 
+    /// Has something asked when its turn comes. What waits already does not wait twice, so that only
+    /// wishes for new pairs can pile up: of those [`TASKS_MAX`] wait, and one too many has failed. All
+    /// else is bounded by the pairs that there are; a stray takes the place of the wish that it came
+    /// from.
     pub(super) fn push_task(&mut self, cx: &mut Cx<'_>, task: Task) {
-        if self.tasks.len() < TASKS_MAX {
+        if let Some(waiting) = self.tasks.iter_mut().find(|waiting| waiting.covers(&task)) {
+            if let (Task::RekeyIke(group), Task::RekeyIke(corrected @ Some(_))) = (waiting, task) {
+                *group = corrected;
+            }
+        } else if let Task::Child(wish) = task {
+            if self.tasks.len() < TASKS_MAX {
+                self.tasks.push_back(Task::Child(wish));
+            } else {
+                self.child_request_failed(cx, wish, ChildFailure::TooManyWaiting);
+            }
+        } else {
             self.tasks.push_back(task);
         }
         self.pump(cx);
+    }
+}
+
+impl Task {
+    /// Whether it does what `other` is to do.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::RekeyIke(_), Self::RekeyIke(_)) | (Self::Addresses, Self::Addresses) => true,
+            (Self::DeleteChild(id, _), Self::DeleteChild(other, _))
+            | (Self::RekeyChild(id), Self::RekeyChild(other)) => id == other,
+            _ => false,
+        }
     }
 }
 

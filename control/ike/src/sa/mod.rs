@@ -330,6 +330,12 @@ impl Session {
         self.push_task(cx, Task::RekeyIke(None));
     }
 
+    /// Every IKE SA whose keys it has, to read what goes over the wire.
+    #[cfg(test)]
+    pub(crate) fn keyed(&self) -> impl Iterator<Item = &IkeSa> {
+        self.sa.iter().chain(self.retired.iter().map(|r| &r.sa))
+    }
+
     /// The IKE SA's windows and keys, to play its peer by hand.
     #[cfg(test)]
     pub(crate) const fn sa_mut(&mut self) -> &mut Option<IkeSa> {

@@ -165,7 +165,8 @@ fn exchange_keys(
             return Err(Refusal(notify, failed));
         }
     };
+    let busy = |_| Refusal::new(NotifyType::TEMPORARY_FAILURE, ChildFailure::TableFull);
     let bad = |_| Refusal::new(NotifyType::INVALID_SYNTAX, failed.clone());
-    let private = Private::generate(group, &mut |out| cx.host.random(out)).map_err(bad)?;
+    let private = Private::generate(group, &mut |out| cx.host.random(out)).map_err(busy)?;
     Ok((private.agree(public).map_err(bad)?, private.public().to_vec()))
 }

@@ -208,7 +208,7 @@ impl Session {
     }
 
     /// Removes a pair; `reason` overrides the one that its Delete was sent for.
-    pub(super) fn remove_child(
+    pub(crate) fn remove_child(
         &mut self,
         cx: &mut Cx<'_>,
         id: ChildId,
