@@ -202,7 +202,8 @@ pub struct ConnectionConfig {
     /// Longest IP datagram of a fragment, in octets, at least 256.
     pub fragment_size: u16,
     /// How long after authentication it is done anew, by a new IKE SA beside the old one. As responder
-    /// this gateway tells it to the peer (RFC 4478). `None`: never.
+    /// this gateway tells it to the peer, and ends the IKE SA a minute after that (RFC 4478). `None`:
+    /// never.
     pub reauth_time: Option<Duration>,
     /// When the IKE SA gets new keys, and when it ends without.
     pub lifetime: Lifetime,

@@ -272,6 +272,12 @@ pub enum DownReason {
     /// The IKE SA that the CHILD SA belongs to is gone.
     #[error("its IKE SA is gone")]
     IkeGone,
+    /// The peer, which had begun it, has not authenticated anew in the time that this gateway allows
+    /// (RFC 4478).
+    #[error(
+        "the peer did not authenticate anew within `reauth_time`; check that it heeds RFC 4478"
+    )]
+    AuthExpired,
 }
 
 /// What a control process does not know of how its predecessor judged.

@@ -88,6 +88,87 @@ fn the_initiator_heeds_the_lifetime_that_the_responder_allows() {
     assert_ne!(pair.a.sa().id, next, "again and again");
 }
 
+/// Runs until B has the successor of its IKE SA, which it gives.
+fn run_to_successor(pair: &mut Pair) -> culvert_ike::IkeSaId {
+    let old = pair.b.sa().id;
+    let begun = pair.a.sa().id;
+    pair.a.endpoint.reauthenticate(pair.now, begun, &mut pair.a.host).unwrap();
+    loop {
+        pair.run(Duration::from_millis(1));
+        let new = pair.b.endpoint.sas().find(|sa| sa.id != old);
+        if let Some(new) = new.filter(|sa| sa.state == culvert_ike::IkeState::Established) {
+            return new.id;
+        }
+    }
+}
+
+// The responder has no time for a pair that is to come over (TEMPORARY_FAILURE), because it rekeys
+// the new IKE SA: the old one stays until the pair is there.
+#[test]
+fn a_pair_that_is_put_off_keeps_the_old_ike_sa() {
+    let a = two_children();
+    let mut pair = with_both(a.clone(), mirror(&a));
+    let old = pair.a.sa().id;
+    let new = run_to_successor(&mut pair);
+    pair.b.endpoint.rekey_ike(pair.now, new, &mut pair.b.host).unwrap();
+    let stands = |side: &Side, name| side.host.installed.values().any(|sa| sa.name == name);
+    for _ in 0..6000 {
+        pair.run(Duration::from_millis(10));
+        for side in [&pair.a, &pair.b] {
+            assert!(stands(side, "net") && stands(side, "more"), "make before break");
+        }
+    }
+    assert_taken_over(&pair, old);
+}
+
+// A pair that fails on the new IKE SA does not cost the one that works, until it has been tried for a
+// while.
+#[test]
+fn a_pair_that_fails_keeps_the_old_ike_sa_for_a_while() {
+    for repaired in [true, false] {
+        let a = ConnectionConfig { unique: false, ..config() };
+        let mut pair = Pair::up(a);
+        let old = pair.a.sa().id;
+        pair.b.host.broken = true;
+        pair.a.endpoint.reauthenticate(pair.now, old, &mut pair.a.host).unwrap();
+        pair.run(seconds(30));
+        assert_eq!(pair.a.endpoint.sas().count(), 2);
+        assert_eq!((pair.a.host.installed.len(), pair.b.host.installed.len()), (1, 1));
+        pair.b.host.broken = !repaired;
+        for _ in 0..120 {
+            pair.run(seconds(1));
+            assert!(!repaired || !pair.a.host.installed.is_empty());
+        }
+        assert_ne!(pair.a.sa().id, old, "the old one is gone in the end");
+        assert_eq!(pair.a.host.installed.len(), usize::from(repaired));
+        let failed = |e: &Event| matches!(e, Event::ChildFailed { name: Some(_), .. });
+        assert_eq!(pair.a.events.iter().any(failed), !repaired);
+    }
+}
+
+// RFC 4478, 2: "The original Responder that sends the AUTH_LIFETIME notification SHOULD send a DELETE
+// notification soon after the end of the lifetime period". A cannot authenticate anew, since its key
+// is another one by now.
+#[test]
+fn the_responder_ends_an_ike_sa_whose_peer_does_not_authenticate_anew() {
+    let a = ConnectionConfig { unique: false, ..config() };
+    let mut b = mirror(&a);
+    b.reauth_time = Some(seconds(1000));
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(500));
+    pair.a.host.psk[0].1 = culvert_ike::Secret::new(b"another".to_vec());
+    // A rekey changes nothing of it.
+    let ike = pair.a.sa().id;
+    pair.a.endpoint.rekey_ike(pair.now, ike, &mut pair.a.host).unwrap();
+    pair.run(seconds(500));
+    assert_eq!(pair.b.host.installed.len(), 1);
+    pair.run(seconds(70));
+    let ended = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::AuthExpired, .. });
+    assert!(pair.b.events.iter().any(ended));
+    assert!(pair.a.host.installed.is_empty() && pair.b.host.installed.is_empty());
+}
+
 #[test]
 fn a_reauthentication_that_fails_leaves_the_old_ike_sa_and_is_tried_again() {
     let mut a = two_children();

@@ -186,8 +186,9 @@ fn sas_are_rekeyed_before_their_time_is_over_with_jitter() {
     assert_eq!(pair.a.events.iter().filter(|e| matches!(e, Event::IkeUp { .. })).count(), 1);
 }
 
+// RFC 7296, 2.8: "an implementation MUST close the IKE SA and any associated Child SAs".
 #[test]
-fn what_cannot_be_rekeyed_ends_when_its_time_is_over() {
+fn what_cannot_be_rekeyed_ends_with_its_ike_sa_when_its_time_is_over() {
     let mut a = short_lived();
     a.dpd_delay = None;
     let mut pair = Pair::up(a);
@@ -198,17 +199,73 @@ fn what_cannot_be_rekeyed_ends_when_its_time_is_over() {
     assert!(pair.a.events.iter().chain(&pair.b.events).filter(failed).count() > 3, "tried again");
     assert_eq!(pair.a.host.installed.len(), 1);
     pair.run(seconds(30));
-    for side in [&pair.a, &pair.b] {
-        assert!(side.host.installed.is_empty() && side.host.reserved.is_empty());
+    let expired = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::Expired, .. });
+    assert!(pair.a.events.iter().chain(&pair.b.events).any(expired));
+    pair.a.assert_empty();
+    pair.b.assert_empty();
+}
+
+// The same where it has carried too much.
+#[test]
+fn a_pair_whose_rekeys_fail_ends_with_its_ike_sa_when_it_has_carried_all_that_it_may() {
+    let mut a = config();
+    let mut net = (*a.children[0]).clone();
+    net.octets = Volume { rekey: Some(1000), life: Some(2000) };
+    a.children = vec![Arc::new(net)];
+    let mut pair = Pair::up(a);
+    pair.b.host.broken = true;
+    let (ike, id) = (pair.a.sa().id, pair.a.child().id);
+    for used in [1000, 1500, 2000] {
+        pair.a.endpoint.child_used(pair.now, ike, id, (used, 0), &mut pair.a.host);
+        pair.run(seconds(1));
     }
-    assert!(
-        pair.a
-            .events
-            .iter()
-            .chain(&pair.b.events)
-            .any(|e| matches!(e, Event::ChildDown { reason: DownReason::Expired, .. }))
-    );
-    assert_eq!(pair.a.sa().state, IkeState::Established);
+    let expired = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::Expired, .. });
+    assert!(pair.a.events.iter().any(expired));
+    pair.run(seconds(10));
+    pair.a.assert_empty();
+    pair.b.assert_empty();
+}
+
+// A pair in place of another is one of the same child: B's configuration has changed, and another
+// child of it has what A asks for.
+#[test]
+fn a_rekey_does_not_make_a_pair_of_another_child() {
+    let mut pair = Pair::up(config());
+    let mut b = (*pair.b.host.connections[0]).clone();
+    let mut other = (*b.children[0]).clone();
+    other.name = "other".into();
+    let net = child(&["10.2.7.0/24"], &["10.1.7.0/24"], "aes128gcm16-esn-noesn");
+    b.children = vec![Arc::new(net), Arc::new(other)];
+    let b = Arc::new(b);
+    pair.b.host.connections = vec![b.clone()];
+    pair.b.endpoint.reconfigure(pair.now, &b, &mut pair.b.host);
+    let old = pair.a.child().id;
+    rekey_child(&mut pair, true);
+    pair.run(seconds(1));
+    assert_eq!(pair.a.child().id, old, "what stands stands");
+    assert_eq!(pair.b.child().name, "net");
+    let refused = |e: &Event| {
+        matches!(e, Event::RekeyFailed { reason, .. }
+            if reason.to_string().contains(&NotifyType::TS_UNACCEPTABLE.to_string()))
+    };
+    assert!(pair.a.events.iter().any(refused));
+}
+
+// RFC 7296, 2.1: whoever has not heard the answer asks again, for up to 165 s here. The old IKE SA
+// is there as long to give it.
+#[test]
+fn the_delete_of_an_old_ike_sa_is_answered_however_late_it_comes() {
+    let mut pair = Pair::up(ConnectionConfig { dpd_delay: None, ..config() });
+    let before = pair.a.sa();
+    rekey_ike(&mut pair, true);
+    pair.run(Duration::from_millis(15));
+    pair.net.lose = [5, 0];
+    pair.run(seconds(160));
+    let answer = &pair.b.sent.last().unwrap().2;
+    assert_eq!(answer[..8], before.spi_i.to_be_bytes());
+    assert_eq!((answer[16], answer[18]), (46, INFORMATIONAL), "sealed with the old keys");
+    assert_eq!(pair.a.requests().iter().filter(|x| **x == INFORMATIONAL).count(), 6);
+    assert_agreed(&pair);
 }
 
 #[test]

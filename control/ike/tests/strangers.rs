@@ -166,6 +166,85 @@ fn another_major_version_is_answered_with_ours() {
     octets[17] = 0x10;
     assert_eq!(pair.inject(false, &path, &octets), dropped);
     assert_eq!(pair.b.sent.len(), 1, "IKEv1 gets no answer");
+    // RFC 7296, 2.21.4: and what comes in a flood gets few.
+    octets[17] = 0x30;
+    for _ in 0..1000 {
+        pair.inject(false, &path, &octets);
+    }
+    assert_eq!(pair.b.sent.len(), 10);
+    pair.run(seconds(1));
+    pair.inject(false, &path, &octets);
+    assert_eq!(pair.b.sent.len(), 11);
+}
+
+// RFC 7296, 2.21.4: refusals are rare, however many ask, and so are the lines that tell of them.
+#[test]
+fn a_flood_of_first_requests_that_fit_nothing_gets_few_answers() {
+    let mut b = mirror(&config());
+    b.proposals = vec!["aes256gcm16-prfsha512-x25519".parse().unwrap()];
+    let mut pair = started(config(), b);
+    pair.run(Duration::from_millis(1));
+    let init = pair.a.sent[0].2.clone();
+    let local = format!("{B}:500").parse().unwrap();
+    let knock = |pair: &mut Pair, n: u16| {
+        let mut octets = init.clone();
+        octets[..2].copy_from_slice(&n.to_be_bytes());
+        let remote = std::net::SocketAddr::new([198, 51, 100, n as u8].into(), 500);
+        pair.inject(false, &Path::udp(local, remote), &octets)
+    };
+    let received: Vec<_> = (1..1000).map(|n| knock(&mut pair, n)).collect();
+    assert!(received[..10].iter().all(|r| *r == Received::Accepted));
+    let limit = Received::Dropped(DropReason::RefusalLimit);
+    assert!(received[10..].iter().all(|r| *r == limit));
+    assert_eq!(pair.b.sent.len(), 10);
+    let refused = |e: &&Event| matches!(e, Event::Refused { .. });
+    assert_eq!(pair.b.events.iter().filter(refused).count(), 10);
+    pair.run(seconds(1));
+    assert_eq!(knock(&mut pair, 1000), Received::Accepted, "and again the next second");
+    assert!(pair.b.endpoint.is_empty());
+}
+
+// RFC 7296, 2.21.4: INVALID_IKE_SPI is a hint. B dies before A's Delete of the IKE SA that was
+// rekeyed, and what follows it does not know A: A asks, on the IKE SA that stands, and nobody is there.
+#[test]
+fn a_peer_that_has_forgotten_everything_is_noticed_without_a_timer() {
+    let mut pair = Pair::up(culvert_ike::ConnectionConfig { dpd_delay: None, ..config() });
+    let (now, ike) = (pair.now, pair.a.sa().id);
+    pair.a.endpoint.rekey_ike(now, ike, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_millis(25));
+    let before = pair.a.requests().len();
+    assert_eq!(pair.a.requests().last(), Some(&INFORMATIONAL), "the Delete is on its way");
+    pair.b.endpoint = culvert_ike::Endpoint::new(EndpointConfig::default());
+    pair.run(seconds(1));
+    assert_eq!(pair.a.requests()[before..], [INFORMATIONAL], "are you there?");
+    assert_eq!(pair.a.host.installed.len(), 1, "what anybody may have said ends nothing");
+    pair.run(seconds(200));
+    let dead = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::PeerDead, .. });
+    assert!(pair.a.events.iter().any(dead));
+    assert!(pair.a.host.installed.is_empty());
+}
+
+// The same from somebody who only has seen the SPIs, again and again.
+#[test]
+fn forged_hints_cause_few_liveness_checks_and_end_nothing() {
+    let mut pair = Pair::up(culvert_ike::ConnectionConfig { dpd_delay: None, ..config() });
+    let (sa, path) = (pair.a.sa(), pair.a.sa().path);
+    let forged = |spi_i: u64, spi_r: u64| {
+        let header = [41, 0x20, INFORMATIONAL, 0x20, 0, 0, 0, 0, 0, 0, 0, 36];
+        let notify = [0, 0, 0, 8, 0, 0, 0, 4];
+        [&spi_i.to_be_bytes()[..], &spi_r.to_be_bytes(), &header, &notify].concat()
+    };
+    let before = pair.a.requests().len();
+    pair.inject(true, &path, &forged(sa.spi_i, sa.spi_r ^ 1));
+    assert_eq!(pair.a.requests().len(), before, "both SPIs must be known");
+    for _ in 0..600 {
+        pair.inject(true, &path, &forged(sa.spi_i, sa.spi_r));
+        pair.run(Duration::from_millis(100));
+    }
+    let asked = pair.a.requests().len() - before;
+    assert_eq!(asked, 2, "in a minute");
+    assert_eq!(pair.b.requests().len(), 0, "B gets no hint");
+    pair.assert_child();
 }
 
 // RFC 7296, 2.6.

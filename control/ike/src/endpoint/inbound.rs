@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::guard::{Demand, Verdict};
 use super::{DropReason, Endpoint, Received};
-use crate::event::Transmit;
+use crate::event::{Event, InitiationError, Transmit};
 use crate::host::Host;
 use crate::message::{ExchangeType, HEADER_LEN, Header, Message, NotifyType, Payload};
 use crate::path::{ConnToken, Path, Transport};
@@ -71,7 +71,8 @@ impl Endpoint {
         Received::Dropped(DropReason::UnknownSpi)
     }
 
-    /// Says that only version 2 is spoken here (RFC 7296, 2.5), to a request of a higher one.
+    /// Says that only version 2 is spoken here (RFC 7296, 2.5), to a request of a higher one, so many
+    /// a second (2.21.4).
     fn other_version(
         &mut self,
         now: Instant,
@@ -82,6 +83,7 @@ impl Endpoint {
         if let Ok((header, _)) = Header::decode(octets)
             && header.major > 2
             && !header.response
+            && self.strangers.take(now)
         {
             let notify = Payload::notify(NotifyType::INVALID_MAJOR_VERSION, []);
             reply_in_clear(cx!(self, now, host), path, &header, vec![notify]);
@@ -124,8 +126,31 @@ impl Endpoint {
                 self.await_correction(now, path);
                 Received::Accepted
             }
+            Answer::Unwelcome(error) => {
+                self.await_correction(now, path);
+                self.turn_away(now, path, header, error, host)
+            }
             Answer::Dropped(reason) => Received::Dropped(reason),
         }
+    }
+
+    /// Refuses a first request, and tells of it here: so many a second, since anybody can send any
+    /// number of them (RFC 7296, 2.21.4).
+    fn turn_away(
+        &mut self,
+        now: Instant,
+        path: &Path,
+        header: &Header,
+        error: InitiationError,
+        host: &mut dyn Host,
+    ) -> Received {
+        if !self.refusals.take(now) {
+            return Received::Dropped(DropReason::RefusalLimit);
+        }
+        let notify = Payload::notify(NotifyType::NO_PROPOSAL_CHOSEN, []);
+        reply_in_clear(cx!(self, now, host), path, header, vec![notify]);
+        self.events.push_back(Event::Refused { path: *path, error });
+        Received::Accepted
     }
 
     /// Under load, has peers return a cookie or solve a puzzle first; what became of the request if it

@@ -54,6 +54,8 @@ pub struct Endpoint {
     events: VecDeque<Event>,
     /// Answers to messages of unknown IKE SAs.
     strangers: Rate,
+    /// First requests that were refused.
+    refusals: Rate,
     guard: Guard,
     /// TCP connections on which a corrected first request is awaited, and until when.
     unused: VecDeque<(Instant, ConnToken)>,
@@ -70,6 +72,7 @@ impl Endpoint {
             transmits: VecDeque::new(),
             events: VecDeque::new(),
             strangers: Rate::default(),
+            refusals: Rate::default(),
             guard: Guard::default(),
             unused: VecDeque::new(),
             snapshots: Snapshots::default(),

@@ -36,6 +36,8 @@ pub enum DropReason {
     BadIcv,
     /// Too many half-open IKE SAs in all, or of this source.
     HalfOpenLimit,
+    /// More first requests are refused than are worth an answer and a line in the log.
+    RefusalLimit,
     /// Too many IKE SAs.
     SaLimit,
     /// A TCP connection that carries an established IKE SA already (RFC 9329, 6.1).
@@ -55,6 +57,7 @@ impl DropReason {
             Self::BadPayload => "ike_bad_payload",
             Self::BadIcv => "ike_bad_icv",
             Self::HalfOpenLimit => "ike_half_open_limit",
+            Self::RefusalLimit => "ike_refusal_limit",
             Self::SaLimit => "ike_sa_limit",
             Self::ConnectionInUse => "ike_connection_in_use",
         }

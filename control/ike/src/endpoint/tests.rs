@@ -280,3 +280,24 @@ fn the_answer_that_a_request_was_malformed_ends_the_ike_sa() {
         assert!(pair.a.host.installed.is_empty() && pair.a.host.reserved.is_empty());
     }
 }
+
+// RFC 4478, 2: the responder says it at any time; zero is now.
+#[test]
+fn the_initiator_heeds_an_auth_lifetime_that_comes_later() {
+    for (seconds, margin) in [(100_u32, 10), (0, 0)] {
+        let mut pair = Pair::up(config());
+        let mut sa = take_sa_of_b(&mut pair);
+        let told = vec![Payload::notify(NotifyType::AUTH_LIFETIME, seconds.to_be_bytes())];
+        let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, told).unwrap();
+        let path = pair.a.sa().path;
+        pair.inject(true, &path, &wire.whole);
+        assert!(sa.open(&pair.a.sent.last().unwrap().2).unwrap().unwrap().payloads.is_empty());
+        let begun =
+            |pair: &Pair| pair.a.events.iter().any(|e| matches!(e, Event::Reauthenticating { .. }));
+        let due = Duration::from_secs((seconds - margin).into());
+        pair.run(due.saturating_sub(Duration::from_secs(1)));
+        assert!(due.is_zero() || !begun(&pair));
+        pair.run(Duration::from_secs(2));
+        assert!(begun(&pair));
+    }
+}

@@ -202,13 +202,12 @@ impl Session {
 
     /// The CHILD SA that IKE_AUTH was to bring along.
     fn first_child(&mut self, cx: &mut Cx<'_>, state: Authenticating, message: &Message) {
-        let name = state.child.name.clone();
         let wish = ChildWish::new(state.child);
         let (local_ts, remote_ts) = wish.selectors(&self.path);
         let Some(spi_in) = state.spi_in else {
             let apart = local_ts.is_empty() || remote_ts.is_empty();
             let failure = if apart { ChildFailure::Elsewhere } else { ChildFailure::TableFull };
-            self.child_failed(cx, Some(name), failure);
+            self.child_request_failed(cx, wish, failure);
             return;
         };
         let wanted = ChildRequest {
@@ -227,7 +226,7 @@ impl Session {
             if wish.single {
                 self.push_task(cx, Task::Child(wish));
             } else {
-                self.child_failed(cx, Some(name), failure);
+                self.child_request_failed(cx, wish, failure);
             }
         }
     }
@@ -333,6 +332,7 @@ impl Session {
         }
         payloads.extend(self.auth_lifetime());
         self.established(cx);
+        self.note_auth_lifetime(cx, message);
         if message.notify(NotifyType::INITIAL_CONTACT).is_some() {
             self.replaces = Some(Replaces::Silently);
         }

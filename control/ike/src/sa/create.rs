@@ -14,7 +14,8 @@ use crate::negotiate::{self, ChildKe};
 use crate::path::Path;
 use crate::proposal::KeyExchange;
 
-/// How often a peer may put a new CHILD SA off with TEMPORARY_FAILURE.
+/// How often a new CHILD SA may be put off: by the peer with TEMPORARY_FAILURE, or because a
+/// reauthentication needs it.
 const PUT_OFF_MAX: u32 = 5;
 
 /// The lower of the two nonces of an exchange, octet by octet (RFC 7296, 2.8.1).
@@ -149,7 +150,8 @@ impl Session {
     }
 
     /// No pair was made: a rekey is tried again soon, as is a new pair for which the peer has no time
-    /// now; else this is the end of it.
+    /// now, and one that is to take over from another IKE SA, which stays as long; else this is the end
+    /// of it.
     pub(super) fn child_request_failed(
         &mut self,
         cx: &mut Cx<'_>,
@@ -165,7 +167,8 @@ impl Session {
             return;
         }
         let busy = failure == ChildFailure::PeerRefused(NotifyType::TEMPORARY_FAILURE);
-        if busy && wish.put_off < PUT_OFF_MAX && self.later.len() < TASKS_MAX {
+        let again = busy || self.succession.is_some();
+        if again && wish.put_off < PUT_OFF_MAX && self.later.len() < TASKS_MAX {
             wish.put_off += 1;
             self.later.push((cx.now + retry_wait(cx), Task::Child(wish)));
             return;

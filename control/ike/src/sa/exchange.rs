@@ -81,6 +81,9 @@ impl Session {
         if let Phase::Init(_) = self.phase {
             return self.handle_init_response(cx, path, header, octets);
         }
+        if let Some(received) = self.heed_hint(cx, header, octets) {
+            return received;
+        }
         let local = if header.from_initiator { header.spi_r } else { header.spi_i };
         if let Some(index) = self.retired.iter().position(|r| r.sa.spi_local == local) {
             return self.handle_retired(cx, index, path, header, octets);

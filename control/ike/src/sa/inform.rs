@@ -9,6 +9,7 @@ use crate::path::Path;
 impl Session {
     pub(super) fn handle_informational(&mut self, cx: &mut Cx<'_>, path: &Path, message: &Message) {
         let mut answer = self.answer_mobike(cx, path, message);
+        self.heed_auth_lifetime(cx, message);
         let mut gone = None;
         for payload in &message.payloads {
             match payload {

@@ -102,6 +102,12 @@ impl Session {
         }
         let ended = |c: &&Child| c.leaving.is_none() && due(c.clock.expires_at);
         let ended: Vec<ChildId> = self.children.iter().filter(ended).map(|c| c.id).collect();
+        // RFC 7296, 2.8: "If an SA has expired or is about to expire and rekeying attempts [...] fail,
+        // an implementation MUST close the IKE SA". Not for a pair whose rekey the peer has done.
+        if ended.iter().any(|id| !self.is_succeeded(*id)) {
+            self.terminate(cx, DownReason::Expired);
+            return;
+        }
         for id in ended {
             self.expire_child(cx, id);
         }
@@ -112,6 +118,7 @@ impl Session {
         }
     }
 
+    /// Deletes a pair that must not be used any more.
     fn expire_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
         if let Some(child) = self.children.iter_mut().find(|c| c.id == id) {
             child.leaving = Some(DownReason::Expired);
@@ -126,7 +133,13 @@ impl Session {
         };
         let beyond = |count: u64, limit: Option<u64>| limit.is_some_and(|limit| count >= limit);
         if beyond(octets, child.octets.life) || beyond(packets, child.packets.life) {
-            self.expire_child(cx, id);
+            // RFC 7296, 2.8, as above. One that has carried all that it may before a rekey was even
+            // tried goes alone: nothing has failed.
+            if child.rekey_failed() && !self.is_succeeded(id) {
+                self.terminate(cx, DownReason::Expired);
+            } else {
+                self.expire_child(cx, id);
+            }
         } else if beyond(octets, child.octets.rekey) || beyond(packets, child.packets.rekey) {
             self.rekey_child(cx, id, RekeyCause::Volume);
         }

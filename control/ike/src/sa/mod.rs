@@ -11,6 +11,7 @@ mod child;
 mod create;
 mod end;
 mod exchange;
+mod hint;
 mod inform;
 mod init;
 mod keyed;
@@ -181,6 +182,9 @@ pub(crate) struct Session {
     /// Set when that has come.
     #[serde(skip)]
     outlived: bool,
+    /// When an answer without protection last had this side ask whether the peer lives.
+    #[serde(skip)]
+    hinted: Option<Instant>,
     /// When a NAT before this side last saw a packet, as far as is known.
     kept_alive: Instant,
 }
@@ -230,6 +234,7 @@ impl Session {
             replaces: None,
             superseded: None,
             outlived: false,
+            hinted: None,
             kept_alive: now,
         }
     }
@@ -330,8 +335,7 @@ impl Session {
         self.push_task(cx, Task::RekeyIke(None));
     }
 
-    /// Every IKE SA whose keys it has, to read what goes over the wire.
-    #[cfg(test)]
+    /// Every IKE SA whose keys it has: the present one and those that a rekey has put out of use.
     pub(crate) fn keyed(&self) -> impl Iterator<Item = &IkeSa> {
         self.sa.iter().chain(self.retired.iter().map(|r| &r.sa))
     }

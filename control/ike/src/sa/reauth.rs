@@ -9,12 +9,15 @@ use super::child::ChildWish;
 use super::exchange::Task;
 use super::{Cx, Phase, Session, saved};
 use crate::config::ChildConfig;
-use crate::event::IkeSaId;
+use crate::event::{DownReason, IkeSaId};
 use crate::message::{Message, NotifyType, Payload};
 use crate::time::Instant;
 
 /// The part of a peer's AUTH_LIFETIME that is left for reauthentication: a tenth.
 const MARGIN: u32 = 10;
+/// How long after the time that it allows a responder ends the IKE SA: a reauthentication under way may
+/// be done.
+const GRACE: Duration = Duration::from_secs(60);
 /// Wait after a reauthentication that failed; doubled after each further one, up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(60);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
@@ -29,6 +32,14 @@ pub(crate) struct Succession {
     pub(crate) children: Vec<Arc<ChildConfig>>,
 }
 
+/// The time for which a responder allows the IKE SA, less what is left for reauthentication.
+fn allowed_lifetime(message: &Message) -> Option<Duration> {
+    let notify = message.notify(NotifyType::AUTH_LIFETIME)?;
+    let seconds = <[u8; 4]>::try_from(&notify.data[..]).ok().map(u32::from_be_bytes)?;
+    let time = Duration::from_secs(seconds.into());
+    Some(time.saturating_sub(time / MARGIN))
+}
+
 impl Session {
     /// AUTH_LIFETIME for the initiator, which alone can authenticate again (RFC 4478, 3).
     pub(super) fn auth_lifetime(&self) -> Option<Payload> {
@@ -37,35 +48,53 @@ impl Session {
         Some(Payload::notify(NotifyType::AUTH_LIFETIME, seconds.to_be_bytes()))
     }
 
-    /// When to authenticate again: by configuration, or before the time that the responder allows.
+    /// When to authenticate again: by configuration, or before the time that the responder allows. The
+    /// responder, which has told of its own, ends the IKE SA soon after that (RFC 4478, 2).
     pub(super) fn note_auth_lifetime(&mut self, cx: &Cx<'_>, message: &Message) {
         let own = self.connection.as_ref().and_then(|c| c.reauth_time);
-        let allowed = message.notify(NotifyType::AUTH_LIFETIME);
-        let allowed = allowed.and_then(|n| <[u8; 4]>::try_from(&n.data[..]).ok());
-        let allowed = allowed.map(|octets| Duration::from_secs(u32::from_be_bytes(octets).into()));
-        let allowed = allowed.map(|time| time.saturating_sub(time / MARGIN));
-        let time = own.into_iter().chain(allowed).min().filter(|_| self.initiator);
+        if !self.initiator {
+            self.reauth_at = own.map(|time| cx.now + time + GRACE);
+            return;
+        }
+        let time = own.into_iter().chain(allowed_lifetime(message)).min();
         self.reauth_at = time.map(|time| cx.now + time);
     }
 
-    /// When reauthentication is due.
+    /// The responder may say at any time how long it allows (RFC 4478, 2). Only earlier than before:
+    /// the configuration here, and what waits for its next attempt, hold all the same.
+    pub(super) fn heed_auth_lifetime(&mut self, cx: &Cx<'_>, message: &Message) {
+        if let Some(time) = allowed_lifetime(message).filter(|_| self.initiator) {
+            let at = cx.now + time;
+            self.reauth_at = Some(self.reauth_at.map_or(at, |before| before.min(at)));
+        }
+    }
+
+    /// When reauthentication is due, or at the responder the end.
     pub(super) fn reauth_due(&self) -> Option<Instant> {
         self.reauth_at.filter(|_| matches!(self.phase, Phase::Established))
     }
 
-    pub(super) fn check_reauth(&mut self, cx: &Cx<'_>) {
-        if self.reauth_due().is_some_and(|due| due <= cx.now) {
+    pub(super) fn check_reauth(&mut self, cx: &mut Cx<'_>) {
+        if self.reauth_due().is_none_or(|due| due > cx.now) {
+            return;
+        }
+        if self.initiator {
             self.reauthenticate(cx);
+        } else {
+            // RFC 4478, 2: the peer had its time.
+            self.terminate(cx, DownReason::AuthExpired);
         }
     }
 
     /// Has the endpoint begin a new IKE SA.
     pub(crate) fn reauthenticate(&mut self, cx: &Cx<'_>) {
-        // Should it fail, this is tried again.
-        let wait = RETRY.saturating_mul(1 << self.reauth_tries.min(6));
-        self.reauth_tries += 1;
-        self.reauth_at = Some(cx.now + wait.min(RETRY_MAX));
         self.wants_successor = true;
+        // Should it fail, this is tried again: by the initiator, which alone has to.
+        if self.initiator {
+            let wait = RETRY.saturating_mul(1 << self.reauth_tries.min(6));
+            self.reauth_tries += 1;
+            self.reauth_at = Some(cx.now + wait.min(RETRY_MAX));
+        }
     }
 
     /// The IKE SA whose place this one is on its way to take.
@@ -95,11 +124,13 @@ impl Session {
         }
     }
 
-    /// The IKE SA that this one has taken over from: once all exchanges are done.
+    /// The IKE SA that this one has taken over from: once all exchanges are done, and nothing is put
+    /// off that would be missed meanwhile.
     pub(crate) fn take_predecessor(&mut self) -> Option<IkeSaId> {
         let done = matches!(self.phase, Phase::Established)
             && self.outstanding.is_none()
             && self.tasks.is_empty()
+            && self.later.is_empty()
             && self.succession.as_ref().is_some_and(|s| s.children.is_empty());
         if done { self.succession.take().map(|s| s.old) } else { None }
     }

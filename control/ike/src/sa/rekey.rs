@@ -98,7 +98,9 @@ impl Session {
         }
     }
 
-    /// No new IKE SA was made.
+    /// No new IKE SA was made. RFC 7296, 2.25, would have one closed that the peer has put off with
+    /// TEMPORARY_FAILURE for several minutes. Here it lives until its lifetime is over, which closes it
+    /// (2.8): the peer answers, traffic flows, and a peer that is only busy must not end that.
     fn ike_refused(&mut self, cx: &mut Cx<'_>, request: &IkeRequest, message: &Message) {
         let Some(error) = message.error() else {
             // The peer goes on with an IKE SA that this side cannot follow it to.

@@ -4,7 +4,6 @@
 //! answers it, and repetitions of it a little longer. Nothing new is made on them.
 
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 use super::create::plain;
 use super::keyed::{Window, Wire};
@@ -14,8 +13,6 @@ use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payl
 use crate::path::{Path, Transport};
 use crate::time::Instant;
 
-/// How long the peer may take to delete one.
-const RETIRED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most at one time: an old one and one too many of two rekeys, and the next.
 const RETIRED_MAX: usize = 4;
 
@@ -54,11 +51,9 @@ impl Session {
         if self.retired.len() >= RETIRED_MAX {
             self.retired.remove(0);
         }
+        // As long as this side repeats its Delete, and takes the peer to repeat its own.
         let tries = self.retransmission();
-        let until = match &delete {
-            Some(_) => (1..=tries.tries + 1).fold(cx.now, |at, sent| at + tries.wait(sent)),
-            None => cx.now + RETIRED_TIMEOUT,
-        };
+        let until = (1..=tries.tries + 1).fold(cx.now, |at, sent| at + tries.wait(sent));
         self.retired.push(Retired { sa, until, delete });
         self.check_retired(cx);
     }

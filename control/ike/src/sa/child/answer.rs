@@ -98,7 +98,8 @@ impl Session {
     }
 
     /// The child whose selectors have something in common with the peer's, and what (RFC 7296, 2.9).
-    /// A rekey keeps the child. A request for transport mode that no child grants is answered with
+    /// A rekey keeps the child, or is refused: another child's pair would take the place of this one's.
+    /// A request for transport mode that no child grants is answered with
     /// a tunnel (RFC 7296, 1.3.1 and 2.23.1).
     fn choose_child(
         &self,
@@ -107,8 +108,10 @@ impl Session {
         replaces: Option<ChildId>,
     ) -> Result<Chosen, Refusal> {
         let old = self.children.iter().find(|c| Some(c.id) == replaces).map(|c| &c.config);
-        let configured = self.connection.iter().flat_map(|c| &c.children);
-        let candidates: Vec<_> = old.into_iter().chain(configured).collect();
+        let candidates: Vec<_> = match old {
+            Some(old) => vec![old],
+            None => self.connection.iter().flat_map(|c| &c.children).collect(),
+        };
         let of_mode = |mode| candidates.iter().filter(move |c| c.mode == mode);
         let transport = of_mode(ChildMode::Transport)
             .filter(|_| asked == ChildMode::Transport)

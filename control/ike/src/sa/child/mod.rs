@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::lifetime::{Clock, Limit};
 use super::{Cx, Phase, Session, saved};
-use crate::config::{ChildConfig, ChildMode};
+use crate::config::{ChildConfig, ChildMode, Volume};
 use crate::crypto::{Private, SecretOctets};
 use crate::event::{ChildFailure, ChildId, DownReason, Event};
 use crate::host::{ChildSa, Mode};
@@ -59,6 +59,16 @@ pub(crate) struct ChildWish {
     pub(super) single: bool,
     /// How often the peer has put it off.
     pub(super) put_off: u32,
+}
+
+impl Child {
+    /// Whether a rekey for what it has carried came to nothing, and waits for another attempt.
+    pub(super) fn rekey_failed(&self) -> bool {
+        let tried = |limit: Limit, volume: Volume| limit.rekey.is_none() && volume.rekey.is_some();
+        let tried =
+            tried(self.octets, self.config.octets) || tried(self.packets, self.config.packets);
+        tried && self.clock.rekey_at.is_some()
+    }
 }
 
 impl ChildWish {

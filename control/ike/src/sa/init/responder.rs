@@ -6,7 +6,7 @@ use super::{derive, fragment_limit, init_header, init_payloads, reply_in_clear};
 use crate::config::ConnectionConfig;
 use crate::crypto::Private;
 use crate::endpoint::DropReason;
-use crate::event::{Event, IkeSaId, InitiationError};
+use crate::event::{IkeSaId, InitiationError};
 use crate::message::{CodecError, Header, Message, NotifyType, Payload, Proposal};
 use crate::nat;
 use crate::negotiate;
@@ -38,8 +38,10 @@ pub(crate) struct Answered {
 pub(crate) enum Answer {
     /// A half-open IKE SA.
     Session(Box<Session>),
-    /// Refused, and said so.
+    /// To come again, corrected, and told so.
     Refused,
+    /// To be refused for this reason, if there is time for it.
+    Unwelcome(InitiationError),
     /// Nothing to answer.
     Dropped(DropReason),
 }
@@ -72,13 +74,13 @@ impl Session {
         let mut candidates = cx.host.connections(path.local.ip(), path.remote.ip());
         candidates.retain(|c| c.transport.allows(tcp));
         if candidates.is_empty() {
-            return refuse_init(cx, path, &message, InitiationError::NoConnection);
+            return Answer::Unwelcome(InitiationError::NoConnection);
         }
         let sent = KeyExchange::from_transform_id(group);
         let chosen =
             candidates.iter().find_map(|c| negotiate::select_ike(offered, &c.proposals, sent));
         let Some((proposal, suite)) = chosen else {
-            return refuse_init(cx, path, &message, InitiationError::NoProposalChosen);
+            return Answer::Unwelcome(InitiationError::NoProposalChosen);
         };
         if suite.key_exchange.transform_id() != group {
             // RFC 7296, 1.2: no state is kept.
@@ -172,11 +174,4 @@ impl Session {
             _ => false,
         }
     }
-}
-
-fn refuse_init(cx: &mut Cx<'_>, path: &Path, message: &Message, error: InitiationError) -> Answer {
-    let notify = Payload::notify(NotifyType::NO_PROPOSAL_CHOSEN, []);
-    reply_in_clear(cx, path, &message.header, vec![notify]);
-    cx.events.push_back(Event::Refused { path: *path, error });
-    Answer::Refused
 }
