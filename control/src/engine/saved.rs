@@ -6,11 +6,14 @@ use std::collections::HashMap;
 use culvert_api::Happening;
 use culvert_ike::{IkeSaId, IkeState, Snapshot};
 use culvert_shm::saved::SAVED_OCTETS_MAX;
-use culvert_shm::{ControlView, Saved};
+use culvert_shm::{ControlView, Saved, Shelf};
 use zeroize::Zeroizing;
 
 use super::Engine;
 use crate::{clock, convert};
+
+/// Where they are saved.
+const SHELF: Shelf = Shelf::IkeSas;
 
 /// Where the snapshot of each IKE SA lies.
 pub(super) struct Saver {
@@ -33,7 +36,7 @@ impl Saver {
     fn save(&mut self, view: &mut ControlView, ike: IkeSaId, len: Option<usize>) {
         let slot = match self.slots.get(&ike) {
             Some(slot) => *slot,
-            None => match view.take_saved_slot() {
+            None => match view.take_saved_slot(SHELF) {
                 Ok(slot) => *self.slots.entry(ike).or_insert(slot),
                 Err(error) => {
                     tracing::error!(%ike, %error, "an IKE SA will not outlive this process");
@@ -43,10 +46,10 @@ impl Saver {
         };
         let Some(octets) = len.and_then(|len| self.buffer.get(..len)) else {
             tracing::error!(%ike, "an IKE SA will not outlive this process: it is too large");
-            view.lose_saved(slot);
+            view.lose_saved(SHELF, slot);
             return;
         };
-        if let Err(error) = view.save(slot, octets) {
+        if let Err(error) = view.save(SHELF, slot, octets) {
             tracing::error!(%ike, %error, "an IKE SA will not outlive this process");
         }
     }
@@ -68,7 +71,7 @@ impl Engine {
                 Some(Snapshot::TooLong(ike)) => (ike, None),
                 Some(Snapshot::Gone(ike)) => {
                     if let Some(slot) = self.saver.slots.remove(&ike) {
-                        view.free_saved_slot(slot);
+                        view.free_saved_slot(SHELF, slot);
                     }
                     continue;
                 }
@@ -81,7 +84,7 @@ impl Engine {
     pub(super) fn restore(&mut self) {
         let Some(view) = self.services.forwarding.view() else { return };
         self.endpoint.skip_names(view.last_name());
-        let saved: Vec<(u32, Saved)> = view.saved().collect();
+        let saved: Vec<(u32, Saved)> = view.saved(SHELF).collect();
         let mut restored = Vec::new();
         for (slot, saved) in saved {
             let octets = match saved {
@@ -155,13 +158,13 @@ impl Engine {
         if self.services.forwarding.orphans().is_empty()
             && let Some(view) = self.services.forwarding.view_mut()
         {
-            self.saver.lost.drain(..).for_each(|slot| view.free_saved_slot(slot));
+            self.saver.lost.drain(..).for_each(|slot| view.free_saved_slot(SHELF, slot));
         }
     }
 
     /// Forgets all that is saved.
     pub(super) fn forget_saved(&mut self) {
         let Some(view) = self.services.forwarding.view_mut() else { return };
-        self.saver.slots.drain().for_each(|(_, slot)| view.free_saved_slot(slot));
+        self.saver.slots.drain().for_each(|(_, slot)| view.free_saved_slot(SHELF, slot));
     }
 }

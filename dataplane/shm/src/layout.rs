@@ -13,7 +13,7 @@ use crate::peer::PeerSlot;
 use crate::policy::PolicySlot;
 use crate::ring::Positions;
 use crate::sa::SaSlot;
-use crate::saved::{self, SavedBlock, SavedSlot};
+use crate::saved::{SavedBlock, SavedSlot, Shelf};
 
 /// Workers at most.
 pub const WORKERS_MAX: u16 = 128;
@@ -29,6 +29,8 @@ pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"Culvert\0");
 
 /// Every section begins on a cache line.
 const CACHE_LINE: u64 = 64;
+/// The store begins on a page, whatever their size, so that it can be closed to the dataplane.
+const PAGE_MAX: u64 = 64 * 1024;
 
 /// The sizes of a region's tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,9 +104,9 @@ impl Layout {
         Ok(())
     }
 
-    /// Slots and blocks of the store of snapshots, which follow from the number of peers.
-    pub(crate) fn saved(&self) -> (u32, u32) {
-        (self.peer_slots, self.peer_slots * saved::BLOCKS_PER_SLOT)
+    /// Slots and blocks of a shelf of the store, which follow from the number of peers.
+    pub(crate) fn saved(&self, shelf: Shelf) -> (u32, u32) {
+        shelf.size(self.peer_slots)
     }
 
     /// Octets of a region of these sizes, which must be valid.
@@ -221,8 +223,6 @@ pub(crate) struct Offsets {
     pub(crate) sas: u64,
     pub(crate) policies: u64,
     pub(crate) peers: u64,
-    pub(crate) saved_slots: u64,
-    pub(crate) saved_blocks: u64,
     pub(crate) workers: u64,
     /// From one worker's sections to the next one's.
     pub(crate) worker_stride: u64,
@@ -230,6 +230,8 @@ pub(crate) struct Offsets {
     pub(crate) conns: u64,
     pub(crate) up: u64,
     pub(crate) down: u64,
+    /// Slots and blocks of each shelf of the store, which is the last section.
+    pub(crate) shelves: [(u64, u64); Shelf::ALL.len()],
     pub(crate) total: u64,
 }
 
@@ -242,28 +244,29 @@ impl Offsets {
         let sas = size_of::<Header>() as u64;
         let policies = sas + table(layout.sa_slots, size_of::<SaSlot>());
         let peers = policies + table(layout.policy_slots, size_of::<PolicySlot>());
-        let saved_slots = peers + table(layout.peer_slots, size_of::<PeerSlot>());
-        let (slots, blocks) = layout.saved();
-        let saved_blocks = saved_slots + table(slots, size_of::<SavedSlot>());
-        let workers = saved_blocks + table(blocks, size_of::<SavedBlock>());
+        let workers = peers + table(layout.peer_slots, size_of::<PeerSlot>());
         let conns = size_of::<WorkerBlock>() as u64;
         let up = conns + table(layout.conn_slots, size_of::<ConnSlot>());
         let down = up + u64::from(layout.ring_bytes);
         let worker_stride = down + u64::from(layout.ring_bytes);
-        let total = workers + u64::from(layout.workers) * worker_stride;
-        Offsets {
-            sas,
-            policies,
-            peers,
-            saved_slots,
-            saved_blocks,
-            workers,
-            worker_stride,
-            conns,
-            up,
-            down,
-            total,
-        }
+        let workers_end = workers + u64::from(layout.workers) * worker_stride;
+        let store = workers_end.next_multiple_of(PAGE_MAX);
+        let mut end = store;
+        let shelves = Shelf::ALL.map(|shelf| {
+            let (slots, blocks) = layout.saved(shelf);
+            let saved_slots = end;
+            let saved_blocks = saved_slots + table(slots, size_of::<SavedSlot>());
+            end = saved_blocks + table(blocks, size_of::<SavedBlock>());
+            (saved_slots, saved_blocks)
+        });
+        // A whole page is left for the alignment, so that the total shows every other size.
+        let total = workers_end + PAGE_MAX + (end - store);
+        Offsets { sas, policies, peers, workers, worker_stride, conns, up, down, shelves, total }
+    }
+
+    /// Where the store begins; it goes to the end.
+    pub(crate) fn store(&self) -> u64 {
+        self.shelves[0].0
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! # What it is
 //! One sealed memfd without a name. Control creates it, [`rendezvous`] passes it on, and whichever
-//! process survives hands it to the one that starts again. Both map all of it.
+//! process survives hands it to the one that starts again. Both map all of it, but to the dataplane
+//! the last section is closed: it keeps it for the next control process and cannot read it.
 //!
 //! ```text
-//! Header | SA slots | policy slots | peer slots | snapshots of IKE SAs
+//! Header | SA slots | policy slots | peer slots
 //!        | for each worker: block, connections, rings
+//!        | the store: snapshots of IKE SAs | what an operator said
 //! ```
 //!
 //! # How an SA passes through
@@ -69,7 +71,7 @@ pub use sa::{
     Algorithm, KeyMaterial, Mode, SaConfig, SaCounts, SaDrop, SaWriter, SequenceCounter,
     SequenceExhausted, TransportEnds,
 };
-pub use saved::{SaveError, Saved};
+pub use saved::{SaveError, Saved, Shelf};
 pub use slot::{SlotRef, SlotState};
 pub use time::monotonic_ns;
 pub use types::{ConnRef, Name, Path, Prefix, Selector, SelectorList, Transport};

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{FlockOperation, MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::rand::GetRandomFlags;
 use siphasher::sip::SipHasher13;
 
@@ -23,7 +23,7 @@ use crate::peer::PeerSlot;
 use crate::policy::PolicySlot;
 use crate::ring::Ring;
 use crate::sa::SaSlot;
-use crate::saved::{SavedBlock, SavedSlot};
+use crate::saved::{SavedBlock, SavedSlot, Shelf};
 
 /// Why there is no region.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +75,8 @@ pub struct Region {
     layout: Layout,
     offsets: Offsets,
     warning: Option<Errno>,
+    /// Whether this process may touch the store.
+    has_store: bool,
     control_taken: AtomicBool,
     dataplane_taken: AtomicBool,
 }
@@ -154,6 +156,7 @@ impl Region {
             layout,
             offsets,
             warning: None,
+            has_store: true,
             control_taken: AtomicBool::new(false),
             dataplane_taken: AtomicBool::new(false),
         };
@@ -168,6 +171,23 @@ impl Region {
         unsafe { rustix::mm::madvise(base, octets, Advice::LinuxDontDump) }?;
         // SAFETY: the range is exactly the mapping.
         unsafe { rustix::mm::mlock(base, octets) }
+    }
+
+    /// Closes the store to this process, which is not control: it holds the keys of IKE SAs and of
+    /// peers. The memory stays mapped, so that it is kept and stays locked while there is no control
+    /// process, but a stray read or write ends the process. No [`crate::ControlView`] is to be had.
+    pub(crate) fn hide_store(&mut self) -> Result<(), RegionError> {
+        let begin = self.offsets.store();
+        let octets = (self.offsets.total - begin) as usize;
+        // SAFETY: the range lies in the mapping and begins on a page. No reference into it exists:
+        // `self` is not shared yet, and without `has_store` none is made.
+        unsafe {
+            let begin = self.base.as_ptr().add(begin as usize).cast();
+            rustix::mm::mprotect(begin, octets, MprotectFlags::empty())
+        }
+        .map_err(system("mprotect"))?;
+        self.has_store = false;
+        Ok(())
     }
 
     /// Why the memory is not fully protected from swapping and core dumps, if it is not. Worth a
@@ -251,9 +271,9 @@ impl Region {
             .fold(0, u64::wrapping_add)
     }
 
-    /// Whether this is the first to ask for control's view.
+    /// Whether this is the first to ask for control's view, where it can be had.
     pub(crate) fn take_control(&self) -> bool {
-        !self.control_taken.swap(true, Ordering::AcqRel)
+        self.has_store && !self.control_taken.swap(true, Ordering::AcqRel)
     }
 
     /// Whether this is the first to ask for the dataplane's view.
@@ -277,12 +297,16 @@ impl Region {
         self.slice(self.offsets.peers, self.layout.peer_slots)
     }
 
-    pub(crate) fn saved_slots(&self) -> &[SavedSlot] {
-        self.slice(self.offsets.saved_slots, self.layout.saved().0)
+    /// The slots of a shelf of the store; none where it is closed.
+    pub(crate) fn saved_slots(&self, shelf: Shelf) -> &[SavedSlot] {
+        let slots = if self.has_store { self.layout.saved(shelf).0 } else { 0 };
+        self.slice(self.offsets.shelves[shelf as usize].0, slots)
     }
 
-    pub(crate) fn saved_blocks(&self) -> &[SavedBlock] {
-        self.slice(self.offsets.saved_blocks, self.layout.saved().1)
+    /// The blocks of a shelf of the store; none where it is closed.
+    pub(crate) fn saved_blocks(&self, shelf: Shelf) -> &[SavedBlock] {
+        let blocks = if self.has_store { self.layout.saved(shelf).1 } else { 0 };
+        self.slice(self.offsets.shelves[shelf as usize].1, blocks)
     }
 
     /// The block of a worker that exists; the views hold only such.

@@ -119,6 +119,14 @@ impl Bundle {
         Ok(Bundle { region, bell: Arc::new(Bell::from_fd(bell)) })
     }
 
+    /// As the dataplane, which has no business in control's store.
+    fn adopt_without_store(fds: [OwnedFd; FDS]) -> Result<Bundle, RendezvousError> {
+        let [memory, bell] = fds;
+        let mut region = Region::adopt(memory)?;
+        region.hide_store()?;
+        Ok(Bundle { region: Arc::new(region), bell: Arc::new(Bell::from_fd(bell)) })
+    }
+
     fn fds(&self) -> [BorrowedFd<'_>; FDS] {
         [self.region.fd(), self.bell.fd()]
     }
@@ -313,7 +321,7 @@ pub fn connect(
     let link = Link { socket };
     match (verdict, own, fds) {
         (Verdict::Keep, Some(own), _) => Ok((link, own.clone())),
-        (Verdict::Take, None, Some(fds)) => Ok((link, Bundle::adopt(fds)?)),
+        (Verdict::Take, None, Some(fds)) => Ok((link, Bundle::adopt_without_store(fds)?)),
         (Verdict::Version, ..) => Err(RendezvousError::Version),
         (Verdict::Layout, ..) => {
             let theirs = answer.layout.ok_or(RendezvousError::NoHello)?;

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use culvert_shm::rendezvous::{Bundle, Link, Listener, connect};
-use culvert_shm::{Bell, ControlView, DataplaneView, Down, Load, Region, Saved, SlotRef, Up};
+use culvert_shm::{
+    Bell, ControlView, DataplaneView, Down, Load, Region, Saved, Shelf, SlotRef, Up,
+};
 use support::{LAYOUT, is_whole, path, peer, sa};
 
 /// Names the rendezvous socket to a child.
@@ -109,20 +111,21 @@ fn sequence_numbers_never_repeat_over_killed_dataplanes() {
 fn child_installs_sas() {
     let Some(socket) = std::env::var_os(SOCKET) else { return };
     // The child comes as the dataplane does, since the parent has the socket; then it plays
-    // control.
+    // control, which maps the store, too.
     let (_link, bundle) = connect(Path::new(&socket), None, &LAYOUT).unwrap();
-    let mut control = ControlView::new(bundle.region).unwrap();
+    let memory = bundle.region.fd().try_clone_to_owned().unwrap();
+    let mut control = ControlView::new(Arc::new(Region::adopt(memory).unwrap())).unwrap();
     control.release_unclaimed();
     let mut saved: Vec<u32> = Vec::new();
-    for (slot, snapshot) in control.saved() {
+    for (slot, snapshot) in control.saved(Shelf::IkeSas) {
         match snapshot {
             Saved::Octets(octets) if octets.iter().all(|octet| octets.len() as u8 == *octet) => {}
             _ => println!("a torn snapshot in slot {slot}"),
         }
         saved.push(slot);
     }
-    if let Ok(slot) = control.take_saved_slot() {
-        control.save(slot, &[]).unwrap();
+    if let Ok(slot) = control.take_saved_slot(Shelf::IkeSas) {
+        control.save(Shelf::IkeSas, slot, &[]).unwrap();
         saved.push(slot);
     }
     println!("ready with {} snapshots", saved.len());
@@ -131,7 +134,7 @@ fn child_installs_sas() {
         // Of any length, and each octet says which.
         let octets = vec![random as u8; usize::from(random as u8) + 256 * (random as usize % 3)];
         let slot = saved[random as usize / 7 % saved.len()];
-        control.save(slot, &octets).unwrap();
+        control.save(Shelf::IkeSas, slot, &octets).unwrap();
         if let Ok((slot, spi)) = control.reserve_sa(random) {
             let _ = control.install_sa(slot, &sa(spi, (random % 2) as u16));
             installed.push(slot);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 
 use culvert_shm::rendezvous::{Bundle, Link, Listener, RendezvousError, connect};
-use culvert_shm::{ControlView, Layout, Region, RegionError};
+use culvert_shm::{ControlView, Layout, Region, RegionError, Shelf};
 use proptest::prelude::*;
 use rustix::fs::{MemfdFlags, SealFlags};
 use support::LAYOUT;
@@ -48,6 +48,36 @@ fn control_makes_a_region_when_neither_has_one() {
     let (_, theirs) = dataplane.unwrap();
     let _view = ControlView::new(Arc::clone(&ours.region)).unwrap();
     assert_eq!(theirs.region.layout(), &LAYOUT);
+}
+
+/// What the kernel says of each mapping of a region that may not be touched.
+fn closed_mappings() -> Vec<String> {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let parts = maps.split_inclusive("VmFlags").filter(|part| part.contains("/memfd:culvert"));
+    parts.filter(|part| part.contains(" ---s ")).map(str::to_owned).collect()
+}
+
+/// The dataplane keeps the keys of IKE SAs in memory, and off the disk, without being able to read
+/// them.
+#[test]
+fn the_store_is_closed_to_the_dataplane_and_stays_locked() {
+    let (control, dataplane) = meet((None, LAYOUT), (None, LAYOUT));
+    let (ours, theirs) = (control.unwrap().1, dataplane.unwrap().1);
+    assert!(ControlView::new(Arc::clone(&theirs.region)).is_none(), "it is not control");
+    let closed = closed_mappings();
+    assert!(!closed.is_empty());
+    for part in closed {
+        let value = |name: &str| {
+            let line = part.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.split_whitespace().next().unwrap().parse::<u64>().unwrap()
+        };
+        assert!(value("Size:") > 512 && value("Rss:") == value("Size:"), "{part}");
+        // Each of two mappings of a page counts for half of it.
+        assert_eq!(value("Locked:"), value("Pss:"), "{part}");
+    }
+    let mut control = ControlView::new(ours.region).unwrap();
+    let slot = control.take_saved_slot(Shelf::Operator).unwrap();
+    control.save(Shelf::Operator, slot, b"a key").unwrap();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use culvert_shm::{
     AttachError, Bell, ControlView, Counter, DataplaneView, Down, InstallError, Load, Malformed,
-    Region, SaDrop, SequenceCounter, SlotRef, SlotState, Up, WorkerView,
+    Region, SaDrop, SequenceCounter, Shelf, SlotRef, SlotState, Up, WorkerView,
 };
 use support::{LAYOUT, is_whole, path, peer, sa};
 
@@ -382,16 +382,16 @@ fn a_successor_reads_snapshots_and_claims_what_they_name() {
     let peer = control.install_peer(&peer(0)).unwrap();
     let (reserved, awaited) = control.reserve_sa(0x6666_0000).unwrap();
     let (_, forgotten) = control.reserve_sa(0x7777_0000).unwrap();
-    let saved = control.take_saved_slot().unwrap();
-    control.save(saved, b"an IKE SA").unwrap();
+    let saved = control.take_saved_slot(Shelf::IkeSas).unwrap();
+    control.save(Shelf::IkeSas, saved, b"an IKE SA").unwrap();
     control.note_last_name(77);
     let region = mapped_again(control.region());
     drop(control);
 
     let mut control = ControlView::new(region).unwrap();
-    let snapshots: Vec<u32> = control.saved().map(|(slot, _)| slot).collect();
+    let snapshots: Vec<u32> = control.saved(Shelf::IkeSas).map(|(slot, _)| slot).collect();
     assert_eq!((snapshots, control.last_name()), (vec![saved], 77));
-    assert_ne!(control.take_saved_slot(), Ok(saved));
+    assert_ne!(control.take_saved_slot(Shelf::IkeSas), Ok(saved));
     control.claim_sa(slot);
     control.claim_peer(peer);
     assert_eq!(control.sa(slot.index).unwrap().1, SlotState::Live);

@@ -14,7 +14,7 @@ use crate::policy::Policy;
 use crate::region::Region;
 use crate::ring::{RingFull, Scratch};
 use crate::sa::{SPI_MIN, SaConfig, SaCounts};
-use crate::saved::Store;
+use crate::saved::{Shelf, Store};
 use crate::slot::{Slot, SlotRef, SlotState, next_generation};
 use crate::types::ConnRef;
 
@@ -79,7 +79,7 @@ pub struct ControlView {
     free_policies: Vec<u32>,
     free_peers: Vec<u32>,
     retired: Vec<Retired>,
-    store: Store,
+    stores: [Store; Shelf::ALL.len()],
     /// SA slots that a predecessor had reserved; nobody has claimed them yet.
     left_reserved: Vec<u32>,
     next_worker: u16,
@@ -88,7 +88,8 @@ pub struct ControlView {
 }
 
 impl ControlView {
-    /// Control's view of a region, new or adopted; `None` when this process already has it.
+    /// Control's view of a region, new or adopted; `None` when this process already has it, or met it
+    /// as the dataplane.
     ///
     /// Free slots are found by looking at all. What a dead predecessor left is settled: slots that
     /// it had half written are erased, live ones become orphans (their traffic goes on), retiring ones
@@ -100,7 +101,7 @@ impl ControlView {
         }
         let line = &region.header().control;
         line.epoch.fetch_add(1, Ordering::AcqRel);
-        let store = Store::open(&region);
+        let stores = Shelf::ALL.map(|shelf| Store::open(&region, shelf));
         let mut view = ControlView {
             region,
             scratch: Scratch::new(),
@@ -108,7 +109,7 @@ impl ControlView {
             free_policies: Vec::new(),
             free_peers: Vec::new(),
             retired: Vec::new(),
-            store,
+            stores,
             left_reserved: Vec::new(),
             next_worker: 0,
             received: None,

@@ -1,10 +1,10 @@
-//! How a control process follows another: snapshots of IKE SAs, and claims to the slots that they
-//! name.
+//! How a control process follows another: what is saved for it, and claims to the slots that
+//! snapshots of IKE SAs name.
 
 use std::sync::atomic::Ordering;
 
 use super::{ControlView, Table, TableFull};
-use crate::saved::{self, SaveError, Saved};
+use crate::saved::{self, SaveError, Saved, Shelf};
 use crate::slot::{Slot, SlotRef, SlotState};
 
 /// The slots that are reserved.
@@ -17,13 +17,13 @@ pub(super) fn reserved<'a, const N: usize>(slots: impl Iterator<Item = &'a Slot<
 impl ControlView {
     // Snapshots.
 
-    /// Takes a slot for the snapshots of an IKE SA.
+    /// Takes a slot for the snapshots of one thing.
     ///
     /// # Errors
-    /// [`TableFull`] when there are as many as peers may be.
-    pub fn take_saved_slot(&mut self) -> Result<u32, TableFull> {
-        let full = TableFull { table: "snapshots", slots: self.region.saved_slots().len() };
-        self.store.take_slot().ok_or(full)
+    /// [`TableFull`] when the shelf has no other.
+    pub fn take_saved_slot(&mut self, shelf: Shelf) -> Result<u32, TableFull> {
+        let full = TableFull { table: "snapshots", slots: self.region.saved_slots(shelf).len() };
+        self.stores[shelf as usize].take_slot().ok_or(full)
     }
 
     /// Puts a snapshot in the place of the one that the slot holds. Should this process die in the
@@ -32,24 +32,24 @@ impl ControlView {
     /// # Errors
     /// [`SaveError`] when there is no room; the slot then holds [`Saved::Lost`], and certainly no
     /// old snapshot.
-    pub fn save(&mut self, slot: u32, octets: &[u8]) -> Result<(), SaveError> {
-        self.store.write(&self.region, slot, octets)
+    pub fn save(&mut self, shelf: Shelf, slot: u32, octets: &[u8]) -> Result<(), SaveError> {
+        self.stores[shelf as usize].write(&self.region, slot, octets)
     }
 
     /// Overwrites a slot's snapshot, which is past, and leaves [`Saved::Lost`] in its place.
-    pub fn lose_saved(&mut self, slot: u32) {
-        self.store.lose(&self.region, slot);
+    pub fn lose_saved(&mut self, shelf: Shelf, slot: u32) {
+        self.stores[shelf as usize].lose(&self.region, slot);
     }
 
     /// Overwrites a slot's snapshot and gives the slot free.
-    pub fn free_saved_slot(&mut self, slot: u32) {
-        self.store.free_slot(&self.region, slot);
+    pub fn free_saved_slot(&mut self, shelf: Shelf, slot: u32) {
+        self.stores[shelf as usize].free_slot(&self.region, slot);
     }
 
-    /// What each slot in use holds.
-    pub fn saved(&self) -> impl Iterator<Item = (u32, Saved)> + '_ {
-        let slots = 0..self.region.layout().saved().0;
-        slots.filter_map(|slot| Some((slot, saved::read(&self.region, slot)?)))
+    /// What each slot of a shelf that is in use holds.
+    pub fn saved(&self, shelf: Shelf) -> impl Iterator<Item = (u32, Saved)> + '_ {
+        let slots = 0..self.region.layout().saved(shelf).0;
+        slots.filter_map(move |slot| Some((slot, saved::read(&self.region, shelf, slot)?)))
     }
 
     /// The highest name that was given to anything, as this or an earlier control process said.
