@@ -20,6 +20,7 @@ pub mod log;
 pub mod policies;
 pub mod process;
 pub mod run;
+pub mod said;
 pub mod server;
 pub mod starts;
 pub mod tcp;

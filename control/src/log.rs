@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -14,6 +15,8 @@ use tracing_subscriber::EnvFilter;
 /// Target of lines about one peer. The filter lets all of them through: whether one is written was
 /// decided here.
 pub const PEER: &str = "peer";
+/// What takes a level of its own away.
+pub const DEFAULT: &str = "default";
 /// Most connections and peers with a level of their own.
 const OWN_MAX: usize = 1024;
 
@@ -44,7 +47,7 @@ pub enum LogError {
 pub type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String>>;
 
 /// A connection, or a peer by its identity or address.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// By its name.
     Connection(String),
@@ -100,7 +103,7 @@ impl Log {
     /// # Errors
     /// There is no such level, or too many have their own.
     pub fn set_own(&mut self, scope: Scope, level: &str) -> Result<(), LogError> {
-        if level == "default" {
+        if level == DEFAULT {
             self.own.remove(&scope);
             return Ok(());
         }

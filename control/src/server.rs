@@ -16,6 +16,7 @@ use culvert_api::{
     API_VERSION, Body, Code, Command, End, Event, Hello, LineBuffer, Outcome, REQUEST_OCTETS_MAX,
     Refusal, Reply, Request, Row, to_line,
 };
+use culvert_dataplane_config::Source;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -236,7 +237,12 @@ async fn events(
 /// The file is wrong, or needs the processes to be started anew.
 pub async fn reload(shared: &Shared) -> Result<Vec<Outcome>, Refusal> {
     let path = shared.engine.borrow().config_path();
-    let read = tokio::task::spawn_blocking(move || Config::load(&path)).await;
+    let read = tokio::task::spawn_blocking(move || {
+        let source = Source::read(&path)?;
+        let config = Config::from_source(&source)?;
+        Ok((source, config))
+    });
+    let read = read.await;
     let read = read.map_err(|_| Refusal::new(Code::Failed, "the configuration was not read"))?;
     let done = shared.engine.borrow_mut().reload(read);
     shared.wake.notify_one();

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use culvert_ike::{DownReason, IkeSaId, Instant};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Action, Child, Connection};
 
@@ -50,6 +51,18 @@ struct Start {
     queued: Option<Instant>,
 }
 
+/// What is done about a child while it does not stand, where that is something else than its
+/// `start_action` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rest {
+    /// Somebody terminated it: nothing, until somebody initiates it.
+    Held,
+    /// It was tried in vain as often as `keyingtries` says.
+    GivenUp,
+    /// What its `close_action` or `dpd_action` says, because of how it ended last.
+    Action(Action),
+}
+
 /// What comes after a failure or an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -72,6 +85,10 @@ pub struct Starts {
     trying: HashSet<String>,
     /// Connections of which [`Self::changed_traps`] may have to tell something.
     retrapped: HashSet<String>,
+    /// Connections of which [`Self::changed_rests`] told that a child has a [`Rest`].
+    resting: HashSet<String>,
+    /// Connections of which [`Self::changed_rests`] may have to tell something.
+    rerested: HashSet<String>,
 }
 
 impl Starts {
@@ -88,6 +105,7 @@ impl Starts {
         let trapping = |starts: &Vec<Start>| starts.iter().any(|start| start.actions.may_trap());
         let trapping = before.iter().filter(|(_, starts)| trapping(starts));
         self.retrapped.extend(trapping.map(|(connection, _)| connection.clone()));
+        self.rerested.extend(self.resting.iter().cloned());
         for connection in connections {
             let name = &connection.ike.name;
             let mut old = before.remove(name).unwrap_or_default();
@@ -128,6 +146,30 @@ impl Starts {
         };
         let changed = std::mem::take(&mut self.retrapped).into_iter();
         changed.map(|connection| (connection.clone(), trapped(&connection))).collect()
+    }
+
+    /// The children that rest otherwise than their configuration says, of each connection of which
+    /// that may have changed.
+    pub fn changed_rests(&mut self) -> Vec<(String, Vec<(String, Rest)>)> {
+        let mut changed = Vec::new();
+        for connection in std::mem::take(&mut self.rerested) {
+            let starts = self.connections.get(&connection).map(Vec::as_slice).unwrap_or_default();
+            let rests =
+                starts.iter().filter_map(|start| Some((start.child.clone(), start.rest()?)));
+            let rests: Vec<_> = rests.collect();
+            if rests.is_empty() {
+                self.resting.remove(&connection);
+            } else {
+                self.resting.insert(connection.clone());
+            }
+            changed.push((connection, rests));
+        }
+        changed
+    }
+
+    /// Lets a child rest as it did in a process before this one.
+    pub fn restore(&mut self, connection: &str, child: &str, rest: Rest, now: Instant) {
+        self.change(connection, child, |start| start.restore(rest, now));
     }
 
     /// There is traffic for a child that it sets up; whether that has to be done now.
@@ -239,6 +281,9 @@ impl Starts {
         if starts.iter().any(|start| start.actions.may_trap()) {
             self.retrapped.insert(connection.to_owned());
         }
+        if self.resting.contains(connection) || starts.iter().any(|start| start.rest().is_some()) {
+            self.rerested.insert(connection.to_owned());
+        }
         if starts.iter().any(|start| matches!(start.state, State::Trying(_))) {
             self.trying.insert(connection.to_owned());
             return;
@@ -291,6 +336,32 @@ impl Start {
 
     fn is_trapped(&self) -> bool {
         self.rest == Action::Trap && self.state != State::Held
+    }
+
+    /// What is done about it while it does not stand, if that is not what its configuration says.
+    fn rest(&self) -> Option<Rest> {
+        match self.state {
+            State::Held => Some(Rest::Held),
+            State::Resting if self.rest == Action::Start => Some(Rest::GivenUp),
+            _ => (self.rest != self.actions.start).then_some(Rest::Action(self.rest)),
+        }
+    }
+
+    fn restore(&mut self, rest: Rest, now: Instant) {
+        let stands = matches!(self.state, State::Up(..));
+        match rest {
+            // What stands is being deleted.
+            Rest::Held => self.state = State::Held,
+            Rest::GivenUp if stands => {}
+            Rest::GivenUp => (self.state, self.rest) = (State::Resting, Action::Start),
+            Rest::Action(action) => {
+                self.rest = action;
+                if !stands {
+                    let starts = action == Action::Start;
+                    self.state = if starts { State::Waiting(now) } else { State::Resting };
+                }
+            }
+        }
     }
 
     /// It failed, or does not stand any more.

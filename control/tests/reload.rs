@@ -146,14 +146,48 @@ fn a_bad_file_is_refused_whole() {
     told(&pair.left, "configuration refused: ");
 }
 
+fn line_of(text: &str, beginning: &str) -> usize {
+    1 + text.lines().position(|line| line.starts_with(beginning)).expect("there")
+}
+
 #[test]
-fn what_needs_a_restart_is_named_and_refused() {
+fn what_needs_control_to_be_restarted_is_named_with_its_line_and_refused() {
     let pair = up();
-    let more = usual().replace("sas = 64", "sas = 128").replace("10.1.0.1/24", "10.1.0.7/24");
-    let (_, message) =
-        reload(&pair.left, &(more + &connection("branch", "c.example"))).expect_err("refused");
-    assert!(message.contains("[dataplane] sas, [dataplane.inner] cannot be changed"), "{message}");
+    let more = usual().replace("sas = 64", "sas = 128").replace("192.0.2.1/24", "192.0.2.7/24");
+    let more = more + &connection("branch", "c.example");
+    let (_, message) = reload(&pair.left, &more).expect_err("refused");
+    let file = pair.left.dir.path().join("culvert.toml");
+    let todo = "takes effect with systemctl restart culvert-control culvert-dataplane (all SAs end); \
+                nothing was applied";
+    let lines = [("sas", "[dataplane] sas"), ("[dataplane.outer]", "[dataplane.outer]")].map(
+        |(beginning, name)| {
+            format!("{}:{}: {name} {todo}", file.display(), line_of(&more, beginning))
+        },
+    );
+    assert_eq!(message, lines.join("\n"));
     assert_eq!(names(&pair.left), ["other"]);
+}
+
+/// The dataplane reads it when it starts, which is told; connections need not wait for that.
+#[test]
+fn what_needs_the_dataplane_to_be_restarted_is_told_and_the_rest_applied() {
+    let pair = up();
+    let more = usual().replace("[dataplane.outer]", "poll = \"adaptive\"\n[dataplane.outer]");
+    let more = more.replace("10.1.0.1/24", "10.1.0.7/24") + &connection("branch", "c.example");
+    let said = reload(&pair.left, &more).expect("reloaded");
+    let file = pair.left.dir.path().join("culvert.toml");
+    let todo =
+        "takes effect with systemctl restart culvert-dataplane (SAs go on); the rest is applied";
+    let line = |beginning, name| {
+        format!("{}:{}: {name} {todo}", file.display(), line_of(&more, beginning))
+    };
+    let [poll, inner] =
+        [line("poll", "[dataplane] poll"), line("[dataplane.inner]", "[dataplane.inner]")];
+    assert_eq!(said, [poll, inner, "connection branch added".to_owned()]);
+    assert_eq!(pair.left.sas().len(), 1);
+    // A setting that is not in the file any more is shown at its section.
+    let said = reload(&pair.left, &more.replace("poll = \"adaptive\"\n", "")).expect("reloaded");
+    assert_eq!(said, [line("[dataplane]", "[dataplane] poll")]);
 }
 
 #[test]

@@ -218,6 +218,9 @@ pub struct ChildSa {
     pub name: String,
     /// How far it is.
     pub state: ChildState,
+    /// Tunnel or transport mode.
+    #[serde(default)]
+    pub mode: Mode,
     /// The SPI that the peer's packets carry, eight hexadecimal digits. Also its name for
     /// `terminate`.
     pub spi_in: String,
@@ -252,6 +255,20 @@ pub struct ChildSa {
     /// When its lifetime ends, in seconds from now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_s: Option<u64>,
+}
+
+/// What the packets of a CHILD SA hold (RFC 4301, 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Whole IP packets of the networks behind both ends.
+    Tunnel,
+    /// What packets between the two ends carry.
+    Transport,
+    /// A mode of a later version, or one that an earlier one does not tell.
+    #[default]
+    #[serde(other)]
+    Unknown,
 }
 
 /// How far a CHILD SA is.
@@ -349,6 +366,16 @@ impl fmt::Display for IkeState {
             Self::Established => "established",
             Self::Deleting => "deleting",
             Self::Orphaned => "orphaned",
+            Self::Unknown => "?",
+        })
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tunnel => "tunnel",
+            Self::Transport => "transport",
             Self::Unknown => "?",
         })
     }

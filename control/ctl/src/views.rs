@@ -196,6 +196,7 @@ fn child_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
         ("SPI OUT", Align::Left),
         ("IKE SA", Align::Right),
         ("STATE", Align::Left),
+        ("MODE", Align::Left),
         ("ALGORITHM", Align::Left),
         ("TRAFFIC", Align::Left),
         ("PACKETS IN", Align::Right),
@@ -217,13 +218,14 @@ fn child_sas<'a>(rows: impl Iterator<Item = &'a IkeSa>) -> Table {
     table
 }
 
-fn child_sa(ike: &IkeSa, child: &ChildSa) -> [String; 16] {
+fn child_sa(ike: &IkeSa, child: &ChildSa) -> [String; 17] {
     [
         child.name.clone(),
         child.spi_in.clone(),
         child.spi_out.clone(),
         number(ike.id),
         child.state.to_string(),
+        child.mode.to_string(),
         child.proposal.clone(),
         format!("{} === {}", child.local_ts.join(" "), child.remote_ts.join(" ")),
         child.packets_in.to_string(),
@@ -306,7 +308,7 @@ fn text(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use culvert_api::{ChildState, Happening, Role, Transport};
+    use culvert_api::{ChildState, Happening, Mode, Role, Transport};
 
     use super::*;
 
@@ -346,6 +348,7 @@ mod tests {
         ChildSa {
             name: name.into(),
             state: ChildState::Installed,
+            mode: Mode::Transport,
             spi_in: "c0de0001".into(),
             spi_out: "beef0002".into(),
             proposal: "aes128gcm16-esn".into(),
@@ -372,8 +375,8 @@ IKE SA  CONNECTION  STATE        ROLE       LOCAL            REMOTE             
      -  a           orphaned     -          192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  -                                  no      -     2m05s      -       -
      2  z           established  initiator  192.0.2.1:40000  198.51.100.7:4500  branch.example  tcp 0/12/3  aes128gcm16-prfsha256-x25519  1111111111111111 2222222222222222  yes     peer  2m05s  1h56m       -
 
-CHILD SA  SPI IN    SPI OUT   IKE SA  STATE      ALGORITHM        TRAFFIC                      PACKETS IN        IN  PACKETS OUT       OUT  DROPPED  IDLE    AGE   REKEY  EXPIRES
-net       c0de0001  beef0002       2  installed  aes128gcm16-esn  10.1.0.0/24 === 10.2.0.0/24          10  13.6 KiB           20  2.00 KiB        3    0s  2m04s  10m00s        -
+CHILD SA  SPI IN    SPI OUT   IKE SA  STATE      MODE       ALGORITHM        TRAFFIC                      PACKETS IN        IN  PACKETS OUT       OUT  DROPPED  IDLE    AGE   REKEY  EXPIRES
+net       c0de0001  beef0002       2  installed  transport  aes128gcm16-esn  10.1.0.0/24 === 10.2.0.0/24          10  13.6 KiB           20  2.00 KiB        3    0s  2m04s  10m00s        -
 ";
         assert_eq!(text, expected);
     }

@@ -65,6 +65,7 @@ pub(super) fn file(
 /// Checks connections and secrets that are added to `present`.
 pub(super) fn fragment(
     section: &FragmentSection,
+    sections: BTreeMap<String, String>,
     present: &Config,
     source: &Source,
     problems: &mut Problems,
@@ -74,10 +75,14 @@ pub(super) fn fragment(
     let secrets = checker.secrets(&section.secrets);
     let all = present.secrets.with(&secrets);
     let connections = checker.connections(&section.connections, &all);
-    if connections.keys().chain(present.connections.keys()).count() > CONNECTIONS_MAX {
+    let new = connections.keys().filter(|name| !present.connections.contains_key(*name));
+    if new.count() + present.connections.len() > CONNECTIONS_MAX {
         checker.problem(&(0..0), format!("more than {CONNECTIONS_MAX} connections in all"));
     }
-    Fragment { connections, secrets, warnings: checker.warnings }
+    let texts = |ids: &[Spanned<String>]| ids.iter().map(|id| id.get_ref().clone()).collect();
+    let owners = section.secrets.iter();
+    let owners = owners.map(|(name, secret)| (name.clone(), texts(&secret.get_ref().id))).collect();
+    Fragment { connections, sections, secrets, owners, warnings: checker.warnings }
 }
 
 pub(super) struct Checker<'a> {
@@ -276,7 +281,9 @@ impl Checker<'_> {
         let parse = |id: &Spanned<String>| self.parsed(&id.span(), id.get_ref().parse());
         let owners: Vec<IdentityPattern> = section.id.iter().filter_map(parse).collect();
         let secret = match (&section.secret, &section.secret_file) {
-            (Some(text), None) => self.parsed(&text.span(), secret::parse(&text.get_ref().0))?,
+            (Some(text), None) => {
+                self.parsed(&text.span(), secret::parse(text.get_ref().expose()))?
+            }
             (None, Some(file)) => {
                 self.readable(file.get_ref());
                 self.parsed(&file.span(), secret::read(file.get_ref()))?

@@ -18,11 +18,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_dataplane_config::{ConfigError, Congestion, Dataplane, Problems, Source};
+use culvert_dataplane_config::{
+    ConfigError, Congestion, Dataplane, Fixed, Problems, Restart, Source,
+};
 use culvert_ike::{ConnectionConfig, EndpointConfig};
 use culvert_shm as shm;
+use serde::{Deserialize, Serialize};
 
-pub use secret::Secrets;
+pub use secret::{SecretError, SecretText, Secrets};
 
 /// Most connections.
 pub const CONNECTIONS_MAX: usize = 65_536;
@@ -55,8 +58,12 @@ pub struct Config {
 pub struct Fragment {
     /// The connections, by name.
     pub connections: BTreeMap<String, Connection>,
+    /// Each connection's section, as TOML.
+    pub sections: BTreeMap<String, String>,
     /// The pre-shared keys.
     pub secrets: Secrets,
+    /// The owners of each key, as they are written.
+    pub owners: BTreeMap<String, Vec<String>>,
     /// What is allowed but not wise.
     pub warnings: Vec<String>,
 }
@@ -97,7 +104,7 @@ impl Child {
 }
 
 /// What is done about a child without SA.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Nothing.
     #[default]
@@ -148,24 +155,24 @@ impl Config {
     pub fn fragment(&self, name: &Path, text: String) -> Result<Fragment, ConfigError> {
         let source = Source::new(name, text);
         let section = source.parse()?;
+        let sections = source.parse::<section::Connections>()?.texts();
         let mut problems = Problems::new();
-        let fragment = check::fragment(&section, self, &source, &mut problems);
+        let fragment = check::fragment(&section, sections, self, &source, &mut problems);
         source.finish(Some(fragment), problems)
     }
 
-    /// What of another configuration takes effect only when the processes are started anew, as the
-    /// file spells it.
+    /// What of another configuration takes effect only when processes are started anew.
     #[must_use]
-    pub fn fixed_differences(&self, other: &Self) -> Vec<&'static str> {
-        let (own, new) = (&self.dataplane, &other.dataplane);
-        let mut keys = own.differences(new);
+    pub fn fixed_differences(&self, other: &Self) -> Vec<Fixed> {
+        let mut differences = self.dataplane.differences(&other.dataplane);
         let control = [
-            ("[control] runtime_dir", self.runtime_dir != other.runtime_dir),
-            ("[control] socket_mode", self.socket_mode != other.socket_mode),
-            ("[control] socket_group", self.socket_group != other.socket_group),
+            ("[control] runtime_dir", Restart::Both, self.runtime_dir != other.runtime_dir),
+            ("[control] socket_mode", Restart::Control, self.socket_mode != other.socket_mode),
+            ("[control] socket_group", Restart::Control, self.socket_group != other.socket_group),
         ];
-        keys.extend(control.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key));
-        keys
+        let control = control.into_iter().filter(|(.., differs)| *differs);
+        differences.extend(control.map(|(name, restart, _)| Fixed { name, restart }));
+        differences
     }
 
     /// The congestion control of TCP connections with the peers of this connection.

@@ -1,10 +1,13 @@
 //! Pre-shared keys: how they are written, and which of them two identities share.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
+use culvert_ike::id::IdError;
 use culvert_ike::{Identity, IdentityPattern, Secret};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 /// Longest key, in octets.
@@ -12,8 +15,43 @@ pub(super) const SECRET_OCTETS_MAX: usize = 1024;
 /// Longest file of a key, in octets: hexadecimal, with its prefix and some line feeds.
 const SECRET_FILE_OCTETS_MAX: u64 = 4096;
 
+/// A secret's text as swanctl writes it, overwritten when dropped.
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&Secret> for SecretText {
+    /// In hexadecimal digits.
+    fn from(secret: &Secret) -> Self {
+        let octets = secret.expose();
+        let mut text = Zeroizing::new(String::with_capacity(2 + 2 * octets.len()));
+        text.push_str("0x");
+        for octet in octets {
+            // A string takes everything.
+            let _ = write!(text, "{octet:02x}");
+        }
+        Self(text)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 /// Every configured key, by name.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Secrets {
     list: BTreeMap<String, Owned>,
 }
@@ -29,6 +67,38 @@ impl Secrets {
     /// Adds a key, in place of another of this name.
     pub(super) fn add(&mut self, name: &str, owners: Vec<IdentityPattern>, secret: Secret) {
         self.list.insert(name.to_owned(), Owned { owners, secret });
+    }
+
+    /// Adds a key that was loaded earlier, in place of another of this name.
+    ///
+    /// # Errors
+    /// One of the texts is wrong.
+    pub fn restore(
+        &mut self,
+        name: &str,
+        owners: &[String],
+        text: &SecretText,
+    ) -> Result<(), SecretError> {
+        let owners = owners.iter().map(|owner| owner.parse::<IdentityPattern>());
+        let owners = owners.collect::<Result<_, _>>()?;
+        self.add(name, owners, parse(text.expose())?);
+        Ok(())
+    }
+
+    /// Removes a key, if it is there.
+    pub fn remove(&mut self, name: &str) {
+        self.list.remove(name);
+    }
+
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.list.keys().map(String::as_str)
+    }
+
+    /// The text of a key.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<SecretText> {
+        self.list.get(name).map(|owned| SecretText::from(&owned.secret))
     }
 
     /// These, and others; of two of one name the other.
@@ -89,17 +159,25 @@ impl Secrets {
 
 /// Why a text is no key. The text itself is never part of it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SecretError {
+pub enum SecretError {
+    /// There is nothing.
     #[error("the secret is empty")]
     Empty,
+    /// It is too long.
     #[error("the secret is longer than {SECRET_OCTETS_MAX} octets")]
     TooLong,
+    /// `0x` and something else.
     #[error("after 0x an even number of hexadecimal digits must follow")]
     Hexadecimal,
+    /// `0s` and something else.
     #[error("after 0s base64 must follow")]
     Base64,
+    /// Its file.
     #[error("the secret's file cannot be read: {0}")]
     File(#[from] io::Error),
+    /// One of its owners.
+    #[error(transparent)]
+    Owner(#[from] IdError),
 }
 
 /// Reads a key as swanctl writes it: `0x` hexadecimal, `0s` base64, else the text itself.

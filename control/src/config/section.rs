@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use culvert_dataplane_config as dataplane;
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
-use serde_spanned::Spanned;
-use zeroize::Zeroizing;
-
+use super::secret::SecretText;
 use super::values::{Amount, Time};
+use culvert_dataplane_config as dataplane;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_spanned::Spanned;
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -32,6 +31,25 @@ pub(super) struct FragmentSection {
     pub(super) connections: BTreeMap<String, Spanned<ConnectionSection>>,
     #[serde(default)]
     pub(super) secrets: BTreeMap<String, Spanned<SecretSection>>,
+}
+
+/// The connections of a text as they are written, whatever else is in it.
+#[derive(Deserialize)]
+pub(super) struct Connections {
+    #[serde(default)]
+    connections: toml::Table,
+}
+
+impl Connections {
+    /// Each one's section with its header.
+    pub(super) fn texts(self) -> BTreeMap<String, String> {
+        let text = |(name, section): (String, toml::Value)| {
+            let named = toml::Table::from_iter([(name.clone(), section)]);
+            let all = toml::Table::from_iter([("connections".to_owned(), named.into())]);
+            (name, all.to_string())
+        };
+        self.connections.into_iter().map(text).collect()
+    }
 }
 
 /// `[control]`.
@@ -164,13 +182,4 @@ pub(super) struct SecretSection {
     pub(super) id: Vec<Spanned<String>>,
     pub(super) secret: Option<Spanned<SecretText>>,
     pub(super) secret_file: Option<Spanned<PathBuf>>,
-}
-
-/// A secret's text, overwritten when dropped.
-pub(super) struct SecretText(pub(super) Zeroizing<String>);
-
-impl<'de> Deserialize<'de> for SecretText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
-    }
 }

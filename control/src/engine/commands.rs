@@ -302,6 +302,7 @@ impl Engine {
             // Native where there is no NAT (RFC 7296, 2.23).
             Transport::Udp | Transport::Native => PathChoice::Udp { local, remote },
         };
+        self.known.asked_to_move(sa.id);
         self.endpoint
             .move_to(clock::now(), sa.id, choice, &mut self.services)
             .map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;

@@ -280,7 +280,11 @@ impl Engine {
         let refusal = Err(Refusal::new(Code::Failed, format!("not moved: {reason}")));
         let concerned = |awaited: &Awaited| matches!(awaited, Awaited::Moved(of, _) if *of == ike);
         self.waiters.tell(concerned, &refusal);
-        self.note_of(ike, Happening::MoveFailed { reason });
+        if self.known.not_moved(ike, &reason) {
+            self.note_of(ike, Happening::MoveFailed { reason });
+        } else {
+            tracing::debug!(ike = ike.0, reason, "not moved, as before");
+        }
     }
 
     fn fallback(&mut self, ike: IkeSaId) {

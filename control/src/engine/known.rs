@@ -25,6 +25,8 @@ pub(super) struct KnownIke {
     pub(super) spis: [String; 2],
     pub(super) remote_id: String,
     pub(super) way: Way,
+    /// Why it could not be moved, as was told last; nothing since it went this way or was asked to move.
+    pub(super) not_moved: Option<String>,
     /// Why this side is rekeying it.
     pub(super) rekeying: Option<String>,
 }
@@ -42,7 +44,13 @@ impl Known {
     /// An IKE SA stands.
     pub(super) fn ike_up(&mut self, sa: &IkeSnapshot) {
         let remote_id = sa.remote_id.as_ref().map(ToString::to_string).unwrap_or_default();
-        let known = KnownIke { spis: spis(sa), remote_id, way: convert::way(sa), rekeying: None };
+        let known = KnownIke {
+            spis: spis(sa),
+            remote_id,
+            way: convert::way(sa),
+            not_moved: None,
+            rekeying: None,
+        };
         self.ikes.insert(sa.id, known);
     }
 
@@ -76,8 +84,23 @@ impl Known {
     /// An IKE SA goes this way: the way it went, if it is another one.
     pub(super) fn moved(&mut self, ike: IkeSaId, way: Way) -> Option<Way> {
         let known = self.ikes.get_mut(&ike)?;
+        known.not_moved = None;
         let old = std::mem::replace(&mut known.way, way);
         (!old.is_same(&way)).then_some(old)
+    }
+
+    /// An IKE SA could not be moved; whether that is news. UDP is tried again from TCP every few
+    /// minutes, for months, and where it fails as it did before there is nothing to tell.
+    pub(super) fn not_moved(&mut self, ike: IkeSaId, reason: &str) -> bool {
+        let Some(known) = self.ikes.get_mut(&ike) else { return true };
+        known.not_moved.replace(reason.to_owned()).as_deref() != Some(reason)
+    }
+
+    /// Somebody asks an IKE SA to move: what comes of it is news in any case.
+    pub(super) fn asked_to_move(&mut self, ike: IkeSaId) {
+        if let Some(known) = self.ikes.get_mut(&ike) {
+            known.not_moved = None;
+        }
     }
 
     /// An IKE SA is gone, and its CHILD SAs.
@@ -94,4 +117,36 @@ impl Known {
 
 fn spis(sa: &IkeSnapshot) -> [String; 2] {
     [format!("{:016x}", sa.spi_i), format!("{:016x}", sa.spi_r)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IKE: IkeSaId = IkeSaId(1);
+
+    fn way(transport: culvert_api::Transport) -> Way {
+        let address = "192.0.2.1:4500".parse().expect("an address");
+        Way { transport, local: address, remote: address }
+    }
+
+    /// A night on TCP where UDP is blocked: one line, and one more when something changes.
+    #[test]
+    fn a_probe_that_fails_as_before_is_no_news() {
+        let mut known = Known::default();
+        let tcp = way(culvert_api::Transport::Tcp);
+        let (spis, remote_id) = Default::default();
+        let ike = KnownIke { spis, remote_id, way: tcp, not_moved: None, rekeying: None };
+        known.ikes.insert(IKE, ike);
+        let night: Vec<bool> = (0..48).map(|_| known.not_moved(IKE, "no answer")).collect();
+        assert_eq!(night.iter().filter(|news| **news).count(), 1);
+        assert!(night[0]);
+        assert!(known.not_moved(IKE, "the peer says UNACCEPTABLE_ADDRESSES"), "another outcome");
+        assert!(known.not_moved(IKE, "no answer"));
+        known.asked_to_move(IKE);
+        assert!(known.not_moved(IKE, "no answer"), "somebody wants to know");
+        known.moved(IKE, way(culvert_api::Transport::Udp));
+        known.moved(IKE, tcp);
+        assert!(known.not_moved(IKE, "no answer"), "it was on UDP in between");
+    }
 }

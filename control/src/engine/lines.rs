@@ -9,7 +9,8 @@ use culvert_ike::{IkeSaId, Path};
 use tracing::Level;
 
 use super::Engine;
-use crate::log::{PEER, Scope};
+use crate::log::{DEFAULT, PEER, Scope};
+use crate::said::{Said, Topic};
 
 impl Engine {
     /// Notes what happened, and writes it to the log.
@@ -79,11 +80,16 @@ impl Engine {
         {
             return Err(self.nothing_fits(&culvert_api::Target::Connection(name.clone())));
         }
-        let set = match scope {
+        let set = match scope.clone() {
             Some(scope) => self.log.set_own(scope, level),
             None => self.log.set_all(level),
         };
         set.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
+        if scope.is_some() && level == DEFAULT {
+            self.forget(&Topic::Log(scope));
+        } else if let Err(error) = self.keep(Said::Log { scope, level: level.to_owned() }) {
+            tracing::error!(level, %error, "this level will be forgotten");
+        }
         Ok(self.log_levels())
     }
 }

@@ -6,6 +6,7 @@
 
 mod commands;
 mod happenings;
+mod kept;
 mod known;
 mod lines;
 mod records;
@@ -37,6 +38,7 @@ use crate::traps::Traps;
 use crate::{clock, convert};
 
 pub use commands::{Beginnings, Begun};
+use kept::Keeper;
 use known::Known;
 use saved::Saver;
 use waiters::Waiters;
@@ -75,6 +77,7 @@ pub struct Engine {
     /// What was told of the SAs that stand.
     known: Known,
     saver: Saver,
+    keeper: Keeper,
     /// IKE SAs that were restored and wait for the workers.
     restored: Vec<IkeSaId>,
     /// IKE messages dropped, by reason.
@@ -97,6 +100,8 @@ impl Engine {
         host::random(&mut octets);
         let mut starts = Starts::default();
         starts.configure(config.connections.values(), now);
+        let mut keeper = Keeper::default();
+        keeper.file_read(&config);
         Self {
             endpoint: Endpoint::new(config.limits.clone()),
             services: Services { forwarding: Forwarding::default(), config },
@@ -109,6 +114,7 @@ impl Engine {
             waiters: Waiters::default(),
             known: Known::default(),
             saver: Saver::default(),
+            keeper,
             restored: Vec::new(),
             drops: BTreeMap::new(),
             malformed: 0,
@@ -219,6 +225,7 @@ impl Engine {
     /// cause more to be sent, and so on until there is nothing more.
     fn flush(&mut self) {
         loop {
+            self.keep_rests();
             self.save();
             if let Some(transmit) = self.endpoint.poll_transmit() {
                 self.transmit(transmit);
@@ -327,9 +334,10 @@ impl Engine {
         self.note(Some(connection), None, happening);
     }
 
-    /// Deletes every SA of this process, politely. Afterwards take turns until
+    /// Deletes every SA of this process, politely, and forgets what was said to it. Afterwards take turns until
     /// [`Engine::is_stopped`], or no longer than one cares to wait.
     pub fn stop(&mut self) {
+        self.forget_said();
         self.starts.hold_all();
         let now = clock::now();
         let ids: Vec<IkeSaId> = self.endpoint.sas().map(|sa| sa.id).collect();

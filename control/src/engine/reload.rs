@@ -8,17 +8,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use culvert_api::{Code, Happening, Outcome, Refusal, Unloaded};
-use culvert_dataplane_config::ConfigError;
+use culvert_dataplane_config::{ConfigError, Fixed, Restart, Source};
 use culvert_ike::{IkeSnapshot, Instant};
 
 use super::Engine;
 use super::commands::about;
+use super::kept::KeepError;
 use crate::clock;
 use crate::config::{Config, Connection, Secrets};
+use crate::said::{LoadedKey, Said};
 
 /// What a change did, for people and in numbers.
 #[derive(Default)]
-struct Report {
+pub(super) struct Report {
     outcomes: Vec<Outcome>,
     /// How many of them are warnings.
     warnings: usize,
@@ -32,6 +34,13 @@ impl Report {
     fn say(&mut self, connection: &str, message: String) {
         let connection = connection.to_owned();
         self.outcomes.push(Outcome { message, connection, ..Outcome::default() });
+    }
+
+    fn kept(&mut self, kept: Result<(), KeepError>) {
+        if let Err(error) = kept {
+            let reason = "a restarted control process will know nothing of this";
+            self.warn(vec![format!("{reason}: {error}")]);
+        }
     }
 
     fn warn(&mut self, warnings: Vec<String>) {
@@ -50,20 +59,23 @@ impl Engine {
     /// Applies a file that was read again.
     ///
     /// # Errors
-    /// It is wrong, or changes what needs the processes to be started anew: nothing is applied.
-    pub fn reload(&mut self, read: Result<Config, ConfigError>) -> Result<Vec<Outcome>, Refusal> {
-        let new = read.map_err(|error| self.refused(error.to_string()))?;
+    /// It is wrong, or changes what needs the control process to be started anew: nothing is applied.
+    /// What only the dataplane reads when it starts is told, and takes effect then.
+    pub fn reload(
+        &mut self,
+        read: Result<(Source, Config), ConfigError>,
+    ) -> Result<Vec<Outcome>, Refusal> {
+        let (source, new) = read.map_err(|error| self.refused(error.to_string()))?;
         let fixed = self.services.config.fixed_differences(&new);
-        if !fixed.is_empty() {
-            let reason = format!(
-                "{}: {} cannot be changed while the gateway runs: restart both processes, or take \
-                 the change back; nothing was applied",
-                new.path.display(),
-                fixed.join(", ")
-            );
-            return Err(self.refused(reason));
+        if fixed.iter().any(|fixed| fixed.restart != Restart::Dataplane) {
+            let lines = said_of_fixed(&source, &fixed, "nothing was applied");
+            return Err(self.refused(lines.join("\n")));
         }
+        self.forget_loaded(&new);
         let mut report = Report::default();
+        for message in said_of_fixed(&source, &fixed, "the rest is applied") {
+            report.say("", message);
+        }
         let Config { dataplane, connections, secrets, limits, warnings, .. } = new;
         report.warn(warnings);
         if limits != self.services.config.limits {
@@ -71,7 +83,7 @@ impl Engine {
             self.endpoint.set_limits(limits.clone());
             self.services.config.limits = limits;
         }
-        self.services.config.dataplane.replay_window = dataplane.replay_window;
+        self.services.config.dataplane = dataplane;
         self.apply(connections, secrets, &mut report);
         Ok(self.told(report))
     }
@@ -90,6 +102,16 @@ impl Engine {
         let mut connections = config.connections.clone();
         connections.extend(fragment.connections);
         let secrets = config.secrets.with(&fragment.secrets);
+        let sections = fragment.sections.into_iter();
+        let said = sections.map(|(name, text)| Said::Connection { name, text: Some(text) });
+        let keys = fragment.owners.into_iter().filter_map(|(name, owners)| {
+            let secret = fragment.secrets.text(&name)?;
+            Some(Said::Secret { name, key: Some(LoadedKey { owners, secret }) })
+        });
+        for said in said.chain(keys) {
+            let kept = self.keep(said);
+            report.kept(kept);
+        }
         self.apply(connections, secrets.into(), &mut report);
         Ok(self.told(report))
     }
@@ -105,9 +127,10 @@ impl Engine {
         let missing = |kind: &str, name: &str| {
             Refusal::new(Code::NotFound, format!("no {kind} is called {name:?}"))
         };
-        match what {
+        let gone = match what {
             Unloaded::Connection(name) => {
                 connections.remove(name).ok_or_else(|| missing("connection", name))?;
+                Said::Connection { name: name.clone(), text: None }
             }
             Unloaded::Secret(name) => {
                 let left = secrets.without(name).ok_or_else(|| missing("secret", name))?;
@@ -122,9 +145,11 @@ impl Engine {
                     return Err(Refusal::new(Code::Failed, reason));
                 }
                 secrets = left.into();
+                Said::Secret { name: name.clone(), key: None }
             }
-        }
+        };
         let mut report = Report::default();
+        report.kept(self.keep_unloaded(gone));
         self.apply(connections, secrets, &mut report);
         Ok(self.told(report))
     }
@@ -147,7 +172,7 @@ impl Engine {
     }
 
     /// Puts connections and secrets in the place of the present ones.
-    fn apply(
+    pub(super) fn apply(
         &mut self,
         connections: BTreeMap<String, Connection>,
         secrets: std::sync::Arc<Secrets>,
@@ -269,6 +294,24 @@ impl Engine {
     fn end(&mut self, now: Instant, sa: &IkeSnapshot) -> bool {
         self.endpoint.terminate(now, sa.id, &mut self.services).is_ok()
     }
+}
+
+/// What is to be done about each setting that a reload cannot change, with the line it stands on.
+fn said_of_fixed(source: &Source, fixed: &[Fixed], outcome: &str) -> Vec<String> {
+    let names: Vec<&str> = fixed.iter().map(|fixed| fixed.name).collect();
+    let lines = source.lines_of(&names);
+    let say = |(Fixed { name, restart }, line): (&Fixed, usize)| {
+        let (units, sas) = match restart {
+            Restart::Dataplane => ("culvert-dataplane", "SAs go on"),
+            Restart::Control => ("culvert-control", "SAs go on"),
+            Restart::Both => ("culvert-control culvert-dataplane", "all SAs end"),
+        };
+        let file = source.path().display();
+        format!(
+            "{file}:{line}: {name} takes effect with systemctl restart {units} ({sas}); {outcome}"
+        )
+    };
+    fixed.iter().zip(lines).map(say).collect()
 }
 
 fn compare_secrets(old: &Secrets, new: &Secrets, report: &mut Report) {

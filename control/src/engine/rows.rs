@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use culvert_api::{
     Child, ChildSa, ChildState, Command, Connection, Counter, DataplaneStatus, IkeSa, IkeState,
-    Role, Row, Status, TcpConnection, Transport,
+    Mode, Role, Row, Status, TcpConnection, Transport,
 };
 use culvert_ike::{self as ike, ChildSnapshot, IkeSnapshot, Instant};
 use culvert_shm::{self as shm, ControlView, SaConfig, SaCounts, SaDrop, SlotRef, SlotState};
@@ -135,6 +135,10 @@ impl Engine {
         let described = ChildSa {
             name: child.name.clone(),
             state: if pair.is_some() { ChildState::Installed } else { ChildState::Retiring },
+            mode: match child.mode {
+                ike::ChildMode::Tunnel => Mode::Tunnel,
+                ike::ChildMode::Transport => Mode::Transport,
+            },
             spi_in: format!("{:08x}", child.spi_in),
             spi_out: format!("{:08x}", child.spi_out),
             proposal: child.suite.to_string(),
@@ -297,6 +301,10 @@ fn orphaned_child(view: &ControlView, orphan: &Orphan, now: Instant) -> Option<C
             SlotState::Live => ChildState::Installed,
             _ => ChildState::Retiring,
         },
+        mode: match config.mode {
+            shm::Mode::Tunnel => Mode::Tunnel,
+            shm::Mode::Transport(_) => Mode::Transport,
+        },
         spi_in: format!("{:08x}", config.spi_in),
         spi_out: format!("{:08x}", config.spi_out),
         proposal: proposal(&config),
@@ -353,6 +361,7 @@ fn blank_child() -> ChildSa {
     ChildSa {
         name: String::new(),
         state: ChildState::Unknown,
+        mode: Mode::Unknown,
         spi_in: String::new(),
         spi_out: String::new(),
         proposal: String::new(),

@@ -84,6 +84,9 @@ impl Engine {
     pub(super) fn restore(&mut self) {
         let Some(view) = self.services.forwarding.view() else { return };
         self.endpoint.skip_names(view.last_name());
+        // First the connections and keys that the IKE SAs may belong to.
+        let rests = self.restore_said();
+        let Some(view) = self.services.forwarding.view() else { return };
         let saved: Vec<(u32, Saved)> = view.saved(SHELF).collect();
         let mut restored = Vec::new();
         for (slot, saved) in saved {
@@ -108,6 +111,7 @@ impl Engine {
         }
         self.services.forwarding.end_unclaimed(!self.saver.lost.is_empty());
         self.know_restored();
+        self.restore_rests(rests);
         self.restored = restored;
     }
 

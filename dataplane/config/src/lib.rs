@@ -127,10 +127,11 @@ impl Dataplane {
         u16::try_from(self.lcores.len().clamp(1, WORKERS_MAX)).unwrap_or(1)
     }
 
-    /// The settings in which another section differs and that take effect only when the processes
-    /// are started anew, as the file spells them: all but `replay_window`, which is that of new SAs.
+    /// The settings in which another section differs and that take effect only when processes are
+    /// started anew: all but `replay_window`, which is that of new SAs, and `tcp_congestion`, which
+    /// control tells the workers with each peer that is authenticated.
     #[must_use]
-    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+    pub fn differences(&self, other: &Self) -> Vec<Fixed> {
         // No field can be forgotten here.
         let Self {
             lcores,
@@ -140,7 +141,7 @@ impl Dataplane {
             aead,
             tcp_ports,
             tcp_connections,
-            tcp_congestion,
+            tcp_congestion: _,
             tcp_memory_mib,
             replay_window: _,
             sas,
@@ -152,27 +153,57 @@ impl Dataplane {
             outer,
             inner,
         } = self;
+        let cores =
+            if self.workers() == other.workers() { Restart::Dataplane } else { Restart::Both };
         let all = [
-            ("[dataplane] lcores", *lcores != other.lcores),
-            ("[dataplane] hugepages", *hugepages != other.hugepages),
-            ("[dataplane] memory_mib", *memory_mib != other.memory_mib),
-            ("[dataplane] poll", *poll != other.poll),
-            ("[dataplane] aead", *aead != other.aead),
-            ("[dataplane] tcp_ports", *tcp_ports != other.tcp_ports),
-            ("[dataplane] tcp_connections", *tcp_connections != other.tcp_connections),
-            ("[dataplane] tcp_congestion", *tcp_congestion != other.tcp_congestion),
-            ("[dataplane] tcp_memory_mib", *tcp_memory_mib != other.tcp_memory_mib),
-            ("[dataplane] sas", *sas != other.sas),
-            ("[dataplane] policies", *policies != other.policies),
-            ("[dataplane] peers", *peers != other.peers),
-            ("[dataplane] ring_kib", *ring_kib != other.ring_kib),
-            ("[dataplane.outer] device", *outer_device != other.outer_device),
-            ("[dataplane.inner] device", *inner_device != other.inner_device),
-            ("[dataplane.outer]", *outer != other.outer),
-            ("[dataplane.inner]", *inner != other.inner),
+            ("[dataplane] lcores", cores, *lcores != other.lcores),
+            ("[dataplane] hugepages", Restart::Dataplane, *hugepages != other.hugepages),
+            ("[dataplane] memory_mib", Restart::Dataplane, *memory_mib != other.memory_mib),
+            ("[dataplane] poll", Restart::Dataplane, *poll != other.poll),
+            ("[dataplane] aead", Restart::Dataplane, *aead != other.aead),
+            ("[dataplane] tcp_ports", Restart::Dataplane, *tcp_ports != other.tcp_ports),
+            (
+                "[dataplane] tcp_connections",
+                Restart::Both,
+                *tcp_connections != other.tcp_connections,
+            ),
+            (
+                "[dataplane] tcp_memory_mib",
+                Restart::Dataplane,
+                *tcp_memory_mib != other.tcp_memory_mib,
+            ),
+            ("[dataplane] sas", Restart::Both, *sas != other.sas),
+            ("[dataplane] policies", Restart::Both, *policies != other.policies),
+            ("[dataplane] peers", Restart::Both, *peers != other.peers),
+            ("[dataplane] ring_kib", Restart::Both, *ring_kib != other.ring_kib),
+            ("[dataplane.outer] device", Restart::Dataplane, *outer_device != other.outer_device),
+            ("[dataplane.inner] device", Restart::Dataplane, *inner_device != other.inner_device),
+            ("[dataplane.outer]", Restart::Both, *outer != other.outer),
+            ("[dataplane.inner]", Restart::Dataplane, *inner != other.inner),
         ];
-        all.iter().filter(|(_, differs)| *differs).map(|(key, _)| *key).collect()
+        let differing = all.into_iter().filter(|(.., differs)| *differs);
+        differing.map(|(name, restart, _)| Fixed { name, restart }).collect()
     }
+}
+
+/// Which processes have to be started anew for a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// The dataplane, which is the only one to read it. SAs go on.
+    Dataplane,
+    /// The control process, which is the only one to read it. SAs go on.
+    Control,
+    /// Both: the shared memory and with it all SAs depend on it, or both processes use it.
+    Both,
+}
+
+/// A setting that takes effect only when processes are started anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fixed {
+    /// As the file spells it, with its section.
+    pub name: &'static str,
+    /// Which processes.
+    pub restart: Restart,
 }
 
 /// Addresses and routes of one side of the gateway.

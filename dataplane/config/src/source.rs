@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::de::DeserializeOwned;
+use toml::de::{DeTable, DeValue};
 use zeroize::Zeroize;
 
 /// Largest configuration file, in octets.
@@ -115,6 +116,27 @@ impl Source {
             Some(value) if problems.is_empty() => Ok(value),
             _ => Err(ConfigError::Wrong { path: self.path.clone(), problems }),
         }
+    }
+
+    /// The line, from 1, of each of these settings, named as in `[dataplane.outer] device`: of what
+    /// encloses it where it is not there itself, since it has its default.
+    #[must_use]
+    pub fn lines_of(&self, settings: &[&str]) -> Vec<usize> {
+        let Ok(file) = DeTable::parse(&self.text) else { return vec![1; settings.len()] };
+        settings.iter().map(|setting| self.line_of(file.get_ref(), setting)).collect()
+    }
+
+    fn line_of(&self, file: &DeTable<'_>, setting: &str) -> usize {
+        let words = setting.split(|c: char| "[]. ".contains(c)).filter(|word| !word.is_empty());
+        let (mut table, mut line) = (file, 1);
+        for word in words {
+            let found = table.iter().find(|(name, _)| name.get_ref() == word);
+            let Some((name, value)) = found else { break };
+            line = self.line(name.span().start);
+            let DeValue::Table(inner) = value.get_ref() else { break };
+            table = inner;
+        }
+        line
     }
 
     /// The line, from 1, that an offset stands on.
