@@ -106,8 +106,8 @@ impl Retransmission {
 /// How long an SA lives (swanctl's `rekey_time`, `over_time` and `rand_time`).
 ///
 /// It is rekeyed `rekey_time` after its keys were made, less a random part of `rand_time`, so that
-/// neither both ends nor many tunnels do so at once. If no rekey succeeds, the SA is deleted
-/// `over_time` after `rekey_time`.
+/// neither both ends nor many tunnels do so at once. If no rekey succeeds, the IKE SA is deleted
+/// `over_time` after `rekey_time`, with all its CHILD SAs, whichever of them it was (RFC 7296, 2.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     /// `None`: never; then it does not end by its age either.
