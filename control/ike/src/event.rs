@@ -229,6 +229,11 @@ pub enum MoveFailure {
         "no TCP connection: {0}; check that the peer listens there (RFC 9329, usually port 4500)"
     )]
     TcpFailed(String),
+    /// Each answer came another way than its request went.
+    #[error(
+        "the peer's answers come from elsewhere each time; look for a load balancer or a NAT that changes its mapping with each packet"
+    )]
+    AnsweredFromElsewhere,
 }
 
 /// Why an SA went away.

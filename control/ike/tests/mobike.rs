@@ -9,10 +9,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use culvert_ike::{
-    ConnectionConfig, Event, InitiateError, MoveFailure, PathChoice, Transport, TransportChoice,
+    ChildConfig, ChildMode, ConnectionConfig, DownReason, Event, InitiateError, MoveFailure,
+    PathChoice, Transport, TransportChoice,
     message::{Message, NotifyType},
 };
-use pair::{Pair, Side, config, mirror};
+use pair::{B, NAT, Pair, Side, config, mirror};
 
 const INFORMATIONAL: u8 = 37;
 const ELSEWHERE: &str = "192.0.2.200";
@@ -245,7 +246,7 @@ fn behind_a_nat_at_the_new_place_esp_is_encapsulated() {
     for side in [&pair.a, &pair.b] {
         assert_eq!(side.host.paths.values().next().unwrap().transport, Transport::Udp);
     }
-    assert_eq!(pair.b.sa().path.remote.ip().to_string(), pair::NAT);
+    assert_eq!(pair.b.sa().path.remote.ip().to_string(), NAT);
 }
 
 // RFC 4555, 3.6: the whole list anew, from either side.
@@ -349,4 +350,112 @@ fn an_answer_that_is_overtaken_by_a_move_takes_nobody_back() {
             );
         }
     }
+}
+
+// RFC 4555, 3.8: an exchange without UPDATE_SA_ADDRESSES changes nothing, and whoever is behind a NAT
+// sends one after a silence.
+#[test]
+fn an_update_follows_a_nat_that_has_forgotten_and_nothing_else_does() {
+    let mut a = mobile();
+    a.dpd_delay = Some(seconds(10));
+    let mut b = mirror(&a);
+    b.dpd_delay = None;
+    let mut pair = Pair::new(a, b);
+    pair.net.nat = true;
+    pair.initiate();
+    pair.run(seconds(1));
+    let before = pair.b.sa().path.remote;
+    pair.net.nat_shift = 7;
+    let (now, child) = (pair.now, pair.a.child().id);
+    pair.a.endpoint.rekey_child(now, child, &mut pair.a.host).unwrap();
+    pair.run(seconds(1));
+    pair.assert_child();
+    assert_ne!(pair.a.child().id, child, "answered where it came from");
+    assert_eq!(pair.b.sa().path.remote, before, "not followed");
+    pair.run(seconds(12));
+    let moved = format!("{NAT}:24507");
+    assert_eq!(pair.b.sa().path.remote.to_string(), moved);
+    assert_eq!(pair.b.host.paths.values().next().unwrap().remote.to_string(), moved);
+}
+
+// RFC 4555, 3.4, 3.5 and 3.11: the initiator looks for a pair of addresses that works.
+#[test]
+fn the_peers_further_address_is_taken_when_the_first_does_not_answer() {
+    let further: IpAddr = "203.0.113.77".parse().unwrap();
+    let mut a = mobile();
+    a.transport = TransportChoice::Udp;
+    a.dpd_delay = Some(seconds(10));
+    let mut b = mirror(&a);
+    b.additional_addrs = vec!["2001:db8::77".parse().unwrap(), further];
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(1));
+    pair.net.cut_off = Some(B.parse().unwrap());
+    pair.run(seconds(60));
+    assert_eq!(pair.a.sa().path.remote.ip(), further);
+    assert_eq!(pair.b.sa().path.local.ip(), further);
+    assert_way(&pair, Transport::Native);
+    // And back when that one fails.
+    pair.net.cut_off = Some(further);
+    pair.run(seconds(120));
+    assert_eq!(pair.a.sa().path.remote.to_string(), format!("{B}:4500"));
+    assert_way(&pair, Transport::Native);
+}
+
+// RFC 4555, 3.5: this gateway's own further addresses, too.
+#[test]
+fn an_own_further_address_is_taken_when_the_first_is_cut_off() {
+    let mut a = mobile();
+    a.transport = TransportChoice::Udp;
+    a.dpd_delay = Some(seconds(10));
+    a.additional_addrs = vec![ELSEWHERE.parse().unwrap()];
+    let mut pair = Pair::up(a);
+    pair.net.cut_off = Some(pair::A.parse().unwrap());
+    pair.run(seconds(60));
+    assert_eq!(pair.a.sa().path.local.ip().to_string(), ELSEWHERE);
+    assert_way(&pair, Transport::Native);
+}
+
+/// Where no pair of addresses works, the peer is given up as ever; a short cut costs nothing.
+#[test]
+fn a_peer_that_answers_nowhere_is_given_up_and_one_that_comes_back_is_not() {
+    for back in [true, false] {
+        let mut a = mobile();
+        a.transport = TransportChoice::Udp;
+        a.dpd_delay = Some(seconds(10));
+        a.additional_addrs = vec![ELSEWHERE.parse().unwrap()];
+        let mut b = mirror(&a);
+        b.dpd_delay = None;
+        let mut pair = Pair::new(a, b);
+        pair.initiate();
+        pair.run(seconds(1));
+        let before = pair.a.sa().path;
+        pair.net.udp_blocked = true;
+        pair.run(seconds(100));
+        pair.net.udp_blocked = !back;
+        pair.run(seconds(300));
+        let dead = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::PeerDead, .. });
+        assert_eq!(pair.a.events.iter().any(dead), !back);
+        if back {
+            assert_eq!(pair.a.sa().path, before);
+            assert_way(&pair, Transport::Native);
+        }
+    }
+}
+
+// RFC 4555, 1.2: CHILD SAs in transport mode do not move; to TCP between the same addresses they do.
+#[test]
+fn transport_mode_stays_at_its_addresses() {
+    let mut a = mobile();
+    let any = ["0.0.0.0/0".parse().unwrap()];
+    let mut child = ChildConfig::new("host", any.to_vec(), any.to_vec());
+    child.mode = ChildMode::Transport;
+    a.children = vec![std::sync::Arc::new(child)];
+    let mut pair = Pair::up(a);
+    let ike = pair.a.sa().id;
+    let refused = pair.a.endpoint.move_to(pair.now, ike, elsewhere(), &mut pair.a.host);
+    assert_eq!(refused, Err(InitiateError::Immovable(ike)));
+    move_a(&mut pair, TCP);
+    pair.run(seconds(1));
+    assert_way(&pair, Transport::Tcp);
 }

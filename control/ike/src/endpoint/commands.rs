@@ -189,7 +189,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// When it does not exist, or when this gateway may not move it: it is not established, the peer
-    /// does not take part in MOBIKE, or the peer began it (RFC 4555, 3.5).
+    /// does not take part in MOBIKE, the peer began it (RFC 4555, 3.5), or it is to other addresses
+    /// and has CHILD SAs in transport mode.
     pub fn move_to(
         &mut self,
         now: Instant,
@@ -198,7 +199,7 @@ impl Endpoint {
         host: &mut dyn Host,
     ) -> Result<(), InitiateError> {
         let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
-        if !session.may_move() {
+        if !session.may_move_to(to) {
             return Err(InitiateError::Immovable(ike));
         }
         self.with(now, ike, host, |s, cx| s.move_to(cx, to));

@@ -94,7 +94,7 @@ pub enum InitiateError {
     NotEstablished(IkeSaId),
     /// The IKE SA cannot be moved from here.
     #[error(
-        "IKE SA {0} cannot be moved from here: it must be established, begun by this gateway and allow MOBIKE on both sides"
+        "IKE SA {0} cannot be moved from here: it must be established, begun by this gateway and allow MOBIKE on both sides; and CHILD SAs in transport mode stay at their addresses"
     )]
     Immovable(IkeSaId),
     /// Unknown SA.

@@ -7,6 +7,7 @@ use crate::crypto::Private;
 use crate::event::{DownReason, Event};
 use crate::keys::{IkeKeys, Inputs, skeyseed_rekeyed};
 use crate::message::{ExchangeType, Message, NotifyType, Payload, Protocol};
+use crate::nat;
 use crate::negotiate;
 use crate::pair::{Pair, config};
 use crate::proposal::KeyExchange;
@@ -300,4 +301,78 @@ fn the_initiator_heeds_an_auth_lifetime_that_comes_later() {
         pair.run(Duration::from_secs(2));
         assert!(begun(&pair));
     }
+}
+
+fn mobile_pair() -> Pair {
+    Pair::up(ConnectionConfig { mobike: true, ..config() })
+}
+
+fn update() -> Payload {
+    Payload::notify(NotifyType::UPDATE_SA_ADDRESSES, [])
+}
+
+// RFC 4555, 3.8: "if the request includes them, the responder MUST also include them in the response".
+#[test]
+fn nat_digests_are_answered_with_digests() {
+    let mut pair = mobile_pair();
+    let mut sa = take_sa(&mut pair);
+    let seen = crate::Path::udp(pair.b.sa().path.local, "198.51.100.9:777".parse().unwrap());
+    let (spi_i, spi_r) = sa.spis();
+    let (_, wire) = sa
+        .request(ExchangeType::INFORMATIONAL, nat::notifies(spi_i, spi_r, &seen, false).into())
+        .unwrap();
+    let before = pair.b.sa().path;
+    pair.inject(false, &seen, &wire.whole);
+    let answer = sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap();
+    assert_eq!(answer.payloads, nat::notifies(spi_i, spi_r, &seen, false));
+    assert_eq!(pair.b.sa().path, before, "no other action is taken");
+}
+
+// RFC 4555, 3.7: a COOKIE2 that comes back changed, or not at all, ends the IKE SA.
+#[test]
+fn a_wrong_cookie2_closes_the_ike_sa() {
+    for cookie in [None, Some(vec![1; 16])] {
+        let mut pair = mobile_pair();
+        let mut sa = take_sa(&mut pair);
+        let elsewhere = crate::Path::udp(pair.b.sa().path.local, "192.0.2.9:4500".parse().unwrap());
+        let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![update()]).unwrap();
+        pair.inject(false, &elsewhere, &wire.whole);
+        let check = sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap();
+        assert!(check.notify(NotifyType::COOKIE2).is_some() && !check.header.response);
+        let back = cookie.map(|octets| Payload::notify(NotifyType::COOKIE2, octets));
+        let wire = sa.response(ExchangeType::INFORMATIONAL, back.into_iter().collect()).unwrap();
+        pair.inject(false, &elsewhere, &wire.whole);
+        let delete = sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap();
+        assert_eq!(delete.payloads, [Payload::Delete(Protocol::IKE, vec![])]);
+        let wire = sa.response(ExchangeType::INFORMATIONAL, vec![]).unwrap();
+        pair.inject(false, &elsewhere, &wire.whole);
+        assert!(pair.b.host.installed.is_empty() && pair.b.endpoint.sas().count() == 0);
+    }
+}
+
+/// A peer whose answers come from another address each time is not asked for ever.
+#[test]
+fn answers_from_elsewhere_end_a_move() {
+    let mut pair = mobile_pair();
+    let (now, ike) = (pair.now, pair.a.sa().id);
+    pair.net.udp_blocked = true;
+    let before = pair.a.sent.len();
+    let to = crate::PathChoice::Udp { local: None, remote: None };
+    pair.a.endpoint.move_to(now, ike, to, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_millis(1));
+    let mut sa = take_sa_of_b(&mut pair);
+    let mut asked = 0;
+    let mut port = 1000;
+    while let Some((_, _, octets)) = pair.a.sent.get(before + asked).cloned() {
+        asked += 1;
+        sa.open(&octets).unwrap();
+        let wire = sa.response(ExchangeType::INFORMATIONAL, vec![]).unwrap();
+        port += 1;
+        let path = pair.a.sa().path;
+        let remote = std::net::SocketAddr::new(path.remote.ip(), port);
+        pair.inject(true, &crate::Path::udp(path.local, remote), &wire.whole);
+    }
+    assert_eq!(asked, 4);
+    let reason = crate::MoveFailure::AnsweredFromElsewhere;
+    assert!(pair.a.events.contains(&Event::MoveFailed { ike, reason }), "{:?}", pair.a.events);
 }

@@ -41,7 +41,8 @@ impl Session {
             | Asked::DeleteChild(_)
             | Asked::Ike(_)
             | Asked::Update(_)
-            | Asked::ReturnCheck(..) => {}
+            | Asked::ReturnCheck(..)
+            | Asked::Addresses => {}
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) enum Asked {
     Update(Path),
     /// A cookie back from this path.
     ReturnCheck(Vec<u8>, Path),
+    /// To note this gateway's further addresses.
+    Addresses,
 }
 
 /// A request that waits for its response.
@@ -230,6 +232,7 @@ impl Session {
             Err(received) => return received,
         };
         self.last_heard = cx.now;
+        self.tried = 0;
         self.heard(cx, path);
         let Some(outstanding) = self.outstanding.take() else {
             return Received::Dropped(DropReason::MessageId);
@@ -256,7 +259,7 @@ impl Session {
         }
         match outstanding.asked {
             Asked::Auth => self.handle_auth_response(cx, &message),
-            Asked::Liveness => {}
+            Asked::Liveness | Asked::Addresses => {}
             Asked::DeleteIke => self.finish_delete(cx),
             Asked::DeleteChild(child) => self.remove_child(cx, child, None),
             Asked::DeleteStray(spi_in) => cx.host.release_child(spi_in),

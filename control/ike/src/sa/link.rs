@@ -102,7 +102,7 @@ impl Session {
 
     /// The outstanding request got no answer in time.
     pub(super) fn outstanding_due(&mut self, cx: &mut Cx<'_>) {
-        if self.give_up_trial(cx) {
+        if self.try_elsewhere(cx) || self.give_up_trial(cx) {
             return;
         }
         let Some(outstanding) = &self.outstanding else { return };
@@ -135,10 +135,11 @@ impl Session {
             // 3.8), but is better than none.
             Transport::Tcp => !self.initiator && (!self.mobike || self.is_detached()),
             // A peer may change from port 500 to 4500, and behind a NAT may be seen elsewhere
-            // (RFC 7296, 2.23). One that was on TCP stays there (RFC 9329, 5).
+            // (RFC 7296, 2.23). One that was on TCP stays there (RFC 9329, 5). With MOBIKE only
+            // UPDATE_SA_ADDRESSES says where it is (RFC 4555, 3.8).
             _ => {
                 self.path.transport == Transport::Udp
-                    && (self.nat.remote || matches!(self.phase, Phase::HalfOpen(_)))
+                    && (self.nat.remote && !self.mobike || matches!(self.phase, Phase::HalfOpen(_)))
             }
         };
         if moves {
@@ -206,7 +207,14 @@ impl Session {
         if let Some(seen) = cx.host.last_inbound(self.id) {
             self.last_heard = self.last_heard.max(seen);
         }
-        if self.liveness_due().is_some_and(|due| due <= cx.now) {
+        if self.liveness_due().is_none_or(|due| due > cx.now) {
+            return;
+        }
+        // RFC 4555, 3.8: after a silence the NAT before this side may show another address, and who
+        // suspects that sends UPDATE_SA_ADDRESSES at once.
+        if self.nat.local && self.may_move() && self.path.transport == Transport::Udp {
+            self.send_update(cx, None);
+        } else {
             self.request(cx, ExchangeType::INFORMATIONAL, Vec::new(), Asked::Liveness);
         }
     }

@@ -4,7 +4,8 @@
 //! an answer comes on it; without one the same request, with the same Message ID, goes over TCP, and
 //! a second exchange with fresh NAT digests follows. The responder takes the way that a new authentic
 //! UPDATE_SA_ADDRESSES came on; over UDP it sends ESP there only once a cookie came back (return
-//! routability, RFC 4555, 3.7; a TCP connection has shown that).
+//! routability, RFC 4555, 3.7; a TCP connection has shown that). What happens when the present way
+//! gives no answer is in [`super::failover`].
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Session};
 use crate::config::{ConnectionConfig, TransportChoice};
-use crate::event::{Event, MoveFailure};
+use crate::event::{DownReason, Event, MoveFailure};
+use crate::host::Mode;
 use crate::message::{ExchangeType, Message, NotifyType, Payload};
 use crate::nat::{self, Nat};
 use crate::path::{NAT_T_PORT, Path, Transport};
@@ -21,9 +23,11 @@ use crate::time::Instant;
 /// Octets of a COOKIE2 (RFC 4555, 4.2.5: 8 to 64).
 const COOKIE2_LEN: usize = 16;
 /// Most further addresses of a peer that are kept.
-const ADDRESSES_MAX: usize = 16;
+pub(super) const ADDRESSES_MAX: usize = 16;
 /// Transmissions over UDP before a move falls back to TCP.
-const MOVE_TRIES: u32 = 3;
+pub(super) const MOVE_TRIES: u32 = 3;
+/// Answers to UPDATE_SA_ADDRESSES in a row that may come another way than the request went.
+const STRAY_ANSWERS_MAX: u8 = 3;
 
 /// Where an IKE SA is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +114,7 @@ impl Session {
         if payloads.is_empty() {
             payloads.push(Payload::notify(NotifyType::NO_ADDITIONAL_ADDRESSES, []));
         }
-        self.request(cx, ExchangeType::INFORMATIONAL, payloads, Asked::Liveness);
+        self.request(cx, ExchangeType::INFORMATIONAL, payloads, Asked::Addresses);
     }
 
     /// Whether this side may move the IKE SA (RFC 4555, 3.5: the initiator decides).
@@ -118,33 +122,61 @@ impl Session {
         self.mobike && self.initiator && matches!(self.phase, Phase::Established)
     }
 
+    /// Whether this side may move it to there.
+    pub(crate) fn may_move_to(&self, to: PathChoice) -> bool {
+        let (PathChoice::Udp { local, remote } | PathChoice::Tcp { local, remote }) = to;
+        let local = local.unwrap_or(self.path.local.ip());
+        let remote = remote.unwrap_or(self.path.remote.ip());
+        self.may_move() && self.lets_go(local, remote)
+    }
+
+    /// Whether the CHILD SAs can be at these addresses: those in transport mode stay at theirs, which
+    /// are their traffic selectors (RFC 4555, 1.2: it is for tunnel mode).
+    pub(super) fn lets_go(&self, local: IpAddr, remote: IpAddr) -> bool {
+        let stays = (self.path.local.ip(), self.path.remote.ip()) == (local, remote);
+        stays || self.children.iter().all(|child| child.mode == Mode::Tunnel)
+    }
+
     /// Moves the IKE SA and its CHILD SAs.
     pub(crate) fn move_to(&mut self, cx: &mut Cx<'_>, to: PathChoice) {
         match to {
             PathChoice::Udp { local, remote } => {
-                let path = &self.path;
-                let local = local.unwrap_or(path.local.ip());
-                let remote = remote.unwrap_or(path.remote.ip());
-                let port = match path.transport {
-                    Transport::Udp if path.has_non_esp_marker() => path.remote.port(),
-                    _ => NAT_T_PORT,
-                };
-                let remote = SocketAddr::new(remote, port);
-                let path = Path::udp(SocketAddr::new(local, NAT_T_PORT), remote);
-                self.tasks.retain(|task| !matches!(task, Task::Update(_)));
-                self.tasks.push_front(Task::Update(Some(path)));
-                // RFC 4555, 3.5: what waits for an answer goes the new way at once.
-                if let Some(outstanding) = &mut self.outstanding {
-                    (outstanding.via, outstanding.sent) = (Some(path), 0);
-                    self.transmit(cx);
-                }
-                self.pump(cx);
+                let local = local.unwrap_or(self.path.local.ip());
+                let remote = remote.unwrap_or(self.path.remote.ip());
+                self.tried = 0;
+                self.try_path(cx, self.udp_path(local, remote));
             }
             PathChoice::Tcp { local, remote } => {
                 let remote = remote.unwrap_or(self.path.remote.ip());
                 self.connect_to(cx, local, remote);
             }
         }
+    }
+
+    /// The way over UDP between these addresses.
+    pub(super) fn udp_path(&self, local: IpAddr, remote: IpAddr) -> Path {
+        let port = match self.path.transport {
+            Transport::Udp if self.path.has_non_esp_marker() => self.path.remote.port(),
+            _ => NAT_T_PORT,
+        };
+        Path::udp(SocketAddr::new(local, NAT_T_PORT), SocketAddr::new(remote, port))
+    }
+
+    /// Asks the peer by this way to take it.
+    pub(super) fn try_path(&mut self, cx: &mut Cx<'_>, path: Path) {
+        self.replace_update(Some(path));
+        // RFC 4555, 3.5: what waits for an answer goes the new way at once.
+        if let Some(outstanding) = &mut self.outstanding {
+            (outstanding.via, outstanding.sent) = (Some(path), 0);
+            self.transmit(cx);
+        }
+        self.pump(cx);
+    }
+
+    /// The next thing to be asked is UPDATE_SA_ADDRESSES, this one only.
+    pub(super) fn replace_update(&mut self, via: Option<Path>) {
+        self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+        self.tasks.push_front(Task::Update(via));
     }
 
     /// When UDP is tried again from TCP.
@@ -221,12 +253,24 @@ impl Session {
         };
         if !same(digested, path) {
             // RFC 9329, 7.1: it went another way than its digests say.
-            self.tasks.retain(|task| !matches!(task, Task::Update(_)));
-            self.tasks.push_front(Task::Update(None));
+            self.stray_answers += 1;
+            if self.stray_answers > STRAY_ANSWERS_MAX {
+                self.stray_answers = 0;
+                self.move_failed(cx, MoveFailure::AnsweredFromElsewhere);
+            } else {
+                let tried = path.transport == Transport::Udp && !same(&self.path, path);
+                self.replace_update(tried.then_some(*path));
+            }
             return;
         }
+        self.stray_answers = 0;
         let old = self.path;
         self.take_path(cx, path, nat::detect(message, path));
+        // RFC 4555, 3.4: what the peer lists leaves out the address that it is at.
+        let (left, taken) = (old.remote.ip(), path.remote.ip());
+        if let Some(listed) = self.peer_addresses.iter_mut().find(|listed| **listed == taken) {
+            *listed = left;
+        }
         if let Some(conn) = old.conn.filter(|conn| Some(*conn) != path.conn) {
             self.leave(cx, conn);
         }
@@ -283,21 +327,29 @@ impl Session {
         if let Some(addresses) = addresses(message) {
             self.peer_addresses = addresses;
         }
-        if message.notify(NotifyType::UPDATE_SA_ADDRESSES).is_none() || self.initiator {
-            return answer;
-        }
-        let found = nat::detect(message, path);
-        let udp = path.transport == Transport::Udp;
+        let moves = message.notify(NotifyType::UPDATE_SA_ADDRESSES).is_some() && !self.initiator;
         let (own, other) = (path.local.ip(), path.remote.ip());
-        if !self.connection.as_ref().is_some_and(|c| c.covers(own, other)) {
+        let covered = self.connection.as_ref().is_some_and(|c| c.covers(own, other));
+        if moves && !(covered && self.lets_go(own, other)) {
             answer.push(Payload::notify(NotifyType::UNACCEPTABLE_ADDRESSES, []));
             return answer;
         }
-        let (spi_i, spi_r) = (message.header.spi_i, message.header.spi_r);
-        let encap = self.connection.as_ref().is_some_and(|c| c.encap);
-        answer.extend(nat::notifies(spi_i, spi_r, path, encap));
+        // RFC 4555, 3.8: whoever sends digests gets some, whatever else the request is for.
+        if moves || message.notify(NotifyType::NAT_DETECTION_SOURCE_IP).is_some() {
+            let (spi_i, spi_r) = (message.header.spi_i, message.header.spi_r);
+            let encap = self.connection.as_ref().is_some_and(|c| c.encap);
+            answer.extend(nat::notifies(spi_i, spi_r, path, encap));
+        }
+        if moves {
+            self.follow(cx, path, nat::detect(message, path));
+        }
+        answer
+    }
+
+    /// The peer has moved there.
+    fn follow(&mut self, cx: &mut Cx<'_>, path: &Path, found: Nat) {
         let elsewhere = self.path.remote.ip() != path.remote.ip();
-        if udp && elsewhere {
+        if path.transport == Transport::Udp && elsewhere {
             // IKE answers there; ESP follows when the cookie has come back.
             self.nat = found;
             if self.path != *path {
@@ -309,7 +361,6 @@ impl Session {
         } else {
             self.take_path(cx, path, found);
         }
-        answer
     }
 
     /// Asks for a cookie from the peer's new address.
@@ -329,8 +380,10 @@ impl Session {
         checked: &Path,
         message: &Message,
     ) {
-        let returned = message.notify(NotifyType::COOKIE2).is_some_and(|n| n.data == cookie);
-        if returned && self.path == *checked {
+        if message.notify(NotifyType::COOKIE2).is_none_or(|n| n.data != cookie) {
+            // RFC 4555, 3.7: "the IKE_SA MUST be closed".
+            self.terminate(cx, DownReason::ProtocolError("COOKIE2 did not come back as it was"));
+        } else if self.path == *checked {
             self.set_child_path(cx);
         }
     }

@@ -11,6 +11,7 @@ mod child;
 mod create;
 mod end;
 mod exchange;
+mod failover;
 mod hint;
 mod inform;
 mod init;
@@ -146,6 +147,12 @@ pub(crate) struct Session {
     probed: Instant,
     /// Where the peer says that it can be reached besides.
     peer_addresses: Vec<IpAddr>,
+    /// How many other pairs of addresses were tried since the peer was last heard.
+    #[serde(skip)]
+    tried: usize,
+    /// Answers to UPDATE_SA_ADDRESSES in a row that came another way than the request went.
+    #[serde(skip)]
+    stray_answers: u8,
     #[serde(with = "saved::phase")]
     pub(crate) phase: Phase,
     sa: Option<IkeSa>,
@@ -213,6 +220,8 @@ impl Session {
             mobike: false,
             probed: now,
             peer_addresses: Vec::new(),
+            tried: 0,
+            stray_answers: 0,
             phase,
             sa: None,
             retired: Vec::new(),

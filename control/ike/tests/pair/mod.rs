@@ -287,6 +287,8 @@ pub(crate) struct Net {
     pub(crate) rng: Rng,
     pub(crate) udp_blocked: bool,
     pub(crate) tcp_refused: bool,
+    /// Nothing over UDP reaches this address or comes from it.
+    pub(crate) cut_off: Option<IpAddr>,
     /// Percent of messages that are lost (UDP), repeated (UDP), delayed by some latencies (UDP).
     pub(crate) loss: u64,
     pub(crate) repeated: u64,
@@ -378,6 +380,7 @@ impl Pair {
                 rng: Rng(3),
                 udp_blocked: false,
                 tcp_refused: false,
+                cut_off: None,
                 loss: 0,
                 repeated: 0,
                 reordered: 0,
@@ -512,7 +515,11 @@ impl Pair {
             *lose -= 1;
             return;
         }
-        if self.net.udp_blocked || self.net.rng.percent(self.net.loss) {
+        let cut_off = self.net.cut_off.is_some_and(|ip| [local.ip(), remote.ip()].contains(&ip));
+        if cut_off || self.net.udp_blocked {
+            return;
+        }
+        if self.net.rng.percent(self.net.loss) {
             return;
         }
         let copies = 1 + u32::from(self.net.rng.percent(self.net.repeated));
