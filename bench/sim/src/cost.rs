@@ -78,6 +78,14 @@ impl Packets {
         self.octets.iter_mut().zip(&self.lens).map(|(octets, len)| &mut octets[..*len])
     }
 
+    /// Loses one of them.
+    pub fn lose(&mut self, at: usize) {
+        if at < self.lens.len() {
+            self.lens.remove(at);
+            self.octets[at..].rotate_left(1);
+        }
+    }
+
     /// Forgets them.
     pub fn clear(&mut self) {
         self.lens.clear();

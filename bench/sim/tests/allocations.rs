@@ -25,7 +25,7 @@ fn connections_cost_little() {
 /// They have their turns one after the other.
 const CONNECTIONS: usize = 500;
 
-/// Carries data on every connection in turn; urgent frames among it.
+/// Carries data on every connection in turn; urgent frames among it, and losses that are repaired.
 fn carry(pair: &mut EnginePair, [data, acks]: &mut [Packets; 2], turns: std::ops::Range<u64>) {
     for turn in turns {
         let now = Instant(2_000_000 + turn * 1_000);
@@ -34,9 +34,17 @@ fn carry(pair: &mut EnginePair, [data, acks]: &mut [Packets; 2], turns: std::ops
         acks.clear();
         pair.send(now, &[connection], 8, data);
         pair.send_urgent(now, connection, data);
-        pair.receive(1, now, data);
-        pair.transmit(1, now, acks);
-        pair.receive(0, now, acks);
+        if turn % 7 == 0 {
+            data.lose(2);
+        }
+        for _ in 0..2 {
+            pair.receive(1, now, data);
+            acks.clear();
+            pair.transmit(1, now, acks);
+            pair.receive(0, now, acks);
+            data.clear();
+            pair.transmit(0, now, data); // What was lost.
+        }
     }
 }
 
@@ -45,13 +53,15 @@ fn carry(pair: &mut EnginePair, [data, acks]: &mut [Packets; 2], turns: std::ops
 fn carrying_data_allocates_nothing(control: CongestionControl) {
     let mut pair = EnginePair::new(CONNECTIONS, control, Instant(1_000_000)).unwrap();
     let mut packets = [Packets::default(), Packets::default()];
-    carry(&mut pair, &mut packets, 0..4_000);
+    carry(&mut pair, &mut packets, 0..80_000);
     let before = pair.received();
     let region = Region::new(ALLOCATOR);
-    carry(&mut pair, &mut packets, 4_100..8_000);
+    carry(&mut pair, &mut packets, 80_100..84_000);
     let used = region.change();
     assert!(pair.received() - before > 8 * 3_900 * 1_000, "{} octets", pair.received() - before);
-    assert_eq!(used.allocations + used.reallocations, 0, "{control:?}: {used:?}");
+    assert_eq!(used.allocations, 0, "{control:?}: {used:?}");
+    // Of some hundred losses one may make a list longer than it ever was.
+    assert!(used.reallocations <= 2, "{control:?}: {used:?}");
 }
 
 /// One after the other: the allocator counts for the whole process.

@@ -4,7 +4,7 @@ use super::runs::Runs;
 use super::waiting::Waiting;
 use super::{Context, Settings};
 use crate::engine::buffer::{ChunkPool, ReceiveBuffer};
-use crate::engine::lazy::{Idle, Lazy};
+use crate::engine::lazy::{ENTRIES_KEPT, Idle, Lazy};
 use crate::engine::offset::SequenceSpace;
 use crate::engine::segment::{SACK_BLOCKS_MAX, TIMESTAMP_OPTION};
 use crate::time::{Duration, Instant};
@@ -93,6 +93,12 @@ impl Idle for Holes {
 
     fn is_idle(&self) -> bool {
         self.fin.is_none() && self.duplicate.is_none() && self.waiting.is_empty()
+    }
+
+    fn reset(&mut self) {
+        let mut waiting = std::mem::replace(&mut self.waiting, Waiting::nothing());
+        waiting.shrink_to(ENTRIES_KEPT);
+        *self = Self { waiting, ..Self::none() };
     }
 }
 

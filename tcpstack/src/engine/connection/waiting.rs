@@ -33,6 +33,11 @@ impl Waiting {
         self.0.is_empty()
     }
 
+    /// Keeps room for at most so many arrivals.
+    pub(super) fn shrink_to(&mut self, arrivals: usize) {
+        self.0.shrink_to(arrivals);
+    }
+
     /// A segment with `octets`, of which some are new, has to wait.
     pub(super) fn begin(&mut self, octets: Range<u64>, now: Instant) {
         let at = self.0.partition_point(|held| held.octets.start <= octets.start);
