@@ -1,22 +1,32 @@
 //! A bounded, sorted set of half-open ranges of stream offsets.
 //!
 //! It remembers what a peer has SACKed and which octets lie behind a hole. Neighbouring ranges
-//! melt into one; the set never holds more than its limit, so a peer that acknowledges or sends
-//! every second octet buys a refused insertion and not a long list.
+//! melt into one, all that an addition touches at once; the set never holds more than its limit, so a
+//! peer that acknowledges or sends every second octet buys a refused insertion and not a long list.
+//! The lowest ranges go first and new ones come last, neither of which moves any other.
 
 use super::lazy::ENTRIES_KEPT;
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// At most `LIMIT` disjoint, non-touching ranges in ascending order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ranges<const LIMIT: usize> {
-    ranges: Vec<Range<u64>>,
+    ranges: VecDeque<Range<u64>>,
     octets: u64,
+    /// What changes have cost: ranges that others had to move for.
+    #[cfg(test)]
+    pub(super) moved: usize,
 }
 
 impl<const LIMIT: usize> Ranges<LIMIT> {
     pub(crate) const fn new() -> Self {
-        Self { ranges: Vec::new(), octets: 0 }
+        Self {
+            ranges: VecDeque::new(),
+            octets: 0,
+            #[cfg(test)]
+            moved: 0,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -29,7 +39,7 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
 
     /// The highest range.
     pub(crate) fn last(&self) -> Option<&Range<u64>> {
-        self.ranges.last()
+        self.ranges.back()
     }
 
     /// The range that holds `offset`.
@@ -41,22 +51,6 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
     /// Whether all of `range` is in the set.
     pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
         self.containing(range.start).is_some_and(|held| held.end >= range.end)
-    }
-
-    /// The part of `range` from its start that is not in the set, up to the first octet that is.
-    pub(crate) fn next_gap(&self, range: &Range<u64>) -> Option<Range<u64>> {
-        let at = self.ranges.partition_point(|held| held.end <= range.start);
-        let mut start = range.start;
-        let mut end = range.end;
-        if let Some(held) = self.ranges.get(at) {
-            if held.start <= start {
-                start = held.end;
-                end = end.min(self.ranges.get(at + 1).map_or(u64::MAX, |next| next.start));
-            } else {
-                end = end.min(held.start);
-            }
-        }
-        (start < end).then_some(start..end)
     }
 
     /// How many octets the ranges hold.
@@ -71,6 +65,17 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
 
     /// Adds `range`. `false` when it would make one more than the limit; nothing changes then.
     pub(crate) fn insert(&mut self, range: Range<u64>) -> bool {
+        self.fill(range, |_, _| {})
+    }
+
+    /// Adds `range`, and melts all that it touches into one range, once. Each part of it that was
+    /// not in the set goes to `new`, the lowest first, with the range that it becomes a part of.
+    /// `false` when it would make one more than the limit; nothing changes then.
+    pub(crate) fn fill(
+        &mut self,
+        range: Range<u64>,
+        mut new: impl FnMut(Range<u64>, &Range<u64>),
+    ) -> bool {
         if range.is_empty() {
             return true;
         }
@@ -81,24 +86,46 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
                 return false;
             }
             self.octets += range.end - range.start;
+            new(range.clone(), &range);
+            #[cfg(test)]
+            self.count_moved(from);
             self.ranges.insert(from, range);
             return true;
         }
         let merged =
             self.ranges[from].start.min(range.start)..self.ranges[to - 1].end.max(range.end);
-        self.octets -= octets(&self.ranges[from..to]);
-        self.octets += merged.end - merged.start;
+        let mut rest = range;
+        for held in self.ranges.range(from..to) {
+            if rest.start < held.start {
+                self.octets += held.start - rest.start;
+                new(rest.start..held.start, &merged);
+            }
+            rest.start = held.end;
+        }
+        if rest.start < rest.end {
+            self.octets += rest.end - rest.start;
+            new(rest, &merged);
+        }
         self.ranges[from] = merged;
-        self.ranges.drain(from + 1..to);
+        if from + 1 < to {
+            self.ranges.drain(from + 1..to);
+            #[cfg(test)]
+            self.count_moved(from + 1);
+        }
         true
+    }
+
+    /// Notes that the ranges before `place` move, or those from it on, whichever are fewer.
+    #[cfg(test)]
+    fn count_moved(&mut self, place: usize) {
+        self.moved += place.min(self.ranges.len() - place);
     }
 
     /// Forgets everything below `offset`.
     pub(crate) fn trim_below(&mut self, offset: u64) {
         let gone = self.ranges.partition_point(|range| range.end <= offset);
-        self.octets -= octets(&self.ranges[..gone]);
-        self.ranges.drain(..gone);
-        if let Some(first) = self.ranges.first_mut().filter(|first| first.start < offset) {
+        self.octets -= self.ranges.drain(..gone).map(|range| range.end - range.start).sum::<u64>();
+        if let Some(first) = self.ranges.front_mut().filter(|first| first.start < offset) {
             self.octets -= offset - first.start;
             first.start = offset;
         }
@@ -109,10 +136,6 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
         self.ranges.shrink_to(ENTRIES_KEPT);
         self.octets = 0;
     }
-}
-
-fn octets(ranges: &[Range<u64>]) -> u64 {
-    ranges.iter().map(|range| range.end - range.start).sum()
 }
 
 #[cfg(test)]
@@ -131,24 +154,27 @@ mod tests {
             let mut ranges = Ranges::<1000>::new();
             let mut model = BTreeSet::new();
             for (start, len) in inserts {
-                prop_assert!(ranges.insert(start..start + len));
+                let (mut new, mut whole) = (Vec::new(), None);
+                let fits = ranges.fill(start..start + len, |part, merged| {
+                    new.extend(part);
+                    whole = Some(merged.clone());
+                });
+                prop_assert!(fits);
+                let missing: Vec<u64> =
+                    (start..start + len).filter(|octet| !model.contains(octet)).collect();
+                prop_assert_eq!(new, missing);
+                prop_assert!(whole.is_none_or(|whole| ranges.ranges.contains(&whole)));
                 model.extend(start..start + len);
             }
             let probe = probe.0..probe.0 + probe.1;
             prop_assert_eq!(ranges.covers(&probe), probe.clone().all(|o| model.contains(&o)));
-            let gap: Vec<u64> = probe
-                .clone()
-                .skip_while(|o| model.contains(o))
-                .take_while(|o| !model.contains(o))
-                .collect();
-            let found: Vec<u64> = ranges.next_gap(&probe).into_iter().flatten().collect();
-            prop_assert_eq!(found, gap);
             ranges.trim_below(floor);
             model.retain(|o| *o >= floor);
             let held: BTreeSet<u64> = ranges.ranges.iter().cloned().flatten().collect();
             prop_assert_eq!(ranges.octets, held.len() as u64);
             prop_assert_eq!(held, model);
-            prop_assert!(ranges.ranges.windows(2).all(|w| w[0].end < w[1].start));
+            let ranges = ranges.ranges.make_contiguous();
+            prop_assert!(ranges.windows(2).all(|w| w[0].end < w[1].start));
         }
     }
 

@@ -225,27 +225,32 @@ impl Scoreboard {
 
     /// Takes one SACK block (RFC 2018); each segment that it newly delivers goes to `delivered`.
     ///
-    /// A segment counts once all its octets are SACKed.
+    /// A segment counts once all its octets are SACKed. The work is that of what is newly told: the
+    /// ranges known before melt into one once, however many holes between them the block closes.
     pub(crate) fn sack(&mut self, block: Range<u64>, mut delivered: impl FnMut(&Sent)) {
-        let mut rest = block;
-        while let Some(gap) = self.sacked.next_gap(&rest) {
-            if !self.sacked.insert(gap.clone()) {
-                return;
-            }
-            self.mark_sacked(&gap, &mut delivered);
-            rest.start = gap.end;
+        if self.sacked.covers(&block) {
+            return;
         }
+        let mut sacked = std::mem::take(&mut self.sacked);
+        sacked.fill(block, |gap, whole| self.mark_sacked(&gap, whole, &mut delivered));
+        self.sacked = sacked;
     }
 
-    /// Marks the segments that touch `gap` and now lie wholly in SACKed ranges.
-    fn mark_sacked(&mut self, gap: &Range<u64>, delivered: &mut impl FnMut(&Sent)) {
+    /// Marks the segments that touch `gap` and now lie wholly in `whole`, the SACKed range around it.
+    fn mark_sacked(
+        &mut self,
+        gap: &Range<u64>,
+        whole: &Range<u64>,
+        delivered: &mut impl FnMut(&Sent),
+    ) {
         let from = self.segments.partition_point(|segment| segment.range.end <= gap.start);
         for index in from..self.segments.len() {
             let segment = &self.segments[index];
             if segment.range.start >= gap.end {
                 break;
             }
-            if segment.sacked || !self.sacked.covers(&segment.range) {
+            let is_whole = whole.start <= segment.range.start && segment.range.end <= whole.end;
+            if segment.sacked || !is_whole {
                 continue;
             }
             let id = self.first_id + index as u64;

@@ -209,3 +209,27 @@ fn single_octets_are_remembered_up_to_a_limit() {
     }
     assert_eq!(board.sacked.len(), SACKED_RANGES_MAX);
 }
+
+/// SACK Panic: one block over thousands of holes costs what it newly tells, and one merger; and holes
+/// that close one after the other, the lowest first, move nothing.
+#[test]
+fn thousands_of_holes_cost_no_more_than_they_are() {
+    let mut board = Scoreboard::new();
+    let ranges = SACKED_RANGES_MAX as u64;
+    for n in 0..=2 * ranges {
+        board.push(n * MSS..(n + 1) * MSS, stamp(n));
+    }
+    for n in 0..ranges {
+        board.sack((2 * n + 1) * MSS..(2 * n + 2) * MSS, |_| {});
+    }
+    for n in 0..ranges / 2 {
+        board.acknowledge((2 * n + 2) * MSS, |_| {});
+    }
+    assert_eq!(board.sacked.moved, 0, "new ones come last, old ones go first");
+
+    let (mut delivered, left) = (0, ranges / 2);
+    board.sack(ranges * MSS..(2 * ranges + 1) * MSS, |_| delivered += 1);
+    assert_eq!(delivered, left + 1, "and not those that were known");
+    let moved = board.sacked.moved as u64;
+    assert!(moved <= left, "{moved} ranges were moved for {left} holes");
+}
