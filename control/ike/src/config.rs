@@ -150,6 +150,32 @@ pub struct Volume {
     pub life: Option<u64>,
 }
 
+/// What becomes of the older IKE SAs of a peer when it is authenticated with a new one. swanctl's
+/// `unique`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Uniqueness {
+    /// They stay, whatever the peer says: several gateways use the same identity. None of them says
+    /// INITIAL_CONTACT, since it cannot know.
+    Never,
+    /// They stay, unless the peer says INITIAL_CONTACT (RFC 7296, 2.4).
+    No,
+    /// They go.
+    #[default]
+    Replace,
+}
+
+/// Whether long IKE messages go in fragments (RFC 7383). swanctl's `fragmentation`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fragmentation {
+    /// Neither sent nor asked for.
+    No,
+    /// The peer is told that it may send some; this side sends none.
+    Accept,
+    /// In both directions, where the peer can put them together.
+    #[default]
+    Yes,
+}
+
 /// One connection: who talks to whom, and how. swanctl's `connections.<name>`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ConnectionConfig {
@@ -196,9 +222,8 @@ pub struct ConnectionConfig {
     pub udp_probe: Option<Duration>,
     /// All addresses of this gateway that a MOBIKE peer is told besides the one in use; at most 16 are.
     pub additional_addrs: Vec<IpAddr>,
-    /// Let long messages go in fragments where the peer can put them together (RFC 7383); only over
-    /// UDP.
-    pub fragmentation: bool,
+    /// Whether long messages go in fragments (RFC 7383); only over UDP.
+    pub fragmentation: Fragmentation,
     /// Longest IP datagram of a fragment, in octets, at least 256.
     pub fragment_size: u16,
     /// How long after authentication it is done anew, by a new IKE SA beside the old one. As responder
@@ -207,9 +232,8 @@ pub struct ConnectionConfig {
     pub reauth_time: Option<Duration>,
     /// When the IKE SA gets new keys, and when it ends without.
     pub lifetime: Lifetime,
-    /// Remove other IKE SAs of this connection with the same two identities when a new one is
-    /// authenticated (swanctl's `unique = replace`). INITIAL_CONTACT does so in any case.
-    pub unique: bool,
+    /// What becomes of other IKE SAs with the same two identities when a new one is authenticated.
+    pub unique: Uniqueness,
 }
 
 impl ConnectionConfig {
@@ -236,11 +260,11 @@ impl ConnectionConfig {
             mobike: true,
             udp_probe: Some(Duration::from_secs(600)),
             additional_addrs: Vec::new(),
-            fragmentation: true,
+            fragmentation: Fragmentation::Yes,
             fragment_size: 1280,
             reauth_time: None,
             lifetime: Lifetime::IKE,
-            unique: true,
+            unique: Uniqueness::Replace,
         }
     }
 

@@ -52,8 +52,8 @@ extern crate self as culvert_ike;
 mod pair;
 
 pub use config::{
-    AddressMatch, ChildConfig, ChildMode, ConnectionConfig, Lifetime, Retransmission,
-    TransportChoice, Volume,
+    AddressMatch, ChildConfig, ChildMode, ConnectionConfig, Fragmentation, Lifetime,
+    Retransmission, TransportChoice, Uniqueness, Volume,
 };
 pub use endpoint::{
     DropReason, Endpoint, EndpointConfig, InitiateError, Received, Snapshot, UnknownSa,

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::{
-    AddressMatch, DownReason, EndpointConfig, Event, IkeState, InitiationError, Path, Received,
-    Secret, Transport, TransportChoice, message::NotifyType,
+    AddressMatch, ConnectionConfig, DownReason, EndpointConfig, Event, IkeState, InitiationError,
+    Path, Received, Secret, Transport, TransportChoice, Uniqueness, message::NotifyType,
 };
 use pair::{A, B, Pair, child, config, mirror};
 
@@ -22,7 +22,7 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn started(a: culvert_ike::ConnectionConfig, b: culvert_ike::ConnectionConfig) -> Pair {
+fn started(a: ConnectionConfig, b: ConnectionConfig) -> Pair {
     let mut pair = Pair::new(a, b);
     pair.initiate();
     pair
@@ -256,12 +256,12 @@ fn liveness_is_checked_when_nothing_authentic_came() {
 // RFC 7296, 2.4 and 3.10.1.
 #[test]
 fn a_new_ike_sa_of_the_same_peer_replaces_the_old_one() {
-    for unique in [true, false] {
+    for unique in [Uniqueness::Replace, Uniqueness::No] {
         let mut a = config();
         a.unique = unique;
         let mut pair = Pair::up(a);
         let old = pair.b.sa().id;
-        if !unique {
+        if unique == Uniqueness::No {
             // The peer has lost its state: INITIAL_CONTACT.
             pair.a.endpoint = culvert_ike::Endpoint::new(EndpointConfig::default());
             pair.a.host.installed.clear();
@@ -272,6 +272,27 @@ fn a_new_ike_sa_of_the_same_peer_replaces_the_old_one() {
         assert_ne!(pair.b.sa().id, old);
         assert!(pair.b.events.iter().any(|e| matches!(e,
             Event::IkeDown { ike, reason: DownReason::Replaced | DownReason::DeletedByPeer, .. } if *ike == old)));
+    }
+}
+
+// RFC 7296, 2.4: what INITIAL_CONTACT allows is not done where several use one identity, and whoever
+// does so cannot say it.
+#[test]
+fn with_unique_never_ike_sas_of_one_identity_live_side_by_side() {
+    for (own, stay) in [(Uniqueness::Never, 2), (Uniqueness::No, 1)] {
+        for others in [Uniqueness::Never, Uniqueness::No] {
+            let a = ConnectionConfig { unique: others, ..config() };
+            let b = ConnectionConfig { unique: own, ..mirror(&a) };
+            let mut pair = Pair::new(a, b);
+            pair.initiate();
+            pair.run(seconds(1));
+            // Another gateway of the same identity.
+            pair.a.endpoint = culvert_ike::Endpoint::new(EndpointConfig::default());
+            pair.initiate();
+            pair.run(seconds(100));
+            let expected = if others == Uniqueness::Never { 2 } else { stay };
+            assert_eq!(pair.b.endpoint.sas().count(), expected, "{own:?} here, {others:?} there");
+        }
     }
 }
 

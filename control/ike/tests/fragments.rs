@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::{
-    ChildConfig, ConnectionConfig, DropReason, Received, Transport, TransportChoice,
+    ChildConfig, ConnectionConfig, DropReason, Fragmentation, Received, Transport, TransportChoice,
     message::{Message, NotifyType},
 };
 use pair::{Pair, Rng, Side, config, mirror};
@@ -64,7 +64,9 @@ fn over_tcp_nothing_is_cut() {
 // RFC 7383, 2.3.
 #[test]
 fn whoever_is_not_known_to_take_fragments_gets_none() {
-    for (own, others) in [(true, false), (false, true)] {
+    for (own, others) in
+        [(Fragmentation::Yes, Fragmentation::No), (Fragmentation::No, Fragmentation::Yes)]
+    {
         let mut a = long();
         a.fragmentation = own;
         let mut b = mirror(&a);
@@ -74,6 +76,23 @@ fn whoever_is_not_known_to_take_fragments_gets_none() {
         pair.run(Duration::from_secs(1));
         pair.assert_child();
         assert_eq!((auths(&pair.a).len(), auths(&pair.b).len()), (1, 1));
+    }
+}
+
+// RFC 7383, 2.3: to say that fragments are supported is to take them, not to send them.
+#[test]
+fn whoever_only_accepts_fragments_sends_none() {
+    for initiator_accepts in [true, false] {
+        let mut a = long();
+        let mut b = mirror(&a);
+        let accepting = if initiator_accepts { &mut a } else { &mut b };
+        accepting.fragmentation = Fragmentation::Accept;
+        let mut pair = Pair::new(a, b);
+        pair.initiate();
+        pair.run(Duration::from_secs(1));
+        pair.assert_child();
+        let whole = [&pair.a, &pair.b].map(|side| auths(side).len() == 1);
+        assert_eq!(whole, [initiator_accepts, !initiator_accepts]);
     }
 }
 

@@ -8,7 +8,7 @@ mod pair;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_ike::{ConnectionConfig, DownReason, Event, TransportChoice};
+use culvert_ike::{ConnectionConfig, DownReason, Event, TransportChoice, Uniqueness};
 use pair::{Pair, Side, child, config, mirror};
 
 fn seconds(n: u64) -> Duration {
@@ -17,7 +17,7 @@ fn seconds(n: u64) -> Duration {
 
 fn two_children() -> ConnectionConfig {
     let mut a = config();
-    a.unique = false;
+    a.unique = Uniqueness::No;
     let mut more = child(&["10.1.9.0/24"], &["10.2.9.0/24"], "aes128gcm16");
     more.name = "more".into();
     a.children.push(Arc::new(more));
@@ -126,7 +126,7 @@ fn a_pair_that_is_put_off_keeps_the_old_ike_sa() {
 #[test]
 fn a_pair_that_fails_keeps_the_old_ike_sa_for_a_while() {
     for repaired in [true, false] {
-        let a = ConnectionConfig { unique: false, ..config() };
+        let a = ConnectionConfig { unique: Uniqueness::No, ..config() };
         let mut pair = Pair::up(a);
         let old = pair.a.sa().id;
         pair.b.host.broken = true;
@@ -151,7 +151,7 @@ fn a_pair_that_fails_keeps_the_old_ike_sa_for_a_while() {
 // is another one by now.
 #[test]
 fn the_responder_ends_an_ike_sa_whose_peer_does_not_authenticate_anew() {
-    let a = ConnectionConfig { unique: false, ..config() };
+    let a = ConnectionConfig { unique: Uniqueness::No, ..config() };
     let mut b = mirror(&a);
     b.reauth_time = Some(seconds(1000));
     let mut pair = Pair::new(a, b);
@@ -237,8 +237,8 @@ fn an_end_without_the_peers_address_says_so() {
 // the responder before, whatever its `unique` says.
 #[test]
 fn the_responder_leaves_the_old_ike_sa_to_the_initiator_for_a_while() {
-    let a = ConnectionConfig { unique: false, ..config() };
-    let b = ConnectionConfig { unique: true, ..mirror(&a) };
+    let a = ConnectionConfig { unique: Uniqueness::No, ..config() };
+    let b = ConnectionConfig { unique: Uniqueness::Replace, ..mirror(&a) };
     let mut pair = Pair::new(a, b);
     pair.initiate();
     pair.run(seconds(1));
@@ -262,8 +262,8 @@ fn the_responder_leaves_the_old_ike_sa_to_the_initiator_for_a_while() {
 // What was to take the place of an IKE SA may go again before it has.
 #[test]
 fn an_ike_sa_whose_successor_is_gone_stays() {
-    let a = ConnectionConfig { unique: false, ..config() };
-    let b = ConnectionConfig { unique: true, ..mirror(&a) };
+    let a = ConnectionConfig { unique: Uniqueness::No, ..config() };
+    let b = ConnectionConfig { unique: Uniqueness::Replace, ..mirror(&a) };
     let mut pair = Pair::new(a, b);
     pair.initiate();
     pair.run(seconds(1));
@@ -285,7 +285,7 @@ fn ike_sas_that_both_ends_begin_at_once_become_one() {
     for (head_start, lost) in
         [(0, [0, 0]), (5, [0, 0]), (15, [0, 0]), (0, [1, 0]), (0, [0, 1]), (8, [2, 1])]
     {
-        let a = ConnectionConfig { unique: true, ..config() };
+        let a = ConnectionConfig { unique: Uniqueness::Replace, ..config() };
         let mut b = mirror(&a);
         b.remote_addrs = vec![culvert_ike::AddressMatch::Address(pair::A.parse().unwrap())];
         let mut pair = Pair::new(a, b);

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use culvert_ike::{
-    AddressMatch, ConnectionConfig, Identity, IdentityPattern, IkeProposal, Lifetime,
-    Retransmission, TransportChoice,
+    AddressMatch, ConnectionConfig, Fragmentation, Identity, IdentityPattern, IkeProposal,
+    Lifetime, Retransmission, TransportChoice, Uniqueness,
 };
 use serde_spanned::Spanned;
 
 use super::check::{Checker, LIST_MAX};
 use super::secret::Secrets;
-use super::section::{ConnectionSection, TransportSection, UniqueSection};
+use super::section::{ConnectionSection, FragmentationSection, TransportSection, UniqueSection};
 use super::values::Time;
 use super::{CONNECTIONS_MAX, Connection};
 
@@ -76,7 +76,11 @@ impl Checker<'_> {
         ike.tcp_response_timeout =
             self.time("tcp_response_timeout", response, TCP_RESPONSE, ike.tcp_response_timeout);
         self.lifetimes(section, &mut ike);
-        ike.unique = section.unique != Some(UniqueSection::Never);
+        ike.unique = match section.unique {
+            None | Some(UniqueSection::Replace) => Uniqueness::Replace,
+            Some(UniqueSection::No) => Uniqueness::No,
+            Some(UniqueSection::Never) => Uniqueness::Never,
+        };
         let keyingtries = section.keyingtries.as_ref();
         let keyingtries = self.number("keyingtries", keyingtries, 0..=KEYINGTRIES_MAX, 0);
         let children = self.children(place, &mut ike);
@@ -105,7 +109,11 @@ impl Checker<'_> {
         ike.additional_addrs = self.additional_addresses(section);
         let probe = section.udp_probe.as_ref();
         ike.udp_probe = self.time_or_never("udp_probe", probe, UDP_PROBE, ike.udp_probe);
-        ike.fragmentation = section.fragmentation.unwrap_or(ike.fragmentation);
+        ike.fragmentation = match section.fragmentation {
+            None | Some(FragmentationSection::Yes) => Fragmentation::Yes,
+            Some(FragmentationSection::Accept) => Fragmentation::Accept,
+            Some(FragmentationSection::No) => Fragmentation::No,
+        };
         let size = section.fragment_size.as_ref();
         let size = self.number("fragment_size", size, FRAGMENT_SIZE, ike.fragment_size.into());
         ike.fragment_size = u16::try_from(size).unwrap_or(ike.fragment_size);

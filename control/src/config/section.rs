@@ -94,7 +94,7 @@ pub(super) struct ConnectionSection {
     pub(super) mobike: Option<bool>,
     pub(super) additional_addrs: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) udp_probe: Option<Spanned<Time>>,
-    pub(super) fragmentation: Option<bool>,
+    pub(super) fragmentation: Option<FragmentationSection>,
     pub(super) fragment_size: Option<Spanned<u64>>,
     pub(super) keyingtries: Option<Spanned<u64>>,
     pub(super) unique: Option<UniqueSection>,
@@ -111,12 +111,23 @@ pub(super) enum TransportSection {
     Auto,
 }
 
-/// `unique`, of which two of swanctl's values are known.
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+/// `unique`, of which three of swanctl's values are known.
+#[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum UniqueSection {
-    Replace,
     Never,
+    No,
+    Replace,
+}
+
+/// `fragmentation`; swanctl's `force` is `yes` in IKEv2.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FragmentationSection {
+    #[serde(alias = "force")]
+    Yes,
+    Accept,
+    No,
 }
 
 /// `local` or `remote` of a connection.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use culvert_ike::{Lifetime, Volume};
+use culvert_ike::{Fragmentation, Lifetime, Uniqueness, Volume};
 use proptest::prelude::*;
 
 use super::*;
@@ -158,14 +158,15 @@ fn what_is_done_about_an_end_is_what_is_done_at_the_start_unless_said_otherwise(
 
 #[test]
 fn the_protocol_gets_what_the_connection_says() {
-    let text = "dpd_delay = 0\nmobike = false\nudp_probe = 0\nfragmentation = false\n\
+    let text = "dpd_delay = 0\nmobike = false\nudp_probe = 0\nfragmentation = \"accept\"\n\
                 fragment_size = 1400\nkeyingtries = 3\ntcp_response_timeout = \"20s\"\n\
-                additional_addrs = [\"2001:db8::1\"]\nunique = \"never\"";
+                additional_addrs = [\"2001:db8::1\"]\nunique = \"no\"";
     let config = with(text, "");
     let branch = config.connection("branch").expect("there");
     let ike = &branch.ike;
     assert_eq!((ike.dpd_delay, ike.udp_probe), (None, None));
-    assert_eq!((ike.mobike, ike.fragmentation, ike.unique), (false, false, false));
+    assert_eq!((ike.mobike, ike.fragmentation), (false, Fragmentation::Accept));
+    assert_eq!(ike.unique, Uniqueness::No);
     assert_eq!((ike.fragment_size, branch.keyingtries), (1400, Some(3)));
     assert_eq!(ike.tcp_response_timeout, Duration::from_secs(20));
     assert_eq!(ike.additional_addrs, ["2001:db8::1".parse::<std::net::IpAddr>().expect("one")]);
@@ -173,6 +174,8 @@ fn the_protocol_gets_what_the_connection_says() {
     let defaults = defaults.connection("branch").expect("there");
     assert_eq!(defaults.ike.dpd_delay, Some(Duration::from_secs(30)));
     assert_eq!((defaults.ike.mobike, defaults.keyingtries), (true, None));
+    let of_ike = (defaults.ike.fragmentation, defaults.ike.unique);
+    assert_eq!(of_ike, (Fragmentation::Yes, Uniqueness::Replace));
 }
 
 #[test]
@@ -207,6 +210,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "21: start_action = \"start\" needs the peer's address in remote_addrs",
     ),
     ("\"auto\"", "\"ah\"", "12: unknown variant `ah`, expected one of `udp`, `tcp`, `auto`"),
+    (
+        "fallback_after = 3",
+        "fragmentation = \"maybe\"",
+        "13: unknown variant `maybe`, expected one of `force`, `yes`, `accept`, `no`",
+    ),
+    (
+        "fallback_after = 3",
+        "unique = \"keep\"",
+        "13: unknown variant `keep`, expected one of `never`, `no`, `replace`",
+    ),
     ("fallback_after = 3", "fallback_after = 1", "13: fallback_after must be between 2 and 20"),
     (
         "prfsha256-x25519",

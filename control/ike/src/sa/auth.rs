@@ -8,7 +8,7 @@ use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Replaces, Session};
 use super::{mobike, saved};
 use crate::auth::{self, METHOD_SHARED_KEY, Signed};
-use crate::config::{ChildConfig, ConnectionConfig};
+use crate::config::{ChildConfig, ConnectionConfig, Uniqueness};
 use crate::event::{ChildFailure, Event, InitiationError};
 use crate::host::Secret;
 use crate::id::{IdKind, Identity};
@@ -103,7 +103,7 @@ impl Session {
             payloads.push(Payload::IdR(id.kind().number(), id.data().to_vec()));
         }
         payloads.push(auth);
-        if self.first_contact {
+        if self.first_contact && connection.unique != Uniqueness::Never {
             payloads.push(Payload::notify(NotifyType::INITIAL_CONTACT, []));
         }
         if let Some(spi_in) = state.spi_in {
@@ -231,6 +231,10 @@ impl Session {
         }
     }
 
+    fn uniqueness(&self) -> Uniqueness {
+        self.connection.as_ref().map(|c| c.unique).unwrap_or_default()
+    }
+
     /// The peer is authenticated.
     fn established(&mut self, cx: &mut Cx<'_>) {
         self.phase = Phase::Established;
@@ -238,7 +242,7 @@ impl Session {
         self.restart_clock(cx);
         let connection = self.connection_name();
         // Its predecessor goes when all CHILD SAs have come over.
-        if self.succession.is_none() && self.connection.as_ref().is_some_and(|c| c.unique) {
+        if self.succession.is_none() && self.uniqueness() == Uniqueness::Replace {
             let how = if self.initiator { Replaces::WithDelete } else { Replaces::Later };
             self.replaces = Some(how);
         }
@@ -333,7 +337,8 @@ impl Session {
         payloads.extend(self.auth_lifetime());
         self.established(cx);
         self.note_auth_lifetime(cx, message);
-        if message.notify(NotifyType::INITIAL_CONTACT).is_some() {
+        let alone = message.notify(NotifyType::INITIAL_CONTACT).is_some();
+        if alone && self.uniqueness() != Uniqueness::Never {
             self.replaces = Some(Replaces::Silently);
         }
         let nonces = (&answered.nonce_i[..], &answered.nonce_r[..]);

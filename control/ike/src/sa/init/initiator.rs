@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{derive, fragment_limit, has_sa, init_header, init_payloads};
+use super::{derive, fragment_limit, has_sa, init_header, init_payloads, takes_fragments};
 use crate::config::{ChildConfig, ConnectionConfig, TransportChoice};
 use crate::crypto::{DhError, Private};
 use crate::endpoint::{DropReason, Received};
@@ -158,10 +158,7 @@ impl Session {
         payloads.push(Payload::Ke(group.transform_id(), public));
         payloads.push(Payload::Nonce(attempt.nonce.clone()));
         payloads.extend(nat::notifies(attempt.spi_i, 0, &self.path, connection.encap));
-        if connection.fragmentation {
-            let kind = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
-            payloads.push(Payload::notify(kind, []));
-        }
+        payloads.extend(takes_fragments(&connection));
         let header = init_header(attempt.spi_i, 0, false);
         match Message::new(header, payloads).encode() {
             Ok(octets) => attempt.request = octets,

@@ -4,7 +4,7 @@ mod initiator;
 mod responder;
 
 use super::Cx;
-use crate::config::ConnectionConfig;
+use crate::config::{ConnectionConfig, Fragmentation};
 use crate::crypto::SecretOctets;
 use crate::keys::{IkeKeys, Inputs, skeyseed};
 use crate::message::{ExchangeType, Header, Message, NotifyType, Payload, Proposal};
@@ -31,7 +31,13 @@ const fn init_header(spi_i: u64, spi_r: u64, response: bool) -> Header {
 /// Beyond which length messages are cut, where both sides want it (RFC 7383, 2.3).
 fn fragment_limit(message: &Message, connection: &ConnectionConfig) -> Option<usize> {
     message.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED)?;
-    connection.fragmentation.then(|| connection.fragment_limit())
+    (connection.fragmentation == Fragmentation::Yes).then(|| connection.fragment_limit())
+}
+
+/// Tells the peer that it may send fragments (RFC 7383, 2.3).
+fn takes_fragments(connection: &ConnectionConfig) -> Option<Payload> {
+    let takes = connection.fragmentation != Fragmentation::No;
+    takes.then(|| Payload::notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED, []))
 }
 
 fn has_sa(message: &Message) -> bool {

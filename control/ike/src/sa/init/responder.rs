@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{derive, fragment_limit, init_header, init_payloads, reply_in_clear};
+use super::{derive, fragment_limit, init_header, init_payloads, reply_in_clear, takes_fragments};
 use crate::config::ConnectionConfig;
 use crate::crypto::Private;
 use crate::endpoint::DropReason;
@@ -123,10 +123,9 @@ impl Session {
             Payload::Nonce(nonce_r.clone()),
         ];
         payloads.extend(nat::notifies(spis.0, spis.1, path, first.encap));
-        if fragment.is_some() {
-            let kind = NotifyType::IKEV2_FRAGMENTATION_SUPPORTED;
-            payloads.push(Payload::notify(kind, []));
-        }
+        // RFC 7383, 2.3: the answer to an initiator that has said so, too.
+        let told = message.notify(NotifyType::IKEV2_FRAGMENTATION_SUPPORTED);
+        payloads.extend(told.and_then(|_| takes_fragments(&first)));
         let response = Message::new(init_header(spis.0, spis.1, true), payloads).encode().ok()?;
         cx.send(path, response.clone());
         let phase = Phase::HalfOpen(Box::new(Answered {
