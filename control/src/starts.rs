@@ -184,6 +184,16 @@ impl Starts {
         begins.unwrap_or(false)
     }
 
+    /// The IKE SA with which a child is being tried.
+    #[must_use]
+    pub fn tried(&self, connection: &str, child: &str) -> Option<IkeSaId> {
+        let start = self.connections.get(connection)?.iter().find(|start| start.child == child)?;
+        match start.state {
+            State::Trying(ike) => Some(ike),
+            _ => None,
+        }
+    }
+
     /// A child is being tried with this IKE SA.
     pub fn trying(&mut self, connection: &str, child: &str, ike: IkeSaId) {
         self.change(connection, child, |start| start.state = State::Trying(ike));

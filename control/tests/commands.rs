@@ -5,7 +5,7 @@
 mod support;
 
 use culvert_api::{Code, Command, IkeSa, Target, Transport};
-use support::pair::{Pair, ask, initiate, pair, told};
+use support::pair::{LEFT, Pair, RIGHT, ask, config, initiate, pair, pair_of, told};
 use support::{Gateway, eventually};
 
 const WAIT_S: u32 = 15;
@@ -189,7 +189,7 @@ fn moves_that_cannot_be_are_refused_at_once() {
         wait_s: WAIT_S,
     };
     let (_, message) = refused(&pair.left, strange(Some("192.0.2.9"), None));
-    assert_eq!(message, "192.0.2.9 is not one of the addresses in [dataplane.outer]");
+    assert_eq!(message, "192.0.2.9 is not one of the addresses in [dataplane.outer]: 192.0.2.1");
     let (_, message) = refused(&pair.left, strange(None, Some("2001:db8::1")));
     assert_eq!(message, "192.0.2.1 and 2001:db8::1 are of different address families");
 }
@@ -279,4 +279,42 @@ fn what_does_not_exist_is_not_found() {
         }
     }
     assert_eq!(pair.left.sas().len(), 1, "nothing happened to what is there");
+}
+
+/// What a command that does not wait says.
+fn begin(child: &str, wait_s: u32) -> Command {
+    Command::Initiate { connection: "other".into(), child: Some(child.into()), wait_s }
+}
+
+// An operator who asks again because UDP gets no answer.
+#[test]
+fn whoever_asks_again_for_what_is_being_set_up_waits_for_the_same_ike_sa() {
+    let more = "[connections.other.children.more]\nlocal_ts = [\"10.1.9.0/24\"]\n\
+                remote_ts = [\"10.2.9.0/24\"]\n[secrets.ike]";
+    let left = config(&LEFT, "auto", "shared").replace("[secrets.ike]", more);
+    let right = config(&RIGHT, "auto", "shared").replace(
+        "[secrets.ike]",
+        &more.replace("10.1.", "10.0.").replace("10.2.", "10.1.").replace("10.0.", "10.2."),
+    );
+    let pair = pair_of(&left, &right, false);
+    let begun = ask(&pair.left, begin("net", 0)).expect("begun").remove(0);
+    assert!(begun.starts_with("other is being set up as IKE SA "), "{begun}");
+    let again = ask(&pair.left, begin("net", 0)).expect("begun").remove(0);
+    assert!(again.starts_with("other is being set up already, as IKE SA "), "{again}");
+    let another = ask(&pair.left, begin("more", WAIT_S)).expect("up").remove(0);
+    assert!(another.contains("CHILD SA more"), "{another}");
+    let sa = one(&pair.left);
+    assert_eq!(sa.children.len(), 2, "{sa:#?}");
+    assert_eq!(pair.left.events().iter().filter(|e| e.starts_with("IKE SA up")).count(), 1);
+}
+
+#[test]
+fn what_is_being_deleted_is_not_up() {
+    let mut pair = up("tcp");
+    let before = one(&pair.left);
+    pair.right.kill();
+    let target = Target::Ike(before.id.expect("numbered"));
+    ask(&pair.left, Command::Terminate { target, wait_s: 0 }).expect("begun");
+    let begun = ask(&pair.left, begin("net", 0)).expect("begun").remove(0);
+    assert!(begun.starts_with("other is being set up as IKE SA "), "{begun}");
 }

@@ -50,7 +50,7 @@ fn the_gateway_says_no_in_words_that_help() {
     assert_eq!(message, "no connection is called \"brunch\"; `culvert connections` lists them");
     let (code, message) = refused(&mut client, initiate("branch", Some("nut")));
     assert_eq!(code, Code::NotFound);
-    assert_eq!(message, "connection branch has no child called \"nut\"");
+    assert_eq!(message, "connection branch has no child called \"nut\", but net");
     let (code, message) = refused(&mut client, initiate("branch", None));
     assert_eq!(code, Code::NoDataplane);
     assert!(message.contains("start culvert-dataplane"), "{message}");

@@ -6,11 +6,12 @@ use std::net::IpAddr;
 
 use culvert_api::{Code, Command, Outcome, Refusal, Target, Transport};
 use culvert_ike::{
-    ChildId, IkeSaId, IkeSnapshot, InitiateError, Instant, PathChoice, TransportChoice,
+    ChildId, IkeSaId, IkeSnapshot, IkeState, InitiateError, Instant, PathChoice, TransportChoice,
 };
 use tokio::sync::oneshot;
 
 use super::Engine;
+use super::happenings::of_ike;
 use super::waiters::{Awaited, Decided};
 use crate::{clock, convert};
 
@@ -64,7 +65,11 @@ impl Engine {
         let first = configured.ike.children.first().map(|child| child.name.clone());
         let child = child.map(ToOwned::to_owned).or(first).unwrap_or_default();
         if configured.ike.children.iter().all(|other| other.name != child) {
-            let reason = format!("connection {connection} has no child called {child:?}");
+            let names = configured.ike.children.iter().map(|child| child.name.as_str());
+            let reason = format!(
+                "connection {connection} has no child called {child:?}, but {}",
+                names.collect::<Vec<_>>().join(", ")
+            );
             return Err(Refusal::new(Code::NotFound, reason));
         }
         if !self.is_dataplane_up() {
@@ -75,33 +80,34 @@ impl Engine {
         if let Some(outcome) = self.standing(connection, &child) {
             return Ok(Begun::done(outcome));
         }
+        if let Some(ike) = self.starts.tried(connection, &child) {
+            let message = format!("{connection} is being set up already, as IKE SA {ike}");
+            return Ok(
+                self.wait_for(Awaited::ChildUp(ike, child), of_ike(ike, connection, message))
+            );
+        }
         let now = clock::now();
         let ike = self
             .begin(now, connection, &child)
             .map_err(|error| Refusal::new(Code::Failed, error.to_string()))?;
         self.starts.trying(connection, &child, ike);
-        let outcome = Outcome {
-            message: format!("{connection} is being set up as IKE SA {ike}"),
-            connection: connection.to_owned(),
-            ike: Some(ike.0),
-            child: None,
-            failed: false,
-        };
-        Ok(self.wait_for(Awaited::ChildUp(ike, child), outcome))
+        let message = format!("{connection} is being set up as IKE SA {ike}");
+        Ok(self.wait_for(Awaited::ChildUp(ike, child), of_ike(ike, connection, message)))
     }
 
     fn wait_for(&mut self, awaited: Awaited, outcome: Outcome) -> Begun {
         Begun { outcome, end: self.waiters.add(awaited) }
     }
 
-    /// Begins a child: within the connection's IKE SA if that stands, else with a new one.
+    /// Begins a child: within the connection's IKE SA if that stands or is being set up, else with a
+    /// new one.
     pub(super) fn begin(
         &mut self,
         now: Instant,
         connection: &str,
         child: &str,
     ) -> Result<IkeSaId, InitiateError> {
-        if let Some(ike) = self.established(connection) {
+        if let Some(ike) = self.usable(connection) {
             self.endpoint.initiate_child(now, ike, child, &mut self.services)?;
             return Ok(ike);
         }
@@ -116,8 +122,9 @@ impl Engine {
 
     /// The child, if it stands.
     fn standing(&self, connection: &str, child: &str) -> Option<Outcome> {
-        let mut of_connection = self.endpoint.sas().filter(|sa| sa.connection == connection);
-        let (ike, spi_in) = of_connection.find_map(|sa| {
+        let stands =
+            |sa: &IkeSnapshot| sa.connection == connection && sa.state == IkeState::Established;
+        let (ike, spi_in) = self.endpoint.sas().filter(stands).find_map(|sa| {
             let pair = sa.children.iter().find(|pair| pair.name == child)?;
             Some((sa.id.0, format!("{:08x}", pair.spi_in)))
         })?;
@@ -322,7 +329,11 @@ impl Engine {
         if let Some(local) = local
             && outer.addresses.iter().all(|own| own.address() != local)
         {
-            return refuse(format!("{local} is not one of the addresses in [dataplane.outer]"));
+            let own = outer.addresses.iter().map(|own| own.address().to_string());
+            let own = own.collect::<Vec<_>>().join(", ");
+            return refuse(format!(
+                "{local} is not one of the addresses in [dataplane.outer]: {own}"
+            ));
         }
         let from = local.unwrap_or(sa.path.local.ip());
         let onto = remote.unwrap_or(sa.path.remote.ip());

@@ -297,7 +297,7 @@ impl Engine {
 }
 
 /// An outcome about an IKE SA that may be gone.
-fn of_ike(ike: IkeSaId, connection: &str, message: String) -> Outcome {
+pub(super) fn of_ike(ike: IkeSaId, connection: &str, message: String) -> Outcome {
     Outcome {
         message,
         connection: connection.to_owned(),

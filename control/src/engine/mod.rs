@@ -361,11 +361,16 @@ impl Engine {
         self.forget_saved();
     }
 
-    /// The established IKE SA of a connection, the youngest if there are several.
-    fn established(&self, connection: &str) -> Option<IkeSaId> {
+    /// The IKE SA in which a CHILD SA of a connection can be asked for: one that stands, or else one
+    /// that this gateway is setting up; the youngest if there are several.
+    fn usable(&self, connection: &str) -> Option<IkeSaId> {
         let of_connection = self.endpoint.sas().filter(|sa| sa.connection == connection);
-        let established = of_connection.filter(|sa| sa.state == IkeState::Established);
-        established.map(|sa| sa.id).max()
+        let usable = of_connection.filter_map(|sa| match sa.state {
+            IkeState::Established => Some((true, sa.id)),
+            IkeState::Connecting | IkeState::HalfOpen => sa.initiator.then_some((false, sa.id)),
+            IkeState::Deleting => None,
+        });
+        usable.max().map(|(_, ike)| ike)
     }
 }
 

@@ -73,8 +73,8 @@ impl Endpoint {
         Ok(id)
     }
 
-    /// Asks for one more CHILD SA in an established IKE SA (CREATE_CHILD_SA; RFC 7296, 1.3.1). It
-    /// waits its turn behind other exchanges.
+    /// Asks for one more CHILD SA in an IKE SA that stands, or that this side is setting up
+    /// (CREATE_CHILD_SA; RFC 7296, 1.3.1). It waits its turn behind other exchanges.
     ///
     /// # Errors
     /// When the IKE SA or the child does not exist, or there is no room.
@@ -86,7 +86,7 @@ impl Endpoint {
         host: &mut dyn Host,
     ) -> Result<(), InitiateError> {
         let session = self.table.get(ike).ok_or(UnknownSa::Ike(ike))?;
-        let Some(connection) = session.connection.clone().filter(|_| session.is_up()) else {
+        let Some(connection) = session.connection.clone().filter(|_| session.takes_wishes()) else {
             return Err(InitiateError::NotEstablished(ike));
         };
         let config = child_config(&connection, Some(child))?;

@@ -293,6 +293,14 @@ impl Session {
         }
     }
 
+    /// Whether CHILD SAs may be asked for: at once, or as soon as the peer is authenticated.
+    pub(crate) const fn takes_wishes(&self) -> bool {
+        match self.phase {
+            Phase::Opening(_) | Phase::Init(_) | Phase::Auth(_) | Phase::Established => true,
+            Phase::HalfOpen(_) | Phase::Deleting(_) | Phase::Closed(_) | Phase::Dead => false,
+        }
+    }
+
     /// Whether exchanges may be begun.
     pub(crate) const fn is_established(&self) -> bool {
         matches!(self.phase, Phase::Established)
