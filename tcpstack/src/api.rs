@@ -60,6 +60,9 @@ pub enum CloseReason {
     PeerReset,
     /// The peer answered our SYN with RST: nothing listens there.
     Refused,
+    /// The network says that the peer cannot be reached: at once where it refuses our SYN for
+    /// good, otherwise when the peer has not answered for as long as it may (RFC 9293, 3.9.2.2).
+    Unreachable,
     /// The peer did not answer our SYN within `connect_timeout`.
     ConnectTimeout,
     /// Octets stayed unacknowledged and the peer silent for `user_timeout`.
@@ -80,6 +83,7 @@ impl CloseReason {
             Self::PeerClosed => "peer-closed",
             Self::PeerReset => "peer-reset",
             Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
             Self::ConnectTimeout => "connect-timeout",
             Self::Timeout => "timeout",
             Self::LocalClosed => "local-closed",

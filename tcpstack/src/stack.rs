@@ -240,12 +240,36 @@ impl Stack {
         sequence: u32,
         mtu: u16,
     ) -> bool {
+        self.told(now, local, remote, |connection| connection.packet_too_big(sequence, mtu, now))
+    }
+
+    /// A router, or the peer's host, reports by ICMP that a packet of ours with these ends and this
+    /// sequence number was not delivered; `hard` if another try would fare no better. Believed only
+    /// if the sequence number is in flight; `false` if not. RFC 9293, 3.9.2.2: a connection that is
+    /// not open yet ends by a hard error; of any other it is told as the reason if the peer stays
+    /// silent.
+    pub fn unreachable(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        sequence: u32,
+        hard: bool,
+    ) -> bool {
+        self.told(now, local, remote, |connection| connection.unreachable(sequence, hard))
+    }
+
+    /// Tells a connection, if there is one, what the network says of it. Whether it believes that.
+    fn told(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        tell: impl FnOnce(&mut Connection) -> bool,
+    ) -> bool {
         self.now = now;
         let Some(index) = self.find(&FourTuple::new(local, remote)) else { return false };
-        let believed = self
-            .slots
-            .get_mut(index)
-            .is_some_and(|entry| entry.connection.packet_too_big(sequence, mtu, now));
+        let believed = self.slots.get_mut(index).is_some_and(|entry| tell(&mut entry.connection));
         if believed {
             self.due.push(index);
         }

@@ -321,7 +321,7 @@ impl Run {
         let fine = match self.closed {
             None | Some(CloseReason::PeerClosed | CloseReason::PeerReset) => true,
             Some(CloseReason::LocalClosed) => self.model.engine_fin.is_some() || self.raw,
-            Some(CloseReason::Timeout) => self.raw,
+            Some(CloseReason::Timeout | CloseReason::Unreachable) => self.raw,
             Some(_) => false,
         };
         ensure!(fine, "the connection ended by {:?}", self.closed);

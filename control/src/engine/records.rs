@@ -201,7 +201,7 @@ fn connect_failure(reason: ConnectFailure) -> &'static str {
     match reason {
         ConnectFailure::Refused => "refused",
         ConnectFailure::TimedOut => "no answer",
-        ConnectFailure::Unreachable => "no route, or the next hop does not answer",
+        ConnectFailure::Unreachable => "the network says that it cannot be reached",
         ConnectFailure::TableFull => "the worker's table of TCP connections is full",
         ConnectFailure::NoPort => "no local port is free",
         ConnectFailure::NoAddress => "no local address of that family",
@@ -217,6 +217,7 @@ fn close_reason(reason: CloseReason) -> &'static str {
         CloseReason::Local => "closed here",
         CloseReason::Protocol => "the peer's stream is not RFC 9329's",
         CloseReason::Silent => "the peer sent no prefix in time",
+        CloseReason::Unreachable => "the network says that the peer cannot be reached",
         CloseReason::Restarted => "the dataplane was restarted",
     }
 }

@@ -120,6 +120,8 @@ counters! {
     IcmpMalformed = "icmp_malformed",
     /// ICMP messages that say that a TCP segment of ours was too big, and were believed.
     IcmpTooBig = "icmp_too_big",
+    /// ICMP messages that say that a TCP segment of ours could not be delivered, and were believed.
+    IcmpUnreachable = "icmp_unreachable",
     /// ICMP messages to us of other types.
     IcmpIgnored = "icmp_ignored",
     /// ICMP errors sent.
@@ -191,6 +193,8 @@ counters! {
     TcpCookiesFailed = "tcp_cookies_failed",
     /// Connections without a prefix that made room for newer ones.
     TcpEvicted = "tcp_evicted",
+    /// Connections whose octets behind holes were forgotten for want of memory (RFC 2018, 8).
+    TcpReneged = "tcp_reneged",
     /// RSTs sent to strangers.
     TcpResetsSent = "tcp_resets_sent",
 

@@ -78,4 +78,4 @@ pub use types::{ConnRef, Name, Path, Prefix, Selector, SelectorList, Transport};
 
 /// Version of what lies in the memory. Raise it with every change of layout or meaning; two
 /// processes of different versions refuse each other in the rendezvous.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;

@@ -41,7 +41,7 @@ pub enum ConnectFailure {
     Refused = 1,
     /// No answer in time.
     TimedOut = 2,
-    /// No route, or no neighbour answered.
+    /// The network says that the peer cannot be reached (RFC 9293, 3.9.2.2).
     Unreachable = 3,
     /// The worker's connection table is full.
     TableFull = 4,
@@ -69,4 +69,6 @@ pub enum CloseReason {
     Silent = 6,
     /// The dataplane was restarted; its connections are gone.
     Restarted = 7,
+    /// It was not answered any more, and the network says that the peer cannot be reached.
+    Unreachable = 8,
 }

@@ -27,6 +27,7 @@ pub mod ether;
 pub mod fragment;
 mod hash;
 pub mod icmp;
+pub mod icmp_error;
 pub mod ip;
 pub mod mss;
 pub mod nd;
@@ -35,7 +36,6 @@ pub mod policy;
 pub mod prefix;
 mod reason;
 pub mod route;
-pub mod too_big;
 pub mod transport_mode;
 pub mod udp;
 

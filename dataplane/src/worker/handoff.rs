@@ -10,8 +10,8 @@ use culvert_tcpstack::ConnId;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use super::peer::Arrival;
+use crate::net::icmp_error::IcmpError;
 use crate::net::neighbour::Learnt;
-use crate::net::too_big::TooBig;
 
 /// Packets that may wait on one ring, from one worker to one other.
 pub const HANDOFF_RING_ITEMS: usize = 1024;
@@ -33,8 +33,8 @@ pub enum Handed {
         /// The SA that its policy names.
         sa: SlotRef,
     },
-    /// What a router says about a segment that may be the receiver's.
-    TooBig(TooBig),
+    /// What the network says about a segment that may be the receiver's.
+    IcmpError(IcmpError),
     /// A TCP segment to a local port of the receiver's.
     Segment {
         /// The IP packet.

@@ -21,8 +21,8 @@ use super::outbound::Origin;
 use super::peer::Arrival;
 use crate::net::ether::{self, Cast, EtherType};
 use crate::net::icmp;
+use crate::net::icmp_error::{self, Complaint, IcmpError};
 use crate::net::ip::{self, Fragment, Header, protocol};
-use crate::net::too_big::{self, TooBig};
 use crate::net::udp::{self, ZeroChecksum};
 use crate::net::{DropReason, arp, nd};
 
@@ -141,27 +141,39 @@ impl<L: Link> Worker<L> {
     }
 
     fn take_icmp(&mut self, packet: Mbuf, header: &Header) -> Result<(), DropReason> {
-        let Some(told) = too_big::parse(packet.data(), header)? else {
+        let Some(told) = icmp_error::parse(packet.data(), header)? else {
             return self.core.answer_outer(packet, header);
         };
         // The connection may be any worker's. A flood of such messages is not worth more.
         if self.core.told_limit.allow(self.core.now_ns) {
             let (own, workers) = (self.core.view.worker(), self.core.mesh.workers());
             for worker in (0..workers).filter(|worker| *worker != own) {
-                self.core.hand_over(worker, Handed::TooBig(told));
+                self.core.hand_over(worker, Handed::IcmpError(told));
             }
-            self.narrow_path(&told);
+            self.take_icmp_error(&told);
         }
         Ok(())
     }
 
-    /// RFC 9293, 3.7.5: a router says that a segment was too big. The stack believes it if the
-    /// segment is in flight (RFC 5927, 7.2).
-    pub(crate) fn narrow_path(&mut self, told: &TooBig) {
+    /// RFC 9293, 3.7.5 and 3.9.2.2, MUST-54: what the network says of a segment reaches its
+    /// connection, which believes it if the segment is in flight (RFC 5927, 4.1).
+    pub(crate) fn take_icmp_error(&mut self, told: &IcmpError) {
         let now = super::stack_time(self.core.now_ns);
-        let TooBig { local, remote, sequence, mtu } = *told;
-        if self.tcp.stack.packet_too_big(now, local, remote, sequence, mtu) {
-            self.core.count(Counter::IcmpTooBig);
+        let IcmpError { local, remote, sequence, complaint } = *told;
+        let stack = &mut self.tcp.stack;
+        let (believed, counter) = match complaint {
+            Complaint::TooBig(mtu) => {
+                let believed = stack.packet_too_big(now, local, remote, sequence, mtu);
+                (believed, Counter::IcmpTooBig)
+            }
+            Complaint::Unreachable | Complaint::Refused => {
+                let hard = complaint == Complaint::Refused;
+                let believed = stack.unreachable(now, local, remote, sequence, hard);
+                (believed, Counter::IcmpUnreachable)
+            }
+        };
+        if believed {
+            self.core.count(counter);
         }
     }
 

@@ -130,7 +130,7 @@ impl<L: Link> Worker<L> {
                 }
                 Err(reason) => self.core.drop_for(reason),
             },
-            Handed::TooBig(told) => self.narrow_path(&told),
+            Handed::IcmpError(told) => self.take_icmp_error(&told),
             Handed::Segment { packet } => self.take_segment(packet),
             Handed::Frame { frame, conn } => self.send_handed_frame(&frame, conn),
             Handed::Corrupt { conn } => self.break_off_corrupt(conn),

@@ -364,6 +364,7 @@ impl Tcp {
             (Counter::TcpCookiesAccepted, new.cookies_accepted - old.cookies_accepted),
             (Counter::TcpCookiesFailed, new.cookies_failed - old.cookies_failed),
             (Counter::TcpEvicted, new.unproven_evicted - old.unproven_evicted),
+            (Counter::TcpReneged, new.reneged - old.reneged),
             (Counter::TcpResetsSent, new.resets_sent - old.resets_sent),
         ] {
             view.count(counter, since);
@@ -434,6 +435,7 @@ fn connect_failure(reason: tcpstack::CloseReason) -> ConnectFailure {
         tcpstack::CloseReason::Refused | tcpstack::CloseReason::PeerReset => {
             ConnectFailure::Refused
         }
+        tcpstack::CloseReason::Unreachable => ConnectFailure::Unreachable,
         _ => ConnectFailure::TimedOut,
     }
 }
@@ -444,6 +446,7 @@ fn close_reason(reason: tcpstack::CloseReason) -> CloseReason {
         Stack::PeerClosed => CloseReason::Peer,
         Stack::PeerReset | Stack::Refused => CloseReason::Reset,
         Stack::ConnectTimeout | Stack::Timeout => CloseReason::TimedOut,
+        Stack::Unreachable => CloseReason::Unreachable,
         Stack::LocalClosed | Stack::LocalAborted => CloseReason::Local,
         Stack::Evicted => CloseReason::Silent,
     }

@@ -15,7 +15,9 @@ use culvert_dataplane::worker::{Worker, WorkerParts};
 use culvert_dataplane_config::{Aead, Congestion, Dataplane, Poll, Route, Side};
 use culvert_dpdk::{Burst, Eal, Memory, Offloads, Pool, PoolConfig};
 use culvert_esp::Provider;
-use culvert_shm::{Bell, ConnRef, ControlView, Counter, DataplaneView, Layout, Path, Region, Up};
+use culvert_shm::{
+    Bell, ConnRef, ConnectFailure, ControlView, Counter, DataplaneView, Layout, Path, Region, Up,
+};
 use culvert_tcpstack::{Instant, TcpSecret};
 
 pub(crate) const OUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -367,7 +369,9 @@ impl Gateway {
                     told.push(Told::Opened { conn, originator, token });
                 }
                 Up::TcpClosed { conn, reason } => told.push(Told::Closed { conn, reason }),
-                Up::TcpConnectFailed { token, .. } => told.push(Told::ConnectFailed(token)),
+                Up::TcpConnectFailed { token, reason } => {
+                    told.push(Told::ConnectFailed(token, reason));
+                }
                 Up::PathMoved { peer } => told.push(Told::PathMoved(peer)),
                 Up::Acquire { policy } => told.push(Told::Acquire(policy)),
                 Up::SequenceNearlyExhausted { .. } | Up::Restarted { .. } => {}
@@ -383,7 +387,7 @@ pub(crate) enum Told {
     Ike(Path, Vec<u8>),
     Opened { conn: ConnRef, originator: bool, token: u64 },
     Closed { conn: ConnRef, reason: culvert_shm::CloseReason },
-    ConnectFailed(u64),
+    ConnectFailed(u64, ConnectFailure),
     PathMoved(culvert_shm::SlotRef),
     Acquire(u32),
 }

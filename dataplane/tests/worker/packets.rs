@@ -64,9 +64,13 @@ pub(crate) fn ping(source: &str, destination: &str, payload: &[u8]) -> Vec<u8> {
 
 /// What a router says about a packet that was larger than `mtu`.
 pub(crate) fn too_big(router: &str, packet: &[u8], mtu: u16) -> Vec<u8> {
+    icmp_error(router, packet, icmp::Problem::TooBig { mtu })
+}
+
+/// What a router says about a packet.
+pub(crate) fn icmp_error(router: &str, packet: &[u8], problem: icmp::Problem) -> Vec<u8> {
     let header = ip::parse(packet).unwrap();
     let mut out = vec![0; 1280];
-    let problem = icmp::Problem::TooBig { mtu };
     let len = icmp::write_error(problem, ip(router), &header, packet, &mut out).unwrap();
     out.truncate(len);
     out

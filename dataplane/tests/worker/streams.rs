@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use culvert_shm::{CloseReason, Congestion, ConnRef, Counter, Down};
+use culvert_dataplane::net::icmp::Problem;
+use culvert_shm::{CloseReason, Congestion, ConnRef, ConnectFailure, Counter, Down};
 use culvert_tcpstack::Instant;
 use culvert_tcpstack::framing::{MESSAGE_BYTES_MAX, PREFIX};
 
 use crate::fixture::{Gateway, LAYOUT, OUTER_V6, PEER_V6, Told};
-use crate::packets::ip;
+use crate::packets::{icmp_error, ip};
 use crate::peer::{Packets, Peer, esp_frame, frames, ike_frame, ike_message};
 
 // RFC 9329, 5: on each configured port, of each family.
@@ -254,7 +255,33 @@ fn a_refused_connection_is_reported_by_its_token() {
         .send(0, &Down::TcpConnect { token: 6, local, remote, congestion, flow_label: 0 })
         .unwrap();
     peer.exchange(&mut gateway);
-    assert_eq!(gateway.told(), [Told::ConnectFailed(5), Told::ConnectFailed(6)]);
+    let failed = [
+        Told::ConnectFailed(5, ConnectFailure::Refused),
+        Told::ConnectFailed(6, ConnectFailure::NoAddress),
+    ];
+    assert_eq!(gateway.told(), failed);
+}
+
+// RFC 9293, 3.9.2.2, MUST-54: a filter's word about our SYN reaches the connection, and control
+// hears at once that this way is closed.
+#[test]
+fn a_connection_that_the_network_refuses_is_reported_by_its_token() {
+    let mut gateway = Gateway::new();
+    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
+    gateway
+        .control
+        .send(0, &Down::TcpConnect { token: 5, local: None, remote, congestion, flow_label: 0 })
+        .unwrap();
+    gateway.turn();
+    let syn = gateway.outer_packets().pop().unwrap();
+    let mut elsewhere = syn.clone();
+    elsewhere[24..28].copy_from_slice(&[0; 4]);
+    for (quoted, believed) in [(elsewhere, 0), (syn, 1)] {
+        gateway.outer_packet(&icmp_error(crate::fixture::FAR_V4, &quoted, Problem::Prohibited));
+        gateway.turn();
+        assert_eq!(gateway.count(Counter::IcmpUnreachable), believed);
+    }
+    assert_eq!(gateway.told(), [Told::ConnectFailed(5, ConnectFailure::Unreachable)]);
 }
 
 // What control says with the connect, and later of a peer that it knows by then, governs. Until

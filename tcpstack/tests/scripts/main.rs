@@ -16,5 +16,6 @@ mod tail;
 mod text;
 mod timers;
 mod tunnel;
+mod unreachable;
 mod windows;
 mod wire;

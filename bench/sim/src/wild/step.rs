@@ -190,7 +190,9 @@ impl Run {
             _ => {
                 let seq = self.model.wire(1, place(self.model.claimed, a, b));
                 let mtu = u16::from_be_bytes([how & 7, d]);
-                self.stack.packet_too_big(self.now, self.ends[0], self.ends[1], seq, mtu);
+                let [local, remote] = self.ends;
+                self.stack.packet_too_big(self.now, local, remote, seq, mtu);
+                self.stack.unreachable(self.now, local, remote, seq, d & 1 > 0);
                 return;
             }
         }

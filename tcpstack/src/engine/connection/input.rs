@@ -89,6 +89,7 @@ impl Connection {
         let mss = options.mss.unwrap_or_else(|| super::default_mss(&self.tuple));
         self.negotiate(mss, options.window_scale, context.settings);
         self.last_heard = context.now;
+        self.unreachable = false;
         self.rx.ack_now = true;
         if acknowledged {
             self.take_acknowledgment(segment, 1, context.now);
@@ -197,6 +198,7 @@ impl Connection {
             return Disposition::BadAcknowledgment;
         };
         self.last_heard = context.now;
+        self.unreachable = false;
         self.keepalives_unanswered = 0;
         if let Some((value, _)) = segment.options.timestamps.filter(|_| self.timestamps) {
             self.rx.note_timestamp(value, start, context.now);

@@ -101,6 +101,8 @@ pub(crate) struct Connection {
     /// Segments sent, retransmissions included.
     pub(crate) segments_out: u64,
     probe_peer: bool,
+    /// The network has said since the peer was heard that it cannot be reached.
+    unreachable: bool,
     keepalives_unanswered: u8,
     close_reason: Option<CloseReason>,
 }
@@ -198,6 +200,7 @@ impl Connection {
             last_heard: now,
             segments_out: 0,
             probe_peer: false,
+            unreachable: false,
             keepalives_unanswered: 0,
             close_reason: None,
         }
@@ -229,6 +232,28 @@ impl Connection {
         let least = if self.tuple.local.is_ipv4() { MTU_OF_SILENT_ROUTERS } else { MTU_MIN };
         let mtu = if mtu == 0 || !self.tuple.local.is_ipv4() { mtu.max(least) } else { mtu };
         self.tx.packet_too_big(offset, mtu.saturating_sub(headers), now)
+    }
+
+    /// A router, or the peer's host, reports that a packet with sequence number `wire` was not
+    /// delivered, `hard` if another try is no better. `false` if that is not credible: it must be
+    /// in flight (RFC 5927, 4.1), which of a SYN is a guess of 32 bits.
+    ///
+    /// RFC 9293, 3.9.2.2: a soft error ends nothing (MUST-56) and is the reason that is told if the
+    /// peer stays silent (SHLD-25). A hard one ends what has not begun (SHLD-26); in a synchronized
+    /// state it counts for no more than a soft one (RFC 5927, 5.2).
+    pub(crate) fn unreachable(&mut self, wire: u32, hard: bool) -> bool {
+        let in_flight = self
+            .tx
+            .space
+            .offset(self.tx.una, wire)
+            .is_some_and(|offset| (self.tx.una..self.tx.nxt).contains(&offset));
+        if in_flight {
+            self.unreachable = true;
+            if hard && self.state == State::SynSent {
+                self.end(CloseReason::Unreachable);
+            }
+        }
+        in_flight
     }
 
     /// Sets the DSCP and flow label of its packets.

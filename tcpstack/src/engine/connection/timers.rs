@@ -144,12 +144,16 @@ impl Connection {
     }
 
     fn timeout_reason(&self) -> CloseReason {
-        if self.is_synchronized() { CloseReason::Timeout } else { CloseReason::ConnectTimeout }
+        match self.is_synchronized() {
+            _ if self.unreachable => CloseReason::Unreachable,
+            true => CloseReason::Timeout,
+            false => CloseReason::ConnectTimeout,
+        }
     }
 
     fn keep_alive(&mut self, now: Instant) {
         if self.keepalives_unanswered >= KEEPALIVES_MAX {
-            self.end(CloseReason::Timeout);
+            self.end(self.timeout_reason());
             return;
         }
         self.keepalives_unanswered += 1;

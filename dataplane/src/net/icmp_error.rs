@@ -1,8 +1,8 @@
-//! "Packet too big" about a segment of ours: ICMP's fragmentation needed (RFC 1191, 4) and
-//! ICMPv6's type 2 (RFC 4443, 3.2).
+//! What the network says of a segment of ours that did not arrive (RFC 9293, 3.9.2.2): that it was
+//! too big (RFC 1191, 4; RFC 4443, 3.2), or that its destination cannot be reached.
 //!
 //! Such a message comes from any router and so from anybody. What is told here is only what it
-//! quotes; whether it is believed, the TCP stack decides by the sequence number (RFC 5927, 7.2).
+//! quotes; whether it is believed, the TCP stack decides by the sequence number (RFC 5927, 4.1).
 
 use super::DropReason;
 use super::checksum::{self, Sum};
@@ -10,56 +10,85 @@ use super::icmp;
 use super::ip::{self, Fragment, protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-const UNREACHABLE: u8 = 3;
-const FRAGMENTATION_NEEDED: u8 = 4;
-const V6_PACKET_TOO_BIG: u8 = 2;
 const V4_HEADER_MIN: usize = 20;
 const V6_HEADER_LEN: usize = 40;
 
-/// What a router says did not fit.
+/// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooBig {
+pub enum Complaint {
+    /// The segment did not fit into the next hop's MTU, in octets; 0 from routers older than
+    /// RFC 1191.
+    TooBig(u16),
+    /// The destination cannot be reached by this segment: no route, or its hop limit was used up,
+    /// or a header was not understood. Another one may arrive.
+    Unreachable,
+    /// Nobody takes it: no such protocol or port, or a filter. Another one will fare no better.
+    Refused,
+}
+
+/// An ICMP error about a segment of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
     /// Our end of the quoted segment.
     pub local: SocketAddr,
     /// The peer's end.
     pub remote: SocketAddr,
     /// Its sequence number.
     pub sequence: u32,
-    /// The next hop's MTU in octets; 0 from routers older than RFC 1191.
-    pub mtu: u16,
+    /// What is said of it.
+    pub complaint: Complaint,
 }
 
-/// Reads a message about a TCP segment; `None` if it is another one.
+/// The error that a message of ICMP is, and the 32 bits behind its checksum for a part of it.
+/// RFC 9293, 3.9.2.2 says which are soft; hard beside those that it names are those of RFC 1812,
+/// 5.2.7.1 and RFC 4443, 3.1 by which a filter says so. Source Quench is none (MUST-55).
+fn complaint_v4(kind: u8, code: u8, rest: [u8; 4]) -> Option<Complaint> {
+    match (kind, code) {
+        (3, 4) => Some(Complaint::TooBig(u16::from_be_bytes([rest[2], rest[3]]))),
+        (3, 2 | 3 | 9 | 10 | 13) => Some(Complaint::Refused),
+        (3 | 11 | 12, _) => Some(Complaint::Unreachable),
+        _ => None,
+    }
+}
+
+/// The same of ICMPv6.
+fn complaint_v6(kind: u8, code: u8, rest: [u8; 4]) -> Option<Complaint> {
+    match (kind, code) {
+        (1, 1 | 4 | 5 | 6) => Some(Complaint::Refused),
+        (2, _) => {
+            let mtu = u16::try_from(u32::from_be_bytes(rest)).unwrap_or(u16::MAX);
+            Some(Complaint::TooBig(mtu))
+        }
+        (1 | 3 | 4, _) => Some(Complaint::Unreachable),
+        _ => None,
+    }
+}
+
+/// Reads an error about a TCP segment; `None` if the message is another one.
 ///
 /// # Errors
 /// [`DropReason::IcmpTruncated`] and [`DropReason::IcmpBadChecksum`].
-pub fn parse(packet: &[u8], header: &ip::Header) -> Result<Option<TooBig>, DropReason> {
+pub fn parse(packet: &[u8], header: &ip::Header) -> Result<Option<IcmpError>, DropReason> {
     let message = header.upper(packet);
-    let (&[kind, code, _, _, m0, m1, m2, m3], quoted) =
+    let (&[kind, code, _, _, r0, r1, r2, r3], quoted) =
         message.split_first_chunk::<{ icmp::HEADER_LEN }>().ok_or(DropReason::IcmpTruncated)?;
-    let too_big = match header.protocol {
-        protocol::ICMP => (kind, code) == (UNREACHABLE, FRAGMENTATION_NEEDED),
-        _ => kind == V6_PACKET_TOO_BIG,
-    };
-    if !too_big || header.fragment != Fragment::Whole {
+    let read = if header.protocol == protocol::ICMP { complaint_v4 } else { complaint_v6 };
+    let Some(complaint) =
+        read(kind, code, [r0, r1, r2, r3]).filter(|_| header.fragment == Fragment::Whole)
+    else {
         return Ok(None);
-    }
+    };
     let pseudo = if header.is_v4() { Sum::new() } else { header.pseudo() };
     if !checksum::verify(pseudo, message) {
         return Err(DropReason::IcmpBadChecksum);
     }
-    let mtu = if header.is_v4() {
-        u16::from_be_bytes([m2, m3])
-    } else {
-        u16::try_from(u32::from_be_bytes([m0, m1, m2, m3])).unwrap_or(u16::MAX)
-    };
     let quote = if header.is_v4() { quoted_v4(quoted) } else { quoted_v6(quoted) };
     let ((local, remote), tcp) = quote.ok_or(DropReason::IcmpTruncated)?;
-    Ok(tcp.map(|[s0, s1, d0, d1, q0, q1, q2, q3]| TooBig {
+    Ok(tcp.map(|[s0, s1, d0, d1, q0, q1, q2, q3]| IcmpError {
         local: SocketAddr::new(local, u16::from_be_bytes([s0, s1])),
         remote: SocketAddr::new(remote, u16::from_be_bytes([d0, d1])),
         sequence: u32::from_be_bytes([q0, q1, q2, q3]),
-        mtu,
+        complaint,
     }))
 }
 
@@ -126,44 +155,72 @@ mod tests {
     }
 
     /// What a router at `router` says about `packet`.
-    fn complaint(router: IpAddr, packet: &[u8], mtu: u16) -> Vec<u8> {
+    fn error(router: IpAddr, packet: &[u8], problem: Problem) -> Vec<u8> {
         let header = ip::parse(packet).unwrap();
         let mut out = vec![0; 1500];
-        let problem = Problem::TooBig { mtu };
         let len = write_error(problem, router, &header, packet, &mut out).unwrap();
         out.truncate(len);
         out
     }
 
-    fn read(message: &[u8]) -> Result<Option<TooBig>, DropReason> {
+    fn read(message: &[u8]) -> Result<Option<IcmpError>, DropReason> {
         parse(message, &ip::parse(message).unwrap())
     }
 
     #[test]
-    fn rfc1191_4_and_rfc4443_3_2_say_what_did_not_fit() {
+    fn rfc1191_4_and_rfc4443_say_what_did_not_arrive_and_why() {
         for (local, remote, router) in [
             (OURS, PEERS, "203.0.113.1"),
             ("[2001:db8::1]:4500", "[2001:db8:f::7]:40000", "2001:db8:e::1"),
         ] {
             let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
             let packet = segment(local, remote, protocol::TCP);
-            let message = complaint(router.parse().unwrap(), &packet, 1300);
-            let told = TooBig { local, remote, sequence: SEQUENCE, mtu: 1300 };
-            assert_eq!(read(&message), Ok(Some(told)));
+            for (problem, complaint) in [
+                (Problem::TooBig { mtu: 1300 }, Complaint::TooBig(1300)),
+                (Problem::NoRoute, Complaint::Unreachable),
+                (Problem::HostUnreachable, Complaint::Unreachable),
+                (Problem::HopLimit, Complaint::Unreachable),
+                (Problem::Prohibited, Complaint::Refused),
+            ] {
+                let message = error(router.parse().unwrap(), &packet, problem);
+                let told = IcmpError { local, remote, sequence: SEQUENCE, complaint };
+                assert_eq!(read(&message), Ok(Some(told)));
+            }
         }
     }
 
     #[test]
     fn only_segments_are_of_interest() {
         let packet = segment(OURS.parse().unwrap(), PEERS.parse().unwrap(), protocol::UDP);
-        let message = complaint("203.0.113.1".parse().unwrap(), &packet, 1300);
+        let message = error("203.0.113.1".parse().unwrap(), &packet, Problem::NoRoute);
         assert_eq!(read(&message), Ok(None));
+    }
+
+    /// RFC 9293, 3.9.2.2: which errors are soft and which are hard; MUST-55 for Source Quench.
+    #[test]
+    fn rfc9293_3_9_2_2_soft_and_hard_errors() {
+        let soft_v4 = [(3, 0), (3, 1), (3, 5), (11, 0), (11, 1), (12, 0)];
+        let soft_v6 = [(1, 0), (1, 3), (3, 0), (3, 1), (4, 0), (4, 1), (4, 2)];
+        for (kind, code) in soft_v4 {
+            assert_eq!(complaint_v4(kind, code, [0; 4]), Some(Complaint::Unreachable));
+        }
+        for (kind, code) in soft_v6 {
+            assert_eq!(complaint_v6(kind, code, [0; 4]), Some(Complaint::Unreachable));
+        }
+        for code in [2, 3] {
+            assert_eq!(complaint_v4(3, code, [0; 4]), Some(Complaint::Refused));
+        }
+        assert_eq!(complaint_v6(1, 4, [0; 4]), Some(Complaint::Refused));
+        assert_eq!(complaint_v4(4, 0, [0; 4]), None, "Source Quench");
+        assert_eq!(complaint_v4(8, 0, [0; 4]), None, "an echo request");
+        assert_eq!(complaint_v6(128, 0, [0; 4]), None, "an echo request");
     }
 
     #[test]
     fn a_damaged_message_says_nothing() {
         let packet = segment(OURS.parse().unwrap(), PEERS.parse().unwrap(), protocol::TCP);
-        let mut message = complaint("203.0.113.1".parse().unwrap(), &packet, 1300);
+        let problem = Problem::TooBig { mtu: 1300 };
+        let mut message = error("203.0.113.1".parse().unwrap(), &packet, problem);
         message[27] ^= 1;
         assert_eq!(read(&message), Err(DropReason::IcmpBadChecksum));
     }
