@@ -20,6 +20,9 @@ pub const DEFAULT: &str = "default";
 /// Most connections and peers with a level of their own.
 const OWN_MAX: usize = 1024;
 
+/// The levels there are.
+const LEVELS: &str = "there are off, error, warn, info, debug and trace";
+
 /// Why a level was not set.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
@@ -61,6 +64,13 @@ pub enum Scope {
 /// It is none.
 pub fn filter(text: &str) -> Result<EnvFilter, LogError> {
     let wrong = |cause: String| LogError::Specification { text: text.to_owned(), cause };
+    // The library takes a lone word that is no level for a module, of which all is written, and
+    // nothing of any other: one slip would silence the log.
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    let mut words = text.split(',').map(str::trim).filter(|word| !word.contains(['=', '[']));
+    if let Some(word) = words.find(|word| !is_level(word)) {
+        return Err(wrong(format!("no level is called {word:?}: {LEVELS}")));
+    }
     let filter = EnvFilter::try_new(text).map_err(|error| wrong(error.to_string()))?;
     let all = format!("{PEER}=trace").parse();
     let all =
@@ -189,7 +199,15 @@ mod tests {
         assert!(refused.to_string().starts_with("\"loud\" is no level: off, error"), "{refused}");
         let refused = log.set_all("culvert_ike=loud").expect_err("no specification");
         assert!(refused.to_string().starts_with("\"culvert_ike=loud\" cannot"), "{refused}");
+        let refused = log.set_all("info,loud").expect_err("no level");
+        let ends =
+            "(no level is called \"loud\": there are off, error, warn, info, debug and trace)";
+        assert!(refused.to_string().ends_with(ends), "{refused}");
         assert_eq!(log.levels().0, "info");
+        for good in ["warn", "info,culvert_ike=debug", "off,culvert_control[{ike}]=trace"] {
+            log.set_all(good).expect(good);
+        }
+        log.set_all("info").expect("a level");
         for number in 0..OWN_MAX {
             log.set_own(Scope::Peer(number.to_string()), "info").expect("room");
         }

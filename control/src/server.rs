@@ -184,7 +184,10 @@ async fn answer(request: Request, lines: mpsc::Sender<Vec<u8>>, shared: Shared) 
         | Command::Tcp
         | Command::Counters { .. } => {
             let found = shared.engine.borrow().rows(&command);
-            rows(id, found, &lines).await
+            match found {
+                Ok(found) => rows(id, found, &lines).await,
+                Err(refusal) => refuse(&lines, id, refusal).await,
+            }
         }
     };
     shared.wake.notify_one();

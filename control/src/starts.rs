@@ -63,6 +63,23 @@ pub enum Rest {
     Action(Action),
 }
 
+/// How a child is that does not stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing is done about it: it waits for the peer or for somebody who initiates it.
+    Down,
+    /// It is being tried.
+    Trying,
+    /// It is tried then.
+    Waiting(Instant),
+    /// Traffic sets it up.
+    Trapped,
+    /// Somebody terminated it.
+    Held,
+    /// It was tried in vain as often as `keyingtries` says.
+    GivenUp,
+}
+
 /// What comes after a failure or an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -182,6 +199,14 @@ impl Starts {
             begins
         });
         begins.unwrap_or(false)
+    }
+
+    /// How a child is, unless it stands.
+    #[must_use]
+    pub fn standing(&self, connection: &str, child: &str) -> Standing {
+        let starts = self.connections.get(connection).map(Vec::as_slice).unwrap_or_default();
+        let found = starts.iter().find(|start| start.child == child);
+        found.map_or(Standing::Down, Start::standing)
     }
 
     /// The IKE SA with which a child is being tried.
@@ -346,6 +371,17 @@ impl Start {
 
     fn is_trapped(&self) -> bool {
         self.rest == Action::Trap && self.state != State::Held
+    }
+
+    fn standing(&self) -> Standing {
+        match self.state {
+            State::Held => Standing::Held,
+            State::Trying(_) => Standing::Trying,
+            State::Waiting(due) => Standing::Waiting(due),
+            _ if self.is_trapped() => Standing::Trapped,
+            State::Resting if self.rest == Action::Start => Standing::GivenUp,
+            State::Resting | State::Up(..) => Standing::Down,
+        }
     }
 
     /// What is done about it while it does not stand, if that is not what its configuration says.

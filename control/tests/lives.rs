@@ -4,7 +4,7 @@
 
 mod support;
 
-use culvert_api::{Command, Target};
+use culvert_api::{Command, Row, Standing, Target};
 use culvert_shm::Up;
 use support::eventually;
 use support::pair::{LEFT, Pair, RIGHT, config, initiate, pair_of, told, with};
@@ -102,6 +102,7 @@ fn what_the_peer_deletes_comes_back_only_where_close_action_says_so() {
     told(&pair.left, "IKE SA down: deleted by the peer");
     let events = pair.left.events();
     assert!(!events.iter().any(|event| event.starts_with("next attempt")), "{events:#?}");
+    assert_eq!(now(&pair.left), (Standing::Down, Some("deleted by the peer".to_owned())));
     assert_eq!(pair.left.sas(), []);
 }
 
@@ -113,6 +114,7 @@ fn attempts_end_where_keyingtries_says_so() {
         events.iter().filter(|event| event.starts_with("IKE SA failed")).count()
     };
     eventually("it came up by itself", || (pair.left.status().child_sas == 1).then_some(()));
+    assert_eq!(now(&pair.left), (Standing::Up, None));
     pair.network.pass_udp(false);
     let target = Target::Connection("other".into());
     pair.right.client().rows(Command::Terminate { target, wait_s: 0 }).expect("deleted");
@@ -121,8 +123,22 @@ fn attempts_end_where_keyingtries_says_so() {
     pair.left.client().rows(Command::Terminate { target, wait_s: 15 }).expect("deleted");
     let command = Command::Initiate { connection: "other".into(), child: None, wait_s: 0 };
     pair.left.client().rows(command).expect("begun");
+    assert_eq!(now(&pair.left).0, Standing::Trying);
+    eventually("it is tried again", || (now(&pair.left).0 == Standing::Waiting).then_some(()));
     assert_eq!(told(&pair.left, "given up"), "given up after 2 attempts, as keyingtries says");
     assert_eq!(failed(&pair.left), 2);
+    let (standing, why) = now(&pair.left);
+    assert_eq!(standing, Standing::GivenUp);
+    assert!(why.as_ref().is_some_and(|why| why.contains("did not answer over udp")), "{why:?}");
+}
+
+/// How the only child is now, and why.
+fn now(gateway: &support::Gateway) -> (Standing, Option<String>) {
+    let rows = gateway.client().rows(Command::Connections).expect("connections");
+    let [Row::Connection(connection)] = rows.as_slice() else { panic!("not one: {rows:?}") };
+    let [child] = connection.children.as_slice() else { panic!("not one: {connection:?}") };
+    assert_eq!(child.retry_s.is_some(), child.now == Standing::Waiting, "{child:?}");
+    (child.now, child.reason.clone())
 }
 
 /// The slot of the only trap that the left worker has.
@@ -140,6 +156,7 @@ fn traffic_sets_up_what_is_trapped() {
     let slot = eventually("the worker has the trap", || trap(&pair));
     assert_eq!(pair.network.ends()[0].policies[&slot].remote.to_string(), LEFT.remote_ts);
     assert_eq!(pair.left.sas(), []);
+    assert_eq!(now(&pair.left), (Standing::Trapped, None));
     pair.network.ends()[0].send(&Up::Acquire { policy: slot });
     told(&pair.left, "traffic for CHILD SA net, setting it up");
     eventually("it is up", || (pair.right.status().child_sas == 1).then_some(()));
@@ -159,4 +176,5 @@ fn traffic_sets_up_what_is_trapped() {
     let command = Command::Terminate { target, wait_s: 15 };
     pair.left.client().rows(command).expect("terminated");
     eventually("what somebody terminated stays down", || trap(&pair).is_none().then_some(()));
+    assert_eq!(now(&pair.left), (Standing::Held, Some("terminated here".to_owned())));
 }

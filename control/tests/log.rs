@@ -93,6 +93,9 @@ fn what_is_no_level_and_who_is_not_there_is_refused() {
     let pair = pair("udp", true, ["shared", "shared"]);
     for (command, code, beginning) in [
         (log(Some("no"), None, "debug"), Code::NotFound, "no connection is called \"no\""),
+        (log(None, None, "loud"), Code::BadRequest, "\"loud\" cannot be understood"),
+        (log(None, None, "inf,culvert=debug"), Code::BadRequest, "\"inf,culvert=debug\" cannot"),
+        (log(None, None, "default"), Code::BadRequest, "\"default\" cannot be understood"),
         (log(Some("other"), None, "loud"), Code::BadRequest, "\"loud\" is no level: "),
         (
             log(None, None, "culvert=loud"),
@@ -104,4 +107,6 @@ fn what_is_no_level_and_who_is_not_there_is_refused() {
         assert_eq!(found, code);
         assert!(message.starts_with(beginning), "{message}");
     }
+    let none = Command::Log { connection: None, peer: None, level: None };
+    assert_eq!(set(&pair.left, none), Ok(levels(&[("all", "debug")])), "as it was started");
 }

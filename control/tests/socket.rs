@@ -48,6 +48,11 @@ fn the_gateway_says_no_in_words_that_help() {
     let (code, message) = refused(&mut client, initiate("brunch", None));
     assert_eq!(code, Code::NotFound);
     assert_eq!(message, "no connection is called \"brunch\"; `culvert connections` lists them");
+    let sas = |connection: &str| Command::Sas { connection: Some(connection.into()) };
+    let (code, message) = refused(&mut client, sas("brunch"));
+    assert_eq!(code, Code::NotFound);
+    assert_eq!(message, "no connection is called \"brunch\"; `culvert connections` lists them");
+    assert_eq!(client.rows(sas("branch")).expect("a list"), [], "it is there, without SAs");
     let (code, message) = refused(&mut client, initiate("branch", Some("nut")));
     assert_eq!(code, Code::NotFound);
     assert_eq!(message, "connection branch has no child called \"nut\", but net");

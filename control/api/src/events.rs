@@ -306,7 +306,10 @@ impl fmt::Display for Happening {
                 "configuration: {added} connections added, {removed} removed, {changed} changed; \
                  {secrets} secrets differ"
             ),
-            Self::ConfigurationRefused { reason } => write!(f, "configuration refused: {reason}"),
+            Self::ConfigurationRefused { reason } => {
+                // A line of the reason for each mistake; an event is one line.
+                write!(f, "configuration refused: {}", reason.replace('\n', "; "))
+            }
             Self::DataplaneUp => f.write_str("dataplane up"),
             Self::DataplaneDown => f.write_str("dataplane down, packets do not pass"),
             Self::Unknown => f.write_str("an event that this version does not know"),

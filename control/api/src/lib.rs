@@ -30,7 +30,7 @@ pub use events::{Event, Happening, Side};
 pub use line::{LineBuffer, LineTooLong};
 pub use rows::{
     Child, ChildSa, ChildState, Connection, Counter, DataplaneStatus, IkeSa, IkeState, LogLevel,
-    Mode, Outcome, Role, Row, Status, TcpConnection, Transport,
+    Mode, Outcome, Role, Row, Standing, Status, TcpConnection, Transport,
 };
 
 use serde::{Deserialize, Serialize};

@@ -111,6 +111,54 @@ pub struct Child {
     /// What is done when the peer does not answer any more, likewise.
     #[serde(default)]
     pub dpd_action: String,
+    /// How it is now.
+    #[serde(default)]
+    pub now: Standing,
+    /// When it is tried again, in seconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_s: Option<u64>,
+    /// Why its connection failed or ended last, while it does not stand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How a configured child is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It stands, with one peer or several.
+    Up,
+    /// It does not stand, and nothing is done about it.
+    #[default]
+    Down,
+    /// It is being set up.
+    Trying,
+    /// It is tried again at [`Child::retry_s`].
+    Waiting,
+    /// Traffic sets it up.
+    Trapped,
+    /// Somebody terminated it; it stays down until somebody initiates it.
+    Held,
+    /// It was tried in vain as often as `keyingtries` says.
+    GivenUp,
+    /// A state of a later version.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Trying => "being set up",
+            Self::Waiting => "waiting",
+            Self::Trapped => "waits for traffic",
+            Self::Held => "terminated",
+            Self::GivenUp => "given up",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// An IKE SA.

@@ -240,7 +240,12 @@ impl Arguments {
 
 /// A file's text, or standard input's.
 fn read(file: &Path) -> io::Result<String> {
-    if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) }
+    if file == Path::new("-") {
+        return io::read_to_string(io::stdin());
+    }
+    let named =
+        |cause: io::Error| io::Error::new(cause.kind(), format!("{}: {cause}", file.display()));
+    fs::read_to_string(file).map_err(named)
 }
 
 impl What {
@@ -310,6 +315,12 @@ mod tests {
             command("culvert move --ike 3 --to tcp --local 192.0.2.9 --wait 5"),
             Ok(Command::Move { target: Target::Ike(3), to, local, remote: None, wait_s: 5 })
         );
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let error = command("culvert load /nowhere/more.toml").expect_err("it is not there");
+        assert!(error.starts_with("/nowhere/more.toml: "), "{error}");
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn explain(failure: &Failure, arguments: &Arguments) -> ExitCode {
             ExitCode::from(EXIT_REFUSED)
         }
         Failure::Input(error) => {
-            eprintln!("culvert: the file cannot be read: {error}");
+            eprintln!("culvert: {error}");
             ExitCode::from(EXIT_REFUSED)
         }
         Failure::Check(error) => {

@@ -102,6 +102,8 @@ fn connections<'a>(rows: impl Iterator<Item = &'a Connection>) -> Table {
         ("TRAFFIC", Align::Left),
         ("START", Align::Left),
         ("IKE SAS", Align::Right),
+        ("NOW", Align::Left),
+        ("WHY", Align::Left),
     ]);
     let end = |id: &str, addresses: &[String]| format!("{id} at {}", any(addresses));
     for row in sorted(rows, |row| row.name.clone()) {
@@ -116,7 +118,13 @@ fn connections<'a>(rows: impl Iterator<Item = &'a Connection>) -> Table {
             let head = head.map(|cell| if index == 0 { cell } else { String::new() });
             let traffic = format!("{} === {}", child.local_ts.join(" "), child.remote_ts.join(" "));
             let sas = if index == 0 { row.ike_sas.to_string() } else { String::new() };
-            let tail = [child.name.clone(), traffic, child.start_action.clone(), sas];
+            let now = match child.retry_s {
+                Some(seconds) => format!("again in {}", units::span(seconds)),
+                None => child.now.to_string(),
+            };
+            let why = child.reason.clone().unwrap_or_else(|| NONE.into());
+            let start = child.start_action.clone();
+            let tail = [child.name.clone(), traffic, start, sas, now, why];
             table.row(head.into_iter().chain(tail));
         }
     }
@@ -308,7 +316,7 @@ fn text(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use culvert_api::{ChildState, Happening, Mode, Role, Transport};
+    use culvert_api::{Child, ChildState, Happening, Mode, Role, Standing, Transport};
 
     use super::*;
 
@@ -379,6 +387,42 @@ CHILD SA  SPI IN    SPI OUT   IKE SA  STATE      MODE       ALGORITHM        TRA
 net       c0de0001  beef0002       2  installed  transport  aes128gcm16-esn  10.1.0.0/24 === 10.2.0.0/24          10  13.6 KiB           20  2.00 KiB        3    0s  2m04s  10m00s        -
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_connection_that_is_down_says_why_and_what_comes_next() {
+        let child = |name: &str, now, retry_s| Child {
+            name: name.into(),
+            local_ts: vec!["10.1.0.0/24".into()],
+            remote_ts: vec!["10.2.0.0/24".into()],
+            start_action: "start".into(),
+            close_action: "start".into(),
+            dpd_action: "start".into(),
+            now,
+            retry_s,
+            reason: (now != Standing::Up).then(|| "no answer".into()),
+        };
+        let row = Row::Connection(Connection {
+            name: "branch".into(),
+            local_addrs: vec![],
+            remote_addrs: vec!["192.0.2.2".into()],
+            transport: "auto".into(),
+            local_id: "a".into(),
+            remote_id: "b".into(),
+            children: vec![
+                child("net", Standing::Waiting, Some(34)),
+                child("more", Standing::Held, None),
+                child("up", Standing::Up, None),
+            ],
+            ike_sas: 1,
+        });
+        let expected = "\
+CONNECTION  LOCAL      REMOTE          TRANSPORT  CHILD  TRAFFIC                      START  IKE SAS  NOW           WHY
+branch      a at %any  b at 192.0.2.2  auto       net    10.1.0.0/24 === 10.2.0.0/24  start        1  again in 34s  no answer
+                                                  more   10.1.0.0/24 === 10.2.0.0/24  start           terminated    no answer
+                                                  up     10.1.0.0/24 === 10.2.0.0/24  start           up            -
+";
+        assert_eq!(printed(&[row]), expected);
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Engine {
                 let reason = error.to_string();
                 let happening = Happening::IkeFailed { reason: reason.clone() };
                 self.note(Some(&connection), Some(ike), happening);
+                self.ended(&connection, &reason);
                 self.ike_gone(ike, &connection, None, &reason);
             }
             Event::Refused { path, error } => {
@@ -49,6 +50,13 @@ impl Engine {
             }
             Event::PathMoved { ike, .. } => self.path_taken(ike),
             Event::MoveFailed { ike, reason } => self.move_failed(ike, reason.to_string()),
+        }
+    }
+
+    /// Something of a connection failed or ended, for this reason.
+    pub(super) fn ended(&mut self, connection: &str, reason: &str) {
+        if self.services.config.connection(connection).is_some() {
+            self.known.ends.insert(connection.to_owned(), reason.to_owned());
         }
     }
 
@@ -96,6 +104,7 @@ impl Engine {
         let text = reason.to_string();
         let happening = Happening::IkeDown { reason: text.clone() };
         self.note(Some(connection), Some(ike), happening);
+        self.ended(connection, &text);
         self.ike_gone(ike, connection, Some(reason), &text);
     }
 
@@ -170,6 +179,7 @@ impl Engine {
         let spi_in = format!("{:08x}", pair.spi_in);
         let happening = self.child_news(pair, replaces);
         self.note(Some(&sa.connection), Some(ike), happening);
+        self.known.ends.remove(&sa.connection);
         let metered = self.is_metered(&sa.connection, name);
         self.known.child_up(&sa, pair, metered);
         // With the first child it is known how ESP travels.
@@ -230,6 +240,7 @@ impl Engine {
         );
         // What ends with its IKE SA is begun anew with it, and a rekey has a successor.
         if !matches!(reason, DownReason::Rekeyed | DownReason::IkeGone) {
+            self.ended(&connection, &reason.to_string());
             let when = (clock::now(), random_octet());
             let next = self.starts.down(&connection, ike, &name, Some(reason), when);
             self.note_next(&connection, next);
@@ -239,6 +250,7 @@ impl Engine {
     fn child_failed(&mut self, ike: IkeSaId, name: String, reason: String) {
         let connection = self.connection_of(ike).unwrap_or_default();
         let refusal = Err(Refusal::new(Code::Failed, format!("CHILD SA {name}: {reason}")));
+        self.ended(&connection, &reason);
         self.note(
             Some(&connection),
             Some(ike),

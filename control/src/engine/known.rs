@@ -36,6 +36,8 @@ pub(super) struct KnownIke {
 pub(super) struct Known {
     pub(super) ikes: HashMap<IkeSaId, KnownIke>,
     pub(super) children: HashMap<ChildId, KnownChild>,
+    /// Why something of a configured connection failed or ended last, since when nothing of it came up.
+    pub(super) ends: HashMap<String, String>,
     /// IKE SAs that are being set up to take the place of others, and of which.
     pub(super) successors: HashMap<IkeSaId, IkeSaId>,
 }

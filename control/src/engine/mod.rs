@@ -317,6 +317,7 @@ impl Engine {
                 Err(error) => {
                     let next = self.starts.failed(&connection, &child, now, random_octet());
                     let reason = error.to_string();
+                    self.ended(&connection, &reason);
                     self.note(Some(&connection), None, Happening::IkeFailed { reason });
                     self.note_next(&connection, next);
                 }

@@ -217,6 +217,7 @@ impl Engine {
         report: &mut Report,
     ) {
         report.removed += 1;
+        self.known.ends.remove(name);
         // Before the end of its SAs is told, which would begin them anew.
         self.starts.hold(name, None);
         let ended = sas.iter().filter(|sa| self.end(now, sa)).count();

@@ -1,30 +1,41 @@
 //! Tables: the protocol's view joined with what the workers write into the shared memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use culvert_api::{
     Child, ChildSa, ChildState, Command, Connection, Counter, DataplaneStatus, IkeSa, IkeState,
-    Mode, Role, Row, Status, TcpConnection, Transport,
+    Mode, Refusal, Role, Row, Standing, Status, Target, TcpConnection, Transport,
 };
 use culvert_ike::{self as ike, ChildSnapshot, IkeSnapshot, Instant};
 use culvert_shm::{self as shm, ControlView, SaConfig, SaCounts, SaDrop, SlotRef, SlotState};
 
 use super::Engine;
-use crate::config;
 use crate::forwarding::Orphan;
 use crate::{clock, convert};
+use crate::{config, starts};
 
 impl Engine {
     /// The answer to a command that only asks.
-    #[must_use]
-    pub fn rows(&self, command: &Command) -> Vec<Row> {
-        match command {
+    ///
+    /// # Errors
+    /// What it names does not exist.
+    pub fn rows(&self, command: &Command) -> Result<Vec<Row>, Refusal> {
+        let rows = match command {
             Command::Connections => self.connections(),
             Command::Sas { connection } => self.sas(connection.as_deref()),
             Command::Tcp => self.tcp_connections(),
             Command::Counters { all } => self.counters(*all),
             // The others are answered over time, and elsewhere.
             _ => vec![Row::Status(self.status())],
+        };
+        match command {
+            // SAs may outlive their connection.
+            Command::Sas { connection: Some(name) }
+                if rows.is_empty() && self.services.config.connection(name).is_none() =>
+            {
+                Err(self.nothing_fits(&Target::Connection(name.clone())))
+            }
+            _ => Ok(rows),
         }
     }
 
@@ -69,15 +80,38 @@ impl Engine {
     }
 
     fn connections(&self) -> Vec<Row> {
-        let mut ike_sas: HashMap<String, u64> = HashMap::new();
+        let mut standing: HashMap<String, (u64, HashSet<String>)> = HashMap::new();
         for sa in self.endpoint.sas().filter(|sa| sa.state == ike::IkeState::Established) {
-            *ike_sas.entry(sa.connection).or_default() += 1;
+            let (count, children) = standing.entry(sa.connection).or_default();
+            *count += 1;
+            children.extend(sa.children.into_iter().map(|pair| pair.name));
         }
+        let now = clock::now();
         let row = |connection: &config::Connection| {
-            let count = ike_sas.get(&connection.ike.name).copied().unwrap_or(0);
-            Row::Connection(configured(connection, count))
+            let name = &connection.ike.name;
+            let (count, up) = standing.remove(name).unwrap_or_default();
+            let mut row = configured(connection, count);
+            for child in &mut row.children {
+                self.show_standing(name, child, up.contains(&child.name), now);
+            }
+            Row::Connection(row)
         };
         self.services.config.connections.values().map(row).collect()
+    }
+
+    fn show_standing(&self, connection: &str, child: &mut Child, is_up: bool, now: Instant) {
+        let (standing, due) = match self.starts.standing(connection, &child.name) {
+            _ if is_up => (Standing::Up, None),
+            starts::Standing::Down => (Standing::Down, None),
+            starts::Standing::Trying => (Standing::Trying, None),
+            starts::Standing::Waiting(due) => (Standing::Waiting, Some(due)),
+            starts::Standing::Trapped => (Standing::Trapped, None),
+            starts::Standing::Held => (Standing::Held, None),
+            starts::Standing::GivenUp => (Standing::GivenUp, None),
+        };
+        child.now = standing;
+        child.retry_s = due.map(|due| due.since(now).as_secs());
+        child.reason = self.known.ends.get(connection).filter(|_| !is_up).cloned();
     }
 
     fn sas(&self, connection: Option<&str>) -> Vec<Row> {
@@ -243,6 +277,9 @@ fn configured(connection: &config::Connection, ike_sas: u64) -> Connection {
         start_action: host.start.name().to_owned(),
         close_action: host.close.name().to_owned(),
         dpd_action: host.dpd.name().to_owned(),
+        now: Standing::default(),
+        retry_s: None,
+        reason: None,
     });
     Connection {
         name: ike.name.clone(),
