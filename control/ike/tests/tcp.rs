@@ -211,6 +211,29 @@ fn over_tcp_a_silent_peer_is_given_up_without_repetition() {
     pair.a.assert_empty();
 }
 
+// RFC 9329, 6.1: a peer that has lost its state, or what stands before it, may take every connection
+// and close it again unused. It does not answer any the more for that, and is not knocked up.
+#[test]
+fn a_peer_that_takes_connections_and_does_not_answer_is_given_up() {
+    for (mobike, open_ms) in [(true, 5000), (false, 5000), (true, 50), (false, 50)] {
+        let mut pair = Pair::up(culvert_ike::ConnectionConfig { mobike, ..tcp_config() });
+        pair.b.endpoint = culvert_ike::Endpoint::new(EndpointConfig::default());
+        let lost = pair.now + seconds(5);
+        pair.run(seconds(5));
+        while pair.now < lost + seconds(70) {
+            pair.cut();
+            pair.run(Duration::from_millis(open_ms));
+        }
+        let dead = |e: &Event| matches!(e, Event::IkeDown { reason: DownReason::PeerDead, .. });
+        assert!(pair.a.events.iter().any(dead), "no answer for longer than tcp_response_timeout");
+        let at = pair.a.connects.iter().map(|at| at.as_micros().saturating_sub(lost.as_micros()));
+        let waited: Vec<u64> = at.skip(1).collect();
+        assert!(waited.len() <= 7, "at once, then with back-off: {waited:?}");
+        pair.run(seconds(10));
+        pair.a.assert_empty();
+    }
+}
+
 // RFC 9329, 6.1: one IKE SA for each connection.
 #[test]
 fn a_second_ike_sa_on_a_connection_is_refused() {

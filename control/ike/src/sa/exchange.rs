@@ -48,6 +48,9 @@ pub(crate) struct Outstanding {
     pub(super) via: Option<Path>,
     /// Transmissions over UDP so far.
     pub(super) sent: u32,
+    /// Whether it went over TCP last, where an answer has so much time in all.
+    #[serde(skip)]
+    pub(super) over_tcp: bool,
     /// When to send it again, or to give the peer up.
     pub(super) due: Instant,
 }
@@ -297,7 +300,8 @@ impl Session {
         let Some(sa) = &mut self.sa else { return };
         let Ok((message_id, wire)) = sa.request(exchange, payloads) else { return };
         let due = cx.now;
-        self.outstanding = Some(Outstanding { message_id, wire, asked, via, sent: 0, due });
+        self.outstanding =
+            Some(Outstanding { message_id, wire, asked, via, sent: 0, over_tcp: false, due });
         self.transmit(cx);
     }
 

@@ -29,8 +29,11 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Link {
     state: LinkState,
-    /// Failed attempts in a row.
+    /// Connections in a row that could not be opened, or by which nothing authentic came.
     failures: u32,
+    /// A connection was lost, and nothing authentic has come since.
+    #[serde(skip)]
+    lost: bool,
     /// From where and where to the last connection was asked for.
     target: Option<(Option<IpAddr>, SocketAddr)>,
     /// Connections that the SAs have left, and when they are closed: what the peer sent before it
@@ -93,8 +96,13 @@ impl Session {
         let (retransmission, timeout) = (self.retransmission(), self.tcp_response_timeout());
         let Some(outstanding) = &mut self.outstanding else { return };
         outstanding.sent += 1;
-        outstanding.due =
-            cx.now + if tcp { timeout } else { retransmission.wait(outstanding.sent) };
+        let wait = if tcp { timeout } else { retransmission.wait(outstanding.sent) };
+        // What goes again because its connection was lost has no more time than it had.
+        let again = tcp && std::mem::replace(&mut outstanding.over_tcp, tcp);
+        if !again {
+            outstanding.due = cx.now + wait;
+        }
+        outstanding.over_tcp = tcp;
         if !detached {
             cx.send_wire(&path, &outstanding.wire);
         }
@@ -125,6 +133,7 @@ impl Session {
 
     /// An authentic new message came on `path`: the peer lives, and may have moved.
     pub(super) fn heard(&mut self, cx: &mut Cx<'_>, path: &Path) {
+        (self.link.failures, self.link.lost) = (0, false);
         // A way that is tried is taken when the peer has agreed to it.
         if *path == self.path || self.outstanding.as_ref().is_some_and(|o| o.via.is_some()) {
             return;
@@ -263,7 +272,7 @@ impl Session {
 
     /// The connection that was asked for is open.
     pub(crate) fn tcp_opened(&mut self, cx: &mut Cx<'_>, path: &Path) {
-        (self.link.state, self.link.failures) = (LinkState::Idle, 0);
+        self.link.state = LinkState::Idle;
         match self.phase {
             Phase::Opening(_) => {
                 self.path = *path;
@@ -313,8 +322,12 @@ impl Session {
             self.move_failed(cx, MoveFailure::TcpFailed(reason.to_owned()));
             return;
         }
+        self.reconnect_later(cx);
+    }
+
+    fn reconnect_later(&mut self, cx: &Cx<'_>) {
         let wait = RECONNECT_FIRST.saturating_mul(1 << self.link.failures.min(6));
-        self.link.failures += 1;
+        self.link.failures = self.link.failures.saturating_add(1);
         self.link.state = LinkState::Waiting(cx.now + wait.min(RECONNECT_MAX));
     }
 
@@ -325,8 +338,15 @@ impl Session {
             Phase::Established | Phase::Deleting(_) => {
                 let reconnecting = self.initiator;
                 cx.events.push_back(Event::TcpLost { ike: self.id, reconnecting });
-                if reconnecting {
-                    self.reconnect(cx);
+                // At once, but not again and again where nobody answers: whoever takes connections
+                // need not be the peer, nor know the IKE SA.
+                match (reconnecting, self.link.lost) {
+                    (true, false) => {
+                        self.link.lost = true;
+                        self.reconnect(cx);
+                    }
+                    (true, true) => self.reconnect_later(cx),
+                    (false, _) => {}
                 }
             }
             Phase::Init(_) | Phase::Auth(_) => {
