@@ -9,7 +9,7 @@ use tokio::sync::broadcast;
 use crate::clock;
 
 /// Events remembered.
-pub const REMEMBERED_MAX: usize = 256;
+pub const REMEMBERED_MAX: usize = 4096;
 /// Events that a client that follows may lag behind.
 const LAG_MAX: usize = 1024;
 
@@ -27,10 +27,16 @@ impl Default for History {
 
 impl History {
     /// Notes an event.
-    pub fn note(&mut self, connection: Option<&str>, ike: Option<IkeSaId>, happening: Happening) {
+    pub fn note(
+        &mut self,
+        connection: Option<&str>,
+        ike: Option<IkeSaId>,
+        peer: Option<String>,
+        happening: Happening,
+    ) {
         let connection = connection.filter(|name| !name.is_empty()).map(ToOwned::to_owned);
         let number = ike.map(|IkeSaId(number)| number);
-        let event = Event { time_ms: clock::unix_ms(), connection, ike: number, happening };
+        let event = Event { time_ms: clock::unix_ms(), connection, ike: number, peer, happening };
         if self.latest.len() == REMEMBERED_MAX {
             self.latest.pop_front();
         }

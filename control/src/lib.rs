@@ -17,6 +17,7 @@ pub mod forwarding;
 pub mod history;
 pub mod host;
 pub mod log;
+pub mod pace;
 pub mod policies;
 pub mod process;
 pub mod run;

@@ -140,14 +140,25 @@ impl Log {
         connection: Option<&str>,
         peer: Option<(&str, IpAddr)>,
     ) -> bool {
+        self.own(connection, peer).map_or_else(|| enabled(level), |own| level <= *own)
+    }
+
+    /// Whether a peer or its connection has a level of its own.
+    #[must_use]
+    pub fn has_own(&self, connection: Option<&str>, peer: Option<(&str, IpAddr)>) -> bool {
+        self.own(connection, peer).is_some()
+    }
+
+    fn own(&self, connection: Option<&str>, peer: Option<(&str, IpAddr)>) -> Option<&LevelFilter> {
+        if self.own.is_empty() {
+            return None;
+        }
         let own = |scope| self.own.get(&scope);
         let of_peer = || {
             let (id, address) = peer?;
             own(Scope::Peer(id.to_owned())).or_else(|| own(Scope::Peer(address.to_string())))
         };
-        let of_connection = || own(Scope::Connection(connection?.to_owned()));
-        let own = if self.own.is_empty() { None } else { of_peer().or_else(of_connection) };
-        own.map_or_else(|| enabled(level), |own| level <= *own)
+        of_peer().or_else(|| own(Scope::Connection(connection?.to_owned())))
     }
 }
 

@@ -5,8 +5,8 @@
 mod support;
 
 use culvert_api::{ClientError, Code, Command, LogLevel, Row, Target};
-use support::pair::{ask, initiate, pair};
-use support::{Gateway, eventually};
+use support::pair::{LEFT, ask, config, initiate, pair};
+use support::{Dataplane, Gateway, eventually};
 
 /// Sets a level, and gives all of them.
 fn set(gateway: &Gateway, command: Command) -> Result<Vec<(String, String)>, (Code, String)> {
@@ -109,4 +109,37 @@ fn what_is_no_level_and_who_is_not_there_is_refused() {
     }
     let none = Command::Log { connection: None, peer: None, level: None };
     assert_eq!(set(&pair.left, none), Ok(levels(&[("all", "debug")])), "as it was started");
+}
+
+// Sixty gateways that nobody answers: what there is no room for in the log is counted there.
+#[test]
+fn what_befalls_many_peers_at_once_is_summed_up() {
+    const PEERS: usize = 60;
+    let text = config(&LEFT, "udp", "shared");
+    let (start, end) = (text.find("[connections.").unwrap(), text.find("[secrets.").unwrap());
+    let connection = text[start..end]
+        .replace("retransmit_tries = 3", "retransmit_tries = 1\nkeyingtries = 1")
+        + "start_action = \"start\"\n";
+    let named = |n| connection.replace("connections.other", &format!("connections.peer{n}"));
+    let all: String = (0..PEERS).map(named).collect();
+    let gateway = Gateway::start(&(text[..start].to_owned() + &all + &text[end..]));
+    let mut dataplane = Dataplane::connect(&gateway);
+    let happened = || {
+        let of_peers = |e: &String| e.starts_with("IKE SA failed") || e.starts_with("given up");
+        gateway.events().iter().filter(|event| of_peers(event)).count()
+    };
+    eventually("every one is given up", || {
+        dataplane.serve();
+        (happened() == 2 * PEERS).then_some(())
+    });
+    eventually("every line is written or counted", || {
+        let log = std::fs::read_to_string(gateway.dir.path().join("log")).expect("a log");
+        let of_peers = |line: &&str| line.contains("IKE SA failed") || line.contains("given up");
+        let written = log.lines().filter(of_peers).count();
+        let left_out: usize = (log.lines())
+            .filter_map(|line| line.split_once(" more lines about peers")?.0.split(' ').next_back())
+            .map(|count| count.parse::<usize>().expect("a number"))
+            .sum();
+        (written + left_out == 2 * PEERS).then_some(())
+    });
 }

@@ -17,6 +17,9 @@ pub struct Event {
     /// Number of the IKE SA it belongs to, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ike: Option<u64>,
+    /// The peer's identity, once it is authenticated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// What it was.
     #[serde(flatten)]
     pub happening: Happening,

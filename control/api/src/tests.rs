@@ -69,10 +69,11 @@ fn replies_read_as_documented() {
     let event = Event {
         time_ms: 5,
         connection: Some("branch".into()),
-        ike: None,
-        happening: Happening::Retry { in_s: 4 },
+        ike: Some(3),
+        peer: Some("b.example".into()),
+        happening: Happening::TcpLost { reconnecting: true },
     };
-    let text = r#"{"id":1,"event":{"time_ms":5,"connection":"branch","event":"retry","in_s":4}}"#;
+    let text = r#"{"id":1,"event":{"time_ms":5,"connection":"branch","ike":3,"peer":"b.example","event":"tcp_lost","reconnecting":true}}"#;
     round_trip(&Reply { id: 1, body: Body::Event(Box::new(event)) }, text);
 }
 

@@ -48,8 +48,9 @@ pub(crate) fn rows(rows: &[Row], out: &mut dyn Write) -> io::Result<()> {
 pub(crate) fn event(event: &Event, out: &mut dyn Write) -> io::Result<()> {
     let connection = event.connection.as_deref().unwrap_or(NONE);
     let ike = event.ike.map_or(String::new(), |ike| format!("#{ike}"));
+    let peer = event.peer.as_ref().map_or(String::new(), |peer| format!(" {peer}"));
     let happening = event.happening.to_string();
-    let line = format!("{}  {connection}{ike}  {happening}", units::time(event.time_ms));
+    let line = format!("{}  {connection}{ike}{peer}  {happening}", units::time(event.time_ms));
     writeln!(out, "{}", printable(&line))
 }
 
@@ -433,11 +434,17 @@ branch      a at %any  b at 192.0.2.2  auto       net    10.1.0.0/24 === 10.2.0.
     #[test]
     fn events_are_lines() {
         let happening = Happening::IkeDown { reason: "terminated\u{7} here".into() };
-        let event =
-            Event { time_ms: 0, connection: Some("branch".into()), ike: Some(3), happening };
+        let event = Event {
+            time_ms: 0,
+            connection: Some("branch".into()),
+            ike: Some(3),
+            peer: Some("b.example".into()),
+            happening,
+        };
         let mut out = Vec::new();
         super::event(&event, &mut out).expect("a vector takes all");
-        let expected = "1970-01-01 00:00:00.000  branch#3  IKE SA down: terminated\\u{7} here\n";
+        let expected =
+            "1970-01-01 00:00:00.000  branch#3 b.example  IKE SA down: terminated\\u{7} here\n";
         assert_eq!(String::from_utf8(out).expect("text"), expected);
     }
 }

@@ -41,8 +41,7 @@ impl Engine {
                 self.ike_gone(ike, &connection, None, &reason);
             }
             Event::Refused { path, error } => {
-                let reason = format!("{path}: {error}");
-                self.note(None, None, Happening::IkeFailed { reason });
+                self.note_refused(format!("{path}: {error}"));
             }
             Event::FallbackToTcp { ike, .. } => self.fallback(ike),
             Event::TcpLost { ike, reconnecting } => {

@@ -5,12 +5,44 @@ use std::net::IpAddr;
 
 use culvert_api::{Code, Happening, LogLevel, Refusal, Row};
 use culvert_ike::message::Header;
-use culvert_ike::{IkeSaId, Path};
+use culvert_ike::{IkeSaId, Instant, Path};
 use tracing::Level;
 
 use super::Engine;
+use crate::clock;
 use crate::log::{DEFAULT, PEER, Scope};
+use crate::pace::Pace;
 use crate::said::{Said, Topic};
+
+/// Lines about peers in a second: a thousand of them may go at once. Of those that have a level of
+/// their own, and of what is not of peers, every one is written.
+const LINES_MAX: u32 = 100;
+/// Attempts of peers to set up an IKE SA in a second that are told when they are turned down.
+const REFUSALS_MAX: u32 = 10;
+
+/// How fast lines are written.
+pub(super) struct Paces {
+    lines: Pace,
+    refusals: Pace,
+}
+
+impl Default for Paces {
+    fn default() -> Self {
+        Self { lines: Pace::new(LINES_MAX), refusals: Pace::new(REFUSALS_MAX) }
+    }
+}
+
+/// Whether peers can make any number of these happen.
+const fn is_of_peers(happening: &Happening) -> bool {
+    !matches!(
+        happening,
+        Happening::DataplaneUp
+            | Happening::DataplaneDown
+            | Happening::Restored { .. }
+            | Happening::Reconfigured { .. }
+            | Happening::ConfigurationRefused { .. }
+    )
+}
 
 impl Engine {
     /// Notes what happened, and writes it to the log.
@@ -22,12 +54,36 @@ impl Engine {
     ) {
         let known = ike.and_then(|ike| self.known.ikes.get(&ike));
         let peer = known.map(|known| (known.remote_id.as_str(), known.way.remote.ip()));
-        if self.log.writes(Level::INFO, connection, peer) {
+        let id = known.map(|known| known.remote_id.clone());
+        let paced = is_of_peers(&happening) && !self.log.has_own(connection, peer);
+        if self.log.writes(Level::INFO, connection, peer)
+            && (!paced || self.paces.lines.take(clock::now()))
+        {
             let name = connection.filter(|name| !name.is_empty()).unwrap_or("-");
             let number = ike.map(|IkeSaId(number)| number);
-            tracing::info!(target: PEER, connection = name, ike = number, "{happening}");
+            tracing::info!(target: PEER, connection = name, ike = number, peer = id, "{happening}");
         }
-        self.history.note(connection, ike, happening);
+        self.history.note(connection, ike, id, happening);
+    }
+
+    /// Notes that a peer's attempt was turned down, which anybody can make any number of.
+    pub(super) fn note_refused(&mut self, reason: String) {
+        if self.paces.refusals.take(clock::now()) {
+            self.note(None, None, Happening::IkeFailed { reason });
+        }
+    }
+
+    /// Writes how much was left out.
+    pub(super) fn tell_left_out(&mut self, now: Instant) {
+        if let Some(count) = self.paces.lines.left_out(now) {
+            tracing::warn!(
+                "{count} more lines about peers are left out here; see `culvert events`, \
+                 `culvert connections` and `culvert sas`"
+            );
+        }
+        if let Some(count) = self.paces.refusals.left_out(now) {
+            tracing::warn!("{count} more attempts of peers were turned down");
+        }
     }
 
     /// Writes that an IKE message came or goes, where somebody wants to know.

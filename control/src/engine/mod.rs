@@ -40,6 +40,7 @@ use crate::{clock, convert};
 pub use commands::{Beginnings, Begun};
 use kept::Keeper;
 use known::Known;
+use lines::Paces;
 use saved::Saver;
 use waiters::Waiters;
 
@@ -73,6 +74,7 @@ pub struct Engine {
     traps: Traps,
     history: History,
     log: Log,
+    paces: Paces,
     waiters: Waiters,
     /// What was told of the SAs that stand.
     known: Known,
@@ -111,6 +113,7 @@ impl Engine {
             traps: Traps::default(),
             history: History::default(),
             log,
+            paces: Paces::default(),
             waiters: Waiters::default(),
             known: Known::default(),
             saver: Saver::default(),
@@ -297,6 +300,7 @@ impl Engine {
         self.end_expired(now);
         self.visit_connections(now);
         self.waiters.tidy();
+        self.tell_left_out(now);
     }
 
     /// Deletes what is past its lifetime: the workers let no packet through any more.
