@@ -84,9 +84,9 @@ pub fn goodput(asked: &Goodput) -> Result<()> {
 
 /// One connection on every path.
 fn single(mut lab: Option<&mut Lab>, asked: &Goodput) -> Result<()> {
-    let rates = match &mut lab {
-        Some(lab) if asked.rate.is_none() => [100, ceiling(lab)?],
-        _ => [100, 1000],
+    let carried = match &mut lab {
+        Some(lab) if asked.rate.is_none() => Some(ceiling(lab)?),
+        _ => None,
     };
     let Goodput { seconds, runs, .. } = asked;
     println!("Mbit/s of payload over {seconds} s from the SYN on, one connection.");
@@ -94,10 +94,19 @@ fn single(mut lab: Option<&mut Lab>, asked: &Goodput) -> Result<()> {
     println!("Virtual: between two engines in virtual time. Shim: to Linux, in real time.");
     println!("            virtual: engine    shim: engine     shim: Linux    engine / Linux");
     println!("rate  ms  loss    cubic     bbr    cubic     bbr    cubic     bbr    cubic   bbr");
-    for path in asked.paths(&rates) {
-        row(lab.as_deref_mut(), path, asked)?;
+    for path in asked.paths(&rates(carried)) {
+        let is_carried = carried.is_none_or(|most| path.rate <= most);
+        row(lab.as_deref_mut().filter(|_| is_carried), path, asked)?;
     }
     Ok(())
+}
+
+/// The rates of the rows. What the shim carries at the most is one of them; in virtual time the
+/// machine limits nothing.
+fn rates(carried: Option<u64>) -> Vec<u64> {
+    let mut rates = vec![100, carried.unwrap_or(1000), 1000];
+    rates.dedup();
+    rates
 }
 
 fn row(mut lab: Option<&mut Lab>, path: Path, asked: &Goodput) -> Result<()> {
@@ -140,7 +149,7 @@ fn ceiling(lab: &mut Lab) -> Result<u64> {
     let linux = [Sender::Linux("cubic")];
     let reached = lab.goodput(path.link(), 1, CongestionControl::Cubic, &linux, times)?[0];
     let rate = ((reached * 0.9) as u64 / 50 * 50).clamp(150, 1000);
-    println!("Linux gets {reached:.0} Mbit/s through the shim: the higher rate is {rate} Mbit/s.");
+    println!("Linux gets {reached:.0} Mbit/s through the shim: its rows go up to {rate} Mbit/s.");
     Ok(rate)
 }
 
@@ -250,4 +259,16 @@ pub fn cycles(least: usize, most: usize, rounds: usize) -> Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_shim_carries_does_not_limit_virtual_time() {
+        assert_eq!(rates(None), [100, 1000]);
+        assert_eq!(rates(Some(450)), [100, 450, 1000]);
+        assert_eq!(rates(Some(1000)), [100, 1000]);
+    }
 }
