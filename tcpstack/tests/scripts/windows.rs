@@ -302,3 +302,29 @@ fn the_window_grows_on_a_long_path() {
     }
     play(&script);
 }
+
+/// A peer whose first segment is lost and that goes on: what waits behind the hole counts, or the
+/// window would hold the peer for as long as losses follow each other. Without SACK the window is left
+/// alone, as the peer counts acknowledgments that say nothing else (RFC 5681, 2).
+#[test]
+fn rfc5681_2_the_window_grows_behind_a_hole_if_the_peer_knows_sack() {
+    for sack in [true, false] {
+        let mut script = format!(
+            "connect
+             > S 0(0) mss 1460 ws 7 sackok ts:0
+             < S. 0(0) ack 1 mss 1460 ws 7 {}
+             > . 1(0) ack 1
+             event opened\n",
+            if sack { "sackok" } else { "" },
+        );
+        for n in 1..=17 {
+            let end = (n + 1) * 2048 + 1;
+            let block = if sack { format!("sack 2049-{end}") } else { String::new() };
+            // Scaled by 7: of 65,535 octets more than half have come.
+            let window = if sack && n == 17 { 1024 } else { 511 };
+            script += &format!("< . {}(2048) ack 1\n", n * 2048 + 1);
+            script += &format!("> . 1(0) ack 1 win {window} {block}\n");
+        }
+        play(&script);
+    }
+}

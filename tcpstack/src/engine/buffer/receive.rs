@@ -215,6 +215,11 @@ impl ReceiveBuffer {
         }
     }
 
+    /// How many octets are held above the first that has not come.
+    pub(crate) fn octets_behind_holes(&self) -> u64 {
+        self.kept.held.octets()
+    }
+
     /// Chunks in use while there is something behind a hole; none if there is not.
     pub(crate) fn chunks_behind_holes(&self) -> usize {
         if self.kept.held.is_empty() { 0 } else { self.kept.chunks }

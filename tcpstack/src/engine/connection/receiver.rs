@@ -303,6 +303,10 @@ impl Receiver {
         if run_end == self.nxt {
             self.note_run(from);
             self.holes.waiting.begin(range, context.now);
+            // A peer without SACK counts acknowledgments that leave the window (RFC 5681, 2).
+            if self.blocks_max > 0 {
+                self.grow(context, self.buffer.octets_behind_holes());
+            }
             return Payload::Held;
         }
         self.advance(context, run_end);
@@ -322,7 +326,7 @@ impl Receiver {
     fn advance(&mut self, context: &Context<'_>, to: u64) {
         self.nxt = to;
         self.buffer.in_order_below(to);
-        self.grow(context);
+        self.grow(context, 0);
     }
 
     fn note_run(&mut self, from: u64) {
@@ -351,11 +355,12 @@ impl Receiver {
         }
     }
 
-    /// The window grows when the peer sends half of it within [`GROWTH_PERIOD`]. It costs no memory:
-    /// what arrives in order is not kept.
-    fn grow(&mut self, context: &Context<'_>) {
+    /// The window grows when the peer sends half of it within [`GROWTH_PERIOD`], the octets `behind`
+    /// holes included: while one loss follows the other hardly anything comes in order. Only what
+    /// waits costs memory, of the proven up to the largest window.
+    fn grow(&mut self, context: &Context<'_>, behind: u64) {
         let settings = context.settings;
-        let arrived = self.nxt - self.growth.from;
+        let arrived = self.nxt - self.growth.from + behind;
         if self.proven && arrived * 2 > self.limit && !context.pool.is_scarce() {
             let max = (settings.receive_max as u64).min(u64::from(u16::MAX) << self.scale);
             self.limit = (self.limit * 2).min(max);
