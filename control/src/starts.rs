@@ -275,21 +275,28 @@ impl Starts {
         next.unwrap_or(Next::Nothing)
     }
 
-    /// Somebody terminated the connection, or a child of it: it is left alone.
-    pub fn hold(&mut self, connection: &str, child: Option<&str>) {
+    /// Somebody terminated the connection, or a child of it: it is left alone. Whether any would have
+    /// been tried, now or when there is traffic.
+    pub fn hold(&mut self, connection: &str, child: Option<&str>) -> bool {
         let starts = self.connections.get_mut(connection).map(Vec::as_mut_slice);
+        let mut would_be_tried = false;
         for start in starts.unwrap_or_default() {
             if child.is_none_or(|child| child == start.child) {
+                let standing = start.standing();
+                would_be_tried |= matches!(standing, Standing::Waiting(_) | Standing::Trapped);
                 start.state = State::Held;
             }
         }
         self.settle(connection);
+        would_be_tried
     }
 
     /// Everything is left alone: the gateway stops.
     pub fn hold_all(&mut self) {
         let names: Vec<String> = self.connections.keys().cloned().collect();
-        names.iter().for_each(|name| self.hold(name, None));
+        for name in names {
+            self.hold(&name, None);
+        }
     }
 
     fn change<T>(

@@ -7,7 +7,7 @@ mod support;
 use culvert_api::{Command, Row, Standing, Target};
 use culvert_shm::Up;
 use support::eventually;
-use support::pair::{LEFT, Pair, RIGHT, config, initiate, pair_of, told, with};
+use support::pair::{LEFT, Pair, RIGHT, ask, config, initiate, pair_of, told, with};
 
 /// Two gateways of which the left one has these settings besides.
 fn pair(connection: &str, child: &str) -> Pair {
@@ -177,4 +177,24 @@ fn traffic_sets_up_what_is_trapped() {
     pair.left.client().rows(command).expect("terminated");
     eventually("what somebody terminated stays down", || trap(&pair).is_none().then_some(()));
     assert_eq!(now(&pair.left), (Standing::Held, Some("terminated here".to_owned())));
+}
+
+/// Nothing stands yet, but it would be tried: that it is not, is what the command is for.
+#[test]
+fn what_waits_for_traffic_or_its_next_attempt_is_terminated_too() {
+    for action in ["trap", "start"] {
+        let pair = pair("", &format!("start_action = \"{action}\""));
+        pair.network.pass_udp(false);
+        let waits = [Standing::Trapped, Standing::Waiting];
+        eventually("it waits", || waits.contains(&now(&pair.left).0).then_some(()));
+        let terminate = || {
+            let target = Target::Connection("other".into());
+            ask(&pair.left, Command::Terminate { target, wait_s: 15 })
+        };
+        let told = terminate().expect("done");
+        assert_eq!(told, ["other is not tried any more until somebody initiates it"]);
+        assert_eq!(now(&pair.left).0, Standing::Held);
+        let (_, again) = terminate().expect_err("there is nothing left to terminate");
+        assert_eq!(again, "connection other has no SA; `culvert connections` says why");
+    }
 }

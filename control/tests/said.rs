@@ -57,7 +57,10 @@ fn names(gateway: &Gateway) -> Vec<String> {
 fn standing() -> Pair {
     let left = with(&config(&LEFT, "udp", "shared"), "", "start_action = \"start\"");
     let pair = pair_of(&left, &config(&RIGHT, "auto", "shared"), true);
-    eventually("it came up by itself", || (pair.right.status().child_sas == 1).then_some(()));
+    eventually("it came up by itself", || {
+        let stands = |gateway: &Gateway| gateway.status().child_sas == 1;
+        (stands(&pair.left) && stands(&pair.right)).then_some(())
+    });
     pair
 }
 

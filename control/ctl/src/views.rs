@@ -68,7 +68,10 @@ fn status(row: &Status, out: &mut dyn Write) -> io::Result<()> {
             row.dataplane.starts
         )
     } else {
-        "down: start culvert-dataplane with the same configuration".to_owned()
+        format!(
+            "down for {}: start culvert-dataplane with the same configuration",
+            units::span(row.dataplane.since_s)
+        )
     };
     let orphaned = match row.child_sas_orphaned {
         0 => String::new(),

@@ -157,7 +157,7 @@ pub enum Event {
         /// Whose fault, and what to do.
         error: InitiationError,
     },
-    /// A peer's attempt to set up an IKE SA was turned down.
+    /// A peer's attempt to set up an IKE SA was turned down, or came to nothing.
     Refused {
         /// The way it came.
         path: Path,
@@ -376,6 +376,11 @@ pub enum InitiationError {
     /// The peer's messages break the protocol.
     #[error("the peer broke the protocol: {0}")]
     PeerMisbehaved(&'static str),
+    /// A peer began, was answered, and did not go on.
+    #[error(
+        "the peer was answered and did not go on; see its log, and check that its IKE_AUTH gets here: UDP port 4500, and fragments if it is long"
+    )]
+    WentSilent,
     /// Terminated here before it came up.
     #[error("terminated here")]
     Terminated,

@@ -296,6 +296,22 @@ fn with_unique_never_ike_sas_of_one_identity_live_side_by_side() {
     }
 }
 
+// What a responder can see of an IKE_AUTH that never comes: a path that loses long messages, say.
+#[test]
+fn a_peer_that_does_not_go_on_is_told_of() {
+    let mut pair = started(config(), mirror(&config()));
+    while pair.b.endpoint.is_empty() {
+        pair.run(Duration::from_millis(1));
+    }
+    pair.net.udp_blocked = true;
+    pair.run(seconds(29));
+    assert!(pair.b.events.is_empty(), "it may be slow");
+    pair.run(seconds(2));
+    let [Event::Refused { path, error }] = &pair.b.events[..] else { panic!() };
+    assert_eq!((path.remote.ip().to_string().as_str(), error), (A, &InitiationError::WentSilent));
+    pair.b.assert_empty();
+}
+
 #[test]
 fn terminating_before_it_is_up_ends_it_at_once() {
     let mut pair = started(config(), mirror(&config()));

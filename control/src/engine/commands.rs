@@ -143,10 +143,14 @@ impl Engine {
         if let Target::Child(spi_in) = target {
             return Ok(vec![Ok(self.terminate_child(spi_in)?)]);
         }
-        let ended = self.end_orphans(target);
-        if let Target::Connection(name) = target {
+        let mut ended = self.end_orphans(target);
+        if let Target::Connection(name) = target
             // Also while there is no SA, only the next attempt.
-            self.starts.hold(name, None);
+            && self.starts.hold(name, None)
+        {
+            let message = format!("{name} is not tried any more until somebody initiates it");
+            let held = Outcome { message, connection: name.clone(), ..Outcome::default() };
+            ended.get_or_insert(held);
         }
         match self.targeted(target) {
             Ok(sas) => {

@@ -17,18 +17,21 @@ use crate::said::{Said, Topic};
 /// Lines about peers in a second: a thousand of them may go at once. Of those that have a level of
 /// their own, and of what is not of peers, every one is written.
 const LINES_MAX: u32 = 100;
-/// Attempts of peers to set up an IKE SA in a second that are told when they are turned down.
-const REFUSALS_MAX: u32 = 10;
+/// What anybody can make any number of is told so often in a second: attempts to set up an IKE SA that
+/// come to nothing, and TCP connections.
+const STRANGERS_MAX: u32 = 10;
 
 /// How fast lines are written.
 pub(super) struct Paces {
     lines: Pace,
     refusals: Pace,
+    connections: Pace,
 }
 
 impl Default for Paces {
     fn default() -> Self {
-        Self { lines: Pace::new(LINES_MAX), refusals: Pace::new(REFUSALS_MAX) }
+        let [refusals, connections] = [(); 2].map(|()| Pace::new(STRANGERS_MAX));
+        Self { lines: Pace::new(LINES_MAX), refusals, connections }
     }
 }
 
@@ -66,10 +69,17 @@ impl Engine {
         self.history.note(connection, ike, id, happening);
     }
 
-    /// Notes that a peer's attempt was turned down, which anybody can make any number of.
+    /// Notes that a peer's attempt came to nothing: anybody can make any number of them.
     pub(super) fn note_refused(&mut self, reason: String) {
         if self.paces.refusals.take(clock::now()) {
             self.note(None, None, Happening::IkeFailed { reason });
+        }
+    }
+
+    /// Notes that a TCP connection opened or closed, likewise.
+    pub(super) fn note_connection(&mut self, happening: Happening) {
+        if self.paces.connections.take(clock::now()) {
+            self.note(None, None, happening);
         }
     }
 
@@ -82,7 +92,10 @@ impl Engine {
             );
         }
         if let Some(count) = self.paces.refusals.left_out(now) {
-            tracing::warn!("{count} more attempts of peers were turned down");
+            tracing::warn!("{count} more attempts of peers came to nothing");
+        }
+        if let Some(count) = self.paces.connections.left_out(now) {
+            tracing::warn!("{count} more TCP connections opened or closed; see `culvert tcp`");
         }
     }
 

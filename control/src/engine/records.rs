@@ -106,7 +106,7 @@ impl Engine {
         self.tcp.opened(now, conn, remote, asked.is_some());
         let originator = asked.is_some();
         let happening = Happening::TcpOpened { remote: remote.to_string(), originator };
-        self.note(None, None, happening);
+        self.note_connection(happening);
         let Some(token) = asked else { return };
         match self.tcp.answered(token) {
             Some(request) => {
@@ -122,7 +122,7 @@ impl Engine {
     fn tcp_closed(&mut self, now: Instant, conn: ConnRef, reason: &str) {
         let Some(closed) = self.tcp.closed(conn) else { return };
         let (remote, reason) = (closed.remote.to_string(), reason.to_owned());
-        self.note(None, None, Happening::TcpClosed { remote, reason });
+        self.note_connection(Happening::TcpClosed { remote, reason });
         self.endpoint.tcp_closed(now, convert::token(conn), &mut self.services);
     }
 

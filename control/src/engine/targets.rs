@@ -68,7 +68,9 @@ impl Engine {
                 format!("no CHILD SA has the inbound SPI {spi_in:?}; `culvert sas` lists them")
             }
             Target::Connection(name) => match self.services.config.connection(name) {
-                Some(_) => format!("connection {name} has no SA"),
+                Some(_) => {
+                    format!("connection {name} has no SA; `culvert connections` says why")
+                }
                 None => {
                     format!("no connection is called {name:?}; `culvert connections` lists them")
                 }

@@ -1,7 +1,7 @@
 //! What a session does when its time has come.
 
 use super::{Cx, Phase, Session};
-use crate::event::InitiationError;
+use crate::event::{Event, InitiationError};
 use crate::path::Transport;
 use crate::time::Instant;
 
@@ -45,6 +45,8 @@ impl Session {
             Phase::Init(attempt) if attempt.due <= now => self.init_due(cx),
             Phase::HalfOpen(answered) if answered.deadline <= now => {
                 self.phase = Phase::Dead;
+                let (path, error) = (self.path, InitiationError::WentSilent);
+                cx.events.push_back(Event::Refused { path, error });
                 self.close_connection(cx);
             }
             Phase::Closed(until) if *until <= now => {
