@@ -142,3 +142,23 @@ fn rfc6298_5_4_a_full_device_at_the_retransmission_timer() {
          < . 1(0) ack 3001",
     );
 }
+
+/// RFC 7323, 4.3: the acknowledgment of a duplicate echoes what came before it. When all others were
+/// lost the time since then is no round trip, or a short outage would slow every later repair.
+#[test]
+fn rfc7323_4_3_lost_acknowledgments_are_no_round_trip() {
+    play(
+        "open timestamps 65535
+         write 988
+         > . 1(988) ack 1 ts
+         +0.025 > . 1(988) ack 1 ts
+         +0.12 > . 1(988) ack 1 ts
+         +0.24 > . 1(988) ack 1 ts
+         +0.48 > . 1(988) ack 1 ts
+         < . 1(0) ack 989 ts=2:0 sack 1-989
+         write 988
+         > . 989(988) ack 1 ts
+         +0.025 > . 989(988) ack 1 ts
+         +0.12 > . 989(988) ack 1 ts",
+    );
+}

@@ -89,7 +89,7 @@ impl Connection {
         if advanced {
             tx.progressed(ack, now);
         }
-        tx.measure(&deliveries, &echo, advanced, now);
+        tx.measure(&deliveries, &echo, (advanced, duplicate.is_some()), now);
         let spurious = tx.check_spurious(&deliveries, duplicate.as_ref(), &echo, advanced);
         let repeats = !advanced && says_nothing_else && segment.options.sack.len() == 0;
         if tx.probe.acknowledged(ack, duplicate.as_ref(), repeats) {
@@ -186,11 +186,19 @@ impl Sender {
         (above, first.filter(|_| is_duplicate))
     }
 
-    fn measure(&mut self, deliveries: &Deliveries, echo: &Echo, advanced: bool, now: Instant) {
+    fn measure(
+        &mut self,
+        deliveries: &Deliveries,
+        echo: &Echo,
+        (advanced, duplicate): (bool, bool),
+        now: Instant,
+    ) {
         if let Some(sent_at) = deliveries.first_unambiguous.filter(|_| !deliveries.repaired) {
             self.rtt.sample(now.since(sent_at), now);
-        } else if let Some(value) = echo.value.filter(|_| advanced) {
-            // Only retransmissions were acknowledged: the timestamp tells which (RFC 7323, 4.1).
+        } else if let Some(value) = echo.value.filter(|_| advanced && !duplicate) {
+            // Only retransmissions were acknowledged: the timestamp tells which (RFC 7323, 4.1). The
+            // acknowledgment of a duplicate echoes what came before it (RFC 7323, 4.3), and that this
+            // one advances says that those of the first transmission were lost.
             let ms = timestamp(now, echo.offset).wrapping_sub(value);
             if ms < 60_000 {
                 self.rtt.sample(Duration::from_millis(u64::from(ms.max(1))), now);
