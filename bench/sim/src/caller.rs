@@ -73,6 +73,8 @@ pub struct Callers {
     error: Option<anyhow::Error>,
     /// Why connections ended.
     pub reasons: Vec<CloseReason>,
+    /// How many of them ended by a RST before the peer had read all that was written to it.
+    pub cut_short: usize,
 }
 
 impl Callers {
@@ -89,6 +91,7 @@ impl Callers {
             curfew,
             error: None,
             reasons: Vec::new(),
+            cut_short: 0,
         }
     }
 
@@ -272,6 +275,9 @@ impl Callers {
                     let end = self.end;
                     let call = self.calls.remove(&id).context("closed twice")?;
                     self.reasons.push(reason);
+                    self.cut_short += usize::from(
+                        reason == CloseReason::PeerReset && ledger.is_cut_short(call.stream),
+                    );
                     if reason == CloseReason::PeerClosed {
                         ledger
                             .check_end(&call.reader, end)

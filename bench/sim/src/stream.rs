@@ -37,6 +37,8 @@ struct Written {
     finished: bool,
     /// It was closed in order: everything must arrive.
     closed: bool,
+    /// Frames that were read of it.
+    read: u32,
 }
 
 /// All streams of a run, as their writers know them.
@@ -90,6 +92,13 @@ impl Ledger {
             let read = (reader.plain, reader.urgent.len() as u32);
             written.finished && read == (written.plain, written.urgent)
         })
+    }
+
+    /// Whether something that was written to a stream was not read.
+    #[must_use]
+    pub fn is_cut_short(&self, stream: Stream) -> bool {
+        let written = self.streams.get(&stream);
+        written.is_some_and(|written| written.read < written.plain + written.urgent)
     }
 
     /// The stream was closed in order by its writer.
@@ -165,6 +174,9 @@ impl Reader {
                 wrong.map(|at| frame.iter().skip(at).take(16).collect::<Vec<_>>())
             );
             ledger.octets_checked += len as u64;
+            if let Some(written) = ledger.streams.get_mut(&stream) {
+                written.read += 1;
+            }
             start += len;
         }
         self.partial.drain(..start);
