@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use culvert_ike::{ChildConfig, ConnectionConfig, IdentityPattern};
 
+use super::one::RETRY_MAX;
 use super::*;
+use crate::config::{Action, Child};
 
 const IKE: IkeSaId = IkeSaId(1);
 
