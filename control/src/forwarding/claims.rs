@@ -24,9 +24,15 @@ impl Forwarding {
             return false;
         }
         let matches = policies::matches(claim.local_ts, claim.remote_ts).unwrap_or_default();
-        self.adopt(orphan, (claim.ike, claim.id), matches, claim.outbound)
-            .inspect_err(|error| tracing::error!(%error, "an SA that was restored cannot send"))
-            .is_ok()
+        self.adopt(orphan, (claim.ike, claim.id), matches);
+        if claim.outbound
+            && self.installed.get(&claim.spi_in).is_some_and(|sa| !sa.matches.is_empty())
+        {
+            // It waited when the process before died, and the answer may not have left yet: it waits
+            // once more, if others serve. That is seen when all are claimed.
+            self.waiting.insert(claim.spi_in, culvert_shm::monotonic_ns());
+        }
+        true
     }
 
     /// Takes up an SPI whose exchange is under way.
@@ -67,19 +73,20 @@ impl Forwarding {
         }
         let matches = policies::matches(&sa.local_ts, &sa.remote_ts)
             .map_err(|error| InstallError(error.to_string()))?;
-        self.adopt(orphan, (sa.ike, sa.id), matches, sa.outbound)
+        self.adopt(orphan, (sa.ike, sa.id), matches);
+        // This side asked for it: the peer has it.
+        if sa.outbound { self.enable_outbound(sa.spi_in) } else { Ok(()) }
     }
 
-    /// Makes an orphan one of this process's SAs. Those `matches` that have no policy get one, at once
-    /// or when the SA is to send.
+    /// Makes an orphan one of this process's SAs. Those `matches` that have no policy get one when the
+    /// SA is to send.
     fn adopt(
         &mut self,
         orphan: Orphan,
         (ike, child): (IkeSaId, culvert_ike::ChildId),
         mut matches: Vec<Match>,
-        outbound: bool,
-    ) -> Result<(), InstallError> {
-        let Some(view) = &mut self.view else { return Ok(()) };
+    ) {
+        let Some(view) = &mut self.view else { return };
         view.claim_sa(orphan.slot);
         for (policy, found) in &orphan.policies {
             view.claim_policy(*policy);
@@ -88,7 +95,6 @@ impl Forwarding {
         let Orphan { slot, deadline_ns, policies, spi_in, .. } = orphan;
         let installed = Installed { slot, ike, child, deadline_ns, matches, policies };
         self.installed.insert(spi_in, installed);
-        if outbound { self.enable_outbound(spi_in) } else { Ok(()) }
     }
 
     /// Makes the peer of an SA the IKE SA's; whether it is there.
@@ -115,6 +121,9 @@ impl Forwarding {
         if ended > 0 {
             tracing::info!(ended, "SAs that no IKE SA knows are ended");
         }
+        let alone = self.waiting.keys().copied().filter(|spi_in| !self.is_served(*spi_in));
+        let alone: Vec<u32> = alone.collect();
+        self.end_waiting(|spi_in, _, _| alone.contains(&spi_in));
         let Some(view) = &mut self.view else { return };
         view.release_unclaimed();
         for index in 0..view.region().layout().peer_slots {

@@ -168,10 +168,11 @@ impl Forwarding {
     }
 
     /// Lets those pairs carry packets that have waited for `due`.
-    fn end_waiting(&mut self, due: impl Fn(&Installed, u64) -> bool) {
+    fn end_waiting(&mut self, due: impl Fn(u32, &Installed, u64) -> bool) {
         let waiting = self.waiting.iter();
-        let due = waiting
-            .filter(|(spi, since)| self.installed.get(spi).is_none_or(|sa| due(sa, **since)));
+        let due = waiting.filter(|(spi, since)| {
+            self.installed.get(spi).is_none_or(|sa| due(**spi, sa, **since))
+        });
         for spi_in in due.map(|(spi_in, _)| *spi_in).collect::<Vec<_>>() {
             self.waiting.remove(&spi_in);
             if let Err(error) = self.enable_outbound(spi_in) {
@@ -210,7 +211,7 @@ impl Forwarding {
     pub fn remove(&mut self, spi_in: u32) {
         let Some(sa) = self.installed.remove(&spi_in) else { return };
         let carried = |found: &Match| sa.policies.iter().any(|(_, other)| other == found);
-        self.end_waiting(|successor, _| successor.matches.iter().any(carried));
+        self.end_waiting(|_, successor, _| successor.matches.iter().any(carried));
         let Some(view) = &mut self.view else { return };
         for (slot, found) in sa.policies {
             view.retire_policy(slot);
@@ -329,7 +330,7 @@ impl Forwarding {
             tracing::info!(ended, "orphaned SAs reached the end of their lifetime");
         }
         self.tell_paths();
-        self.end_waiting(|_, since| now_ns.saturating_sub(since) >= ANSWER_NS);
+        self.end_waiting(|_, _, since| now_ns.saturating_sub(since) >= ANSWER_NS);
         let Some(view) = &mut self.view else { return };
         self.untold.retain(|slot| view.announce_sa(*slot).is_err());
         view.collect(dataplane_gone);
@@ -387,3 +388,6 @@ fn forget(precedence: &mut HashMap<Match, Precedence>, found: &Match) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,10 @@
 //!
 //! A child that is to stand is tried, and after a failure tried again, ever more slowly, for ever
 //! or as often as `keyingtries` says. A little randomness keeps many gateways that lost the same
-//! peer from calling it in step, and only so many are tried at once, so that a gateway with many
-//! connections does not call all of them in one moment.
+//! peer from calling it in step. A gateway with many connections does not call all of them in one
+//! moment: they are begun one after the other, with a little time between, and only so many are
+//! tried at once. That holds for a process that takes the place of another, too: it does not know
+//! how often the one before has called a peer in vain, and begins with the shortest wait again.
 
 mod one;
 
@@ -19,6 +21,9 @@ use one::{RETRY_MIN, Start, State};
 
 /// Connections that are tried at once; the others wait for their turn.
 const TRYING_MAX: usize = 256;
+/// Least time between two that are begun: some hundred a second, of which each costs this gateway a key
+/// exchange.
+const SPACING: Duration = Duration::from_millis(5);
 
 /// All of them, by connection.
 #[derive(Default)]
@@ -29,6 +34,8 @@ pub struct Starts {
     queue: BTreeSet<(Instant, String, String)>,
     /// Connections of which a child is being tried.
     trying: HashSet<String>,
+    /// When another one may be begun.
+    next_turn: Instant,
     /// Connections of which [`Self::changed_traps`] may have to tell something.
     retrapped: HashSet<String>,
     /// Connections of which [`Self::changed_rests`] told that a child has a [`Rest`].
@@ -71,15 +78,16 @@ impl Starts {
     #[must_use]
     pub fn next(&self) -> Option<Instant> {
         let free = self.trying.len() < TRYING_MAX;
-        self.queue.first().filter(|_| free).map(|(due, ..)| *due)
+        self.queue.first().filter(|_| free).map(|(due, ..)| self.next_turn.max(*due))
     }
 
-    /// One child that is due: connection and child. Tell what became of it with [`Self::trying`] or
-    /// [`Self::failed`].
+    /// One child that is due, whose turn is taken with this call: connection and child. Tell what
+    /// became of it with [`Self::trying`] or [`Self::failed`].
     #[must_use]
-    pub fn due(&self, now: Instant) -> Option<(String, String)> {
+    pub fn due(&mut self, now: Instant) -> Option<(String, String)> {
         let (_, connection, child) =
             self.queue.first().filter(|_| self.next().is_some_and(|due| due <= now))?;
+        self.next_turn = now + SPACING;
         Some((connection.clone(), child.clone()))
     }
 

@@ -170,13 +170,42 @@ fn only_so_many_are_tried_at_once() {
         .collect();
     let mut starts = starts_of(&all);
     let mut begun = Vec::new();
-    while let Some((connection, child)) = starts.due(at(0)) {
+    while let Some(turn) = starts.next() {
+        let (connection, child) = starts.due(turn).expect("its turn has come");
         starts.trying(&connection, &child, IkeSaId(begun.len() as u64));
         begun.push(connection);
     }
-    assert_eq!((begun.len(), starts.next()), (TRYING_MAX, None));
-    starts.up(&begun[0], "one", IkeSaId(0), at(1));
-    assert!(starts.due(at(1)).is_some(), "one is free again");
+    assert_eq!(begun.len(), TRYING_MAX);
+    starts.up(&begun[0], "one", IkeSaId(0), at(10));
+    assert!(starts.due(at(10)).is_some(), "one is free again");
+}
+
+/// A process that takes the place of another finds all whose peers are dead due at once.
+#[test]
+fn what_is_due_at_once_is_begun_one_after_the_other() {
+    let all: Vec<Connection> = (0..TRYING_MAX)
+        .map(|number| connection(&format!("c{number}"), &[("one", STAND)], None))
+        .collect();
+    let mut starts = starts_of(&all);
+    let mut ike = 0;
+    for second in 0..4 {
+        let (mut turn, end) = (at(second), at(second + 1));
+        let mut begun = 0;
+        while let Some((connection, child)) = starts.due(turn) {
+            ike += 1;
+            starts.trying(&connection, &child, IkeSaId(ike));
+            // None answers, and the next attempt is due when all others are.
+            assert_ne!(starts.failed(&connection, &child, at(0), 0), Next::Nothing);
+            begun += 1;
+            assert_eq!(starts.due(turn), None, "no two in one moment");
+            turn = starts.next().expect("all are to stand").max(turn);
+            if turn >= end {
+                break;
+            }
+        }
+        assert!(begun <= 200, "{begun} in a second");
+    }
+    assert!(ike as usize >= TRYING_MAX, "all had their turn: {ike}");
 }
 
 #[test]
@@ -191,7 +220,7 @@ fn a_new_configuration_touches_only_what_is_new_in_it() {
     let new = [connection("stays", &children, None), connection("comes", &[("one", STAND)], None)];
     starts.configure(new.iter(), at(50));
     let mut due = Vec::new();
-    while let Some((connection, child)) = starts.due(at(50)) {
+    while let Some((connection, child)) = starts.next().and_then(|turn| starts.due(turn)) {
         starts.up(&connection, &child, IKE, at(50));
         due.push(format!("{connection} {child}"));
     }

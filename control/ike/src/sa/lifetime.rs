@@ -15,7 +15,7 @@ use crate::time::Instant;
 const RETRY: Duration = Duration::from_secs(10);
 
 /// A part of `whole` by 16 random bits: less than all of it.
-fn part(cx: &mut Cx<'_>, whole: Duration) -> Duration {
+pub(super) fn part(cx: &mut Cx<'_>, whole: Duration) -> Duration {
     let mut octets = [0; 2];
     cx.host.random(&mut octets);
     whole.mul_f64(f64::from(u16::from_be_bytes(octets)) / f64::from(1 << 16))

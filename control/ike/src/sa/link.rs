@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::exchange::{Asked, Task};
+use super::lifetime::part;
 use super::{Cx, LINGER, Phase, Session};
 use crate::config::{ConnectionConfig, Retransmission};
 use crate::event::{DownReason, Event, InitiationError, MoveFailure, Transmit};
@@ -17,7 +18,8 @@ use crate::message::ExchangeType;
 use crate::path::{ChildPath, ConnToken, ConnectRequest, Path, Transport};
 use crate::time::Instant;
 
-/// Waits between attempts to open a lost TCP connection again: the first, doubled up to the last.
+/// Waits between attempts to open a lost TCP connection again: the first, doubled up to the last. Each
+/// is up to a quarter longer at random, so that not all who have lost one gateway call it in step.
 const RECONNECT_FIRST: Duration = Duration::from_secs(1);
 const RECONNECT_MAX: Duration = Duration::from_secs(60);
 /// Most connections that were left and are not closed yet.
@@ -325,10 +327,11 @@ impl Session {
         self.reconnect_later(cx);
     }
 
-    fn reconnect_later(&mut self, cx: &Cx<'_>) {
-        let wait = RECONNECT_FIRST.saturating_mul(1 << self.link.failures.min(6));
+    fn reconnect_later(&mut self, cx: &mut Cx<'_>) {
+        let doubled = RECONNECT_FIRST.saturating_mul(1 << self.link.failures.min(6));
+        let wait = doubled.min(RECONNECT_MAX);
         self.link.failures = self.link.failures.saturating_add(1);
-        self.link.state = LinkState::Waiting(cx.now + wait.min(RECONNECT_MAX));
+        self.link.state = LinkState::Waiting(cx.now + wait + part(cx, wait / 4));
     }
 
     /// The connection in use is gone. The SAs stay (RFC 9329, 6.1).
