@@ -167,6 +167,54 @@ fn a_process_may_die_at_any_step_of_any_exchange_over_tcp() {
     assert!(deaths > 150, "{deaths}");
 }
 
+/// A pair of which A gives B up, because no answer comes, in this time.
+fn silent() -> (Pair, Duration) {
+    let mut pair = up(TransportChoice::Udp);
+    let (now, ike) = (pair.now, pair.a.sa().id);
+    pair.net.udp_blocked = true;
+    pair.a.endpoint.rekey_ike(now, ike, &mut pair.a.host).unwrap();
+    (pair, Duration::from_secs(300))
+}
+
+// RFC 7296, 2.4: a process that takes the place of one that died asks once more before it gives its peer
+// up. What the other had taken down with the IKE SA, and not saved, does not come back.
+#[test]
+fn a_process_may_die_as_it_gives_its_peer_up() {
+    let (mut pair, patience) = silent();
+    let steps = pair.count_steps(true, patience);
+    pair.a.assert_empty();
+    let second = Duration::from_secs(1);
+    let mut lost = 0;
+    for (step, death) in (1..=steps).flat_map(|step| DEATHS.map(|death| (step, death))) {
+        let doomed = || {
+            let (mut pair, _) = silent();
+            pair.net.crash.once = Some((true, step, death));
+            pair
+        };
+        let (mut pair, mut alive) = (doomed(), 0);
+        pair.run(second);
+        while pair.net.crash.deaths == 0 {
+            pair.run(second);
+            alive += 1;
+        }
+        pair.run(patience);
+        pair.a.assert_empty();
+        // B can be reached again when A dies.
+        let mut pair = doomed();
+        let names = [pair.a.sa().id, pair.b.sa().id];
+        pair.run(second * alive);
+        pair.net.udp_blocked = false;
+        pair.run(patience);
+        if pair.a.endpoint.is_empty() {
+            continue;
+        }
+        let children = pair.a.sa().children.len();
+        lost += 1 - children;
+        assert_agreed(&mut pair, names, children, &format!("step {step}: {death:?}"));
+    }
+    assert_eq!(lost, 1, "the data plane had given the pair up: it is deleted at both ends");
+}
+
 // RFC 7296, 2.8.3: the responder may send on the new CHILD SA as soon as it has answered IKE_AUTH. An
 // initiator that dies over the answer takes it all the same, and no packet is lost.
 #[test]

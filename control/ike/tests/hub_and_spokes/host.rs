@@ -107,6 +107,12 @@ impl SimHost {
         self.by_peer.get(peer).map_or(0, Vec::len)
     }
 
+    /// Whether a process that died had given this pair up, and the next one still knows it: it has
+    /// been told of that, and deletes it as soon as the peer answers.
+    pub(crate) fn is_lost(&self, spi_in: u32) -> bool {
+        self.left.gone.contains(&spi_in)
+    }
+
     fn enable(&mut self, spi_in: u32) {
         self.enabled += 1;
         let now = self.enabled;
