@@ -40,6 +40,26 @@ fn rfc9293_3_10_7_4_a_repeated_fin_restarts_time_wait() {
     );
 }
 
+/// RFC 5961, 1: who knows only addresses and ports does not keep a connection in TIME-WAIT: a FIN that
+/// is not the peer's, by its place or by its acknowledgment, is answered and no more.
+#[test]
+fn rfc9293_3_10_7_4_only_the_peers_own_fin_restarts_time_wait() {
+    play(
+        "open 65535
+         close
+         > F. 1(0) ack 1
+         event closed local-closed
+         < F. 1(0) ack 2
+         > . 2(0) ack 2
+         +40 < F. -500(0) ack 2
+         > . 2(0) ack 2
+         +1 < F. 1(0) ack 900000
+         > . 2(0) ack 2
+         +20 < . 2(0) ack 2 => no-connection
+         > R 2(0)",
+    );
+}
+
 /// RFC 9293, 3.6, figure 13: CLOSING.
 #[test]
 fn rfc9293_3_6_simultaneous_close() {

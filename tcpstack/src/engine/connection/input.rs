@@ -148,7 +148,7 @@ impl Connection {
     /// whoever knows only addresses and ports cannot have us answer each segment (RFC 5961, 7), nor
     /// report to the peer what it never sent twice. Anything else gets a rate-limited answer.
     /// So does a FIN that comes again because our last acknowledgment was lost: TIME-WAIT begins anew
-    /// (RFC 9293, 3.10.7.4).
+    /// (RFC 9293, 3.10.7.4), if it is the peer's, or anybody could make it last for ever.
     fn answer_out_of_window(&mut self, segment: &Segment, start: Option<u64>, now: Instant) {
         let credible = segment.ack.is_some_and(|ack| self.acceptable_acknowledgment(ack).is_some());
         match start {
@@ -157,7 +157,11 @@ impl Connection {
             }
             _ => self.challenge(now),
         }
-        if self.state == State::TimeWait && segment.flags.fin {
+        let is_peers_fin = || {
+            let end = start.map(|start| start + segment.sequence_len());
+            segment.flags.fin && credible && end == Some(self.rx.nxt)
+        };
+        if self.state == State::TimeWait && is_peers_fin() {
             self.enter_time_wait(now);
         }
     }
