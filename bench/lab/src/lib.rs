@@ -4,7 +4,7 @@
 //! the firewall drop, rewrite and cut ([`firewall`]), starts the real programs or strongSwan in the
 //! gateways' places ([`gateway`], [`strongswan`], with [`relay`] to make a TCP peer of it), sends
 //! traffic whose every octet is compared ([`traffic`]) or whose every packet is accounted for
-//! ([`flow`]), and reads what passed on the wire ([`capture`]). Nothing touches the machine's own
+//! ([`flow`]), has strangers ask for tunnels from everywhere ([`flood`]), and reads what passed on the wire ([`capture`]). Nothing touches the machine's own
 //! interfaces, and everything goes when a [`topology::Lab`] is dropped, when the process is
 //! interrupted, or at the latest when the next lab starts ([`cleanup`]).
 //!
@@ -14,8 +14,10 @@
 pub mod capture;
 pub mod cleanup;
 pub mod command;
+mod datagram;
 pub mod demo;
 pub mod firewall;
+pub mod flood;
 pub mod flow;
 pub mod gateway;
 pub mod namespace;

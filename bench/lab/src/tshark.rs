@@ -6,13 +6,14 @@
 //! datagrams of them again.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::capture::Stream;
 use crate::command;
+use crate::datagram::datagram;
 use crate::relay::PORT;
 
 /// Settings of charon that have it write its keys to its log.
@@ -28,8 +29,6 @@ const PREFERENCES: [&str; 5] = [
 ];
 /// A pcap file's header: little endian, version 2.4, whole packets, raw IP.
 const PCAP_HEADER: [u32; 6] = [0xa1b2_c3d4, 2 | 4 << 16, 0, 0, 0xffff, 101];
-const IP_LEN: usize = 20;
-const UDP_LEN: usize = 8;
 
 /// What tshark needs to decrypt, as values of its preferences.
 #[derive(Debug, Default)]
@@ -104,7 +103,7 @@ pub fn write_datagrams(streams: &[Stream], file: &Path) -> Result<()> {
     let mut octets: Vec<u8> = PCAP_HEADER.iter().flat_map(|word| word.to_le_bytes()).collect();
     for stream in streams {
         for frame in stream.frames()? {
-            let packet = datagram(stream.from, stream.to, frame)?;
+            let packet = datagram(known(stream.from)?, known(stream.to)?, frame)?;
             let length = u32::try_from(packet.len())?;
             // At no particular time.
             for word in [0, 0, length, length] {
@@ -116,27 +115,12 @@ pub fn write_datagrams(streams: &[Stream], file: &Path) -> Result<()> {
     Ok(fs::write(file, octets)?)
 }
 
-/// An IPv4 packet with a UDP datagram.
-fn datagram(from: SocketAddr, to: SocketAddr, content: &[u8]) -> Result<Vec<u8>> {
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (from.ip(), to.ip()) else {
-        bail!("{from} to {to} is not IPv4");
-    };
-    let udp_len = u16::try_from(UDP_LEN + content.len())?;
-    let total = u16::try_from(IP_LEN + UDP_LEN + content.len())?;
-    let mut packet = vec![0x45, 0];
-    packet.extend(total.to_be_bytes());
-    packet.extend([0, 0, 0, 0, 64, 17, 0, 0]);
-    packet.extend(source.octets());
-    packet.extend(destination.octets());
-    let sum: u32 = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    let checksum = !((sum & 0xffff) + (sum >> 16)) & 0xffff;
-    packet[10..12].copy_from_slice(&u16::try_from(checksum)?.to_be_bytes());
-    // The ports by which tshark knows it, and no checksum (RFC 768).
-    for field in [PORT, PORT, udp_len, 0] {
-        packet.extend(field.to_be_bytes());
+/// An end of a stream, with the port by which tshark knows what it reads.
+fn known(end: SocketAddr) -> Result<SocketAddrV4> {
+    match end {
+        SocketAddr::V4(end) => Ok(SocketAddrV4::new(*end.ip(), PORT)),
+        SocketAddr::V6(_) => bail!("{end} is not IPv4"),
     }
-    packet.extend_from_slice(content);
-    Ok(packet)
 }
 
 #[cfg(test)]

@@ -78,7 +78,8 @@ fn a_cookie_holds_the_address_and_not_the_port() {
     pair.net.udp_blocked = true;
     let path = |from: &str| Path::udp(format!("{B}:500").parse().unwrap(), from.parse().unwrap());
     let before = pair.b.sent.len();
-    pair.inject(false, &path("198.51.100.1:500"), &with_cookie);
+    let received = pair.inject(false, &path("198.51.100.1:500"), &with_cookie);
+    assert_eq!(received, Received::CookieDemanded);
     let answer = Message::decode(&pair.b.sent[before].2).unwrap();
     assert!(answer.notify(NotifyType::COOKIE).is_some(), "another address: another cookie");
     assert_eq!(pair.b.endpoint.len(), 0);
@@ -108,10 +109,13 @@ fn a_puzzle_is_solved_and_a_wrong_solution_is_not_taken() {
     let count = pair.b.endpoint.len();
     let path = pair.b.sa().path;
     message.payloads[1] = Payload::PuzzleSolution(vec![7; 32]);
-    let dropped = Received::Dropped(DropReason::BadPayload);
+    let dropped = Received::Dropped(DropReason::PuzzleUnsolved);
     assert_eq!(pair.inject(false, &path, &message.encode().unwrap()), dropped);
     message.payloads.remove(1);
     assert_eq!(pair.inject(false, &path, &message.encode().unwrap()), dropped);
+    message.payloads.remove(0);
+    let demanded = Received::PuzzleDemanded;
+    assert_eq!(pair.inject(false, &path, &message.encode().unwrap()), demanded, "no cookie");
     assert_eq!(pair.b.endpoint.len(), count);
     assert_eq!(pair.inject(false, &path, &solved), Received::Accepted, "the right one");
     assert_eq!(pair.b.endpoint.len(), count + 1);

@@ -84,6 +84,9 @@ pub struct Engine {
     restored: Vec<IkeSaId>,
     /// IKE messages dropped, by reason.
     drops: BTreeMap<&'static str, u64>,
+    /// First requests that were answered with a demand.
+    cookies_demanded: u64,
+    puzzles_demanded: u64,
     /// Records of the workers that could not be read, and messages that found no room.
     malformed: u64,
     unsent: u64,
@@ -120,6 +123,8 @@ impl Engine {
             keeper,
             restored: Vec::new(),
             drops: BTreeMap::new(),
+            cookies_demanded: 0,
+            puzzles_demanded: 0,
             malformed: 0,
             unsent: 0,
             dataplane: Link::Down,

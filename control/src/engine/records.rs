@@ -89,6 +89,8 @@ impl Engine {
         self.trace_message("received", false, &path, octets);
         match self.endpoint.handle_message(now, &path, octets, &mut self.services) {
             Received::Accepted | Received::Repeated => {}
+            Received::CookieDemanded => self.cookies_demanded += 1,
+            Received::PuzzleDemanded => self.puzzles_demanded += 1,
             Received::Dropped(reason) => {
                 *self.drops.entry(reason.name()).or_default() += 1;
                 tracing::debug!(%path, reason = reason.name(), "IKE message dropped");

@@ -253,6 +253,13 @@ impl Engine {
         };
         let drops = self.drops.iter();
         rows.extend(drops.map(|(name, total)| own(name, "IKE messages dropped for this.", *total)));
+        for (name, what, total) in [
+            ("ike_cookie_demanded", "a cookie (RFC 7296, 2.6)", self.cookies_demanded),
+            ("ike_puzzle_demanded", "a solved puzzle (RFC 8019)", self.puzzles_demanded),
+        ] {
+            let help = format!("First requests that were to come again with {what}.");
+            rows.push(own(name, &help, total));
+        }
         rows.push(own("record_malformed", "Records of workers without meaning.", self.malformed));
         rows.push(own("record_unsent", "Records that a worker had no room for.", self.unsent));
         rows.into_iter().filter(|row| all || row.total > 0).map(Row::Counter).collect()

@@ -4,6 +4,7 @@
 //! itself.
 
 mod command;
+mod flood;
 mod foreign;
 mod moves;
 mod operations;

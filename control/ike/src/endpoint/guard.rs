@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use super::{DropReason, Received};
 use crate::crypto::{equal, prf};
 use crate::host::Host;
 use crate::message::{Message, NotifyType, Payload, TransformType};
@@ -43,8 +44,8 @@ pub(super) enum Verdict {
     Pass,
     /// It is to come again with these.
     Return(Vec<Payload>),
-    /// Its solution is wrong.
-    Drop,
+    /// Nothing is answered.
+    Drop(DropReason),
 }
 
 /// What is asked of peers at present.
@@ -53,6 +54,16 @@ pub(super) enum Demand {
     Cookie,
     /// A cookie and a puzzle of this many bits.
     Puzzle(u8),
+}
+
+impl Demand {
+    /// What becomes of a request that was answered with it.
+    pub(super) fn received(self) -> Received {
+        match self {
+            Self::Cookie => Received::CookieDemanded,
+            Self::Puzzle(_) => Received::PuzzleDemanded,
+        }
+    }
 }
 
 impl Guard {
@@ -95,7 +106,8 @@ impl Guard {
             Demand::Cookie => 0,
             Demand::Puzzle(bits) => bits,
         };
-        let Some(nonce) = message.nonce() else { return Verdict::Drop };
+        let unusable = Verdict::Drop(DropReason::BadPayload);
+        let Some(nonce) = message.nonce() else { return unusable };
         self.renew(now, host);
         let (spi_i, from) = (message.header.spi_i, path.remote.ip());
         let function = puzzle_prf(message);
@@ -109,15 +121,15 @@ impl Guard {
                 (true, 0, _) => return Verdict::Pass,
                 (true, _, Some(f)) if solved(message, f, returned, bits) => return Verdict::Pass,
                 // A wrong solution costs its sender another cookie; nothing here.
-                (true, ..) => return Verdict::Drop,
+                (true, ..) => return Verdict::Drop(DropReason::PuzzleUnsolved),
                 (false, ..) => {}
             }
         }
-        let Some(secret) = self.secrets.first() else { return Verdict::Drop };
+        let Some(secret) = self.secrets.first() else { return unusable };
         let cookie = Self::cookie(secret, bits, spi_i, nonce, from);
         let mut payloads = vec![Payload::notify(NotifyType::COOKIE, cookie)];
         if bits > 0 {
-            let Some(f) = function else { return Verdict::Drop };
+            let Some(f) = function else { return unusable };
             let [high, low] = f.transform_id().to_be_bytes();
             payloads.push(Payload::notify(NotifyType::PUZZLE, [high, low, bits]));
         }

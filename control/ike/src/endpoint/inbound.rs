@@ -175,11 +175,11 @@ impl Endpoint {
         };
         match self.guard.judge(now, host, path, &message, demand) {
             Verdict::Pass => None,
-            Verdict::Drop => Some(Received::Dropped(DropReason::BadPayload)),
+            Verdict::Drop(reason) => Some(Received::Dropped(reason)),
             Verdict::Return(payloads) => {
                 reply_in_clear(cx!(self, now, host), path, &message.header, payloads);
                 self.await_correction(now, path);
-                Some(Received::Accepted)
+                Some(demand.received())
             }
         }
     }

@@ -11,6 +11,11 @@ pub enum Received {
     Accepted,
     /// A repeated request; the cached response was sent again.
     Repeated,
+    /// A first request that is to come again with a cookie (RFC 7296, 2.6). Nothing was kept.
+    CookieDemanded,
+    /// A first request that is to come again with a cookie and a solved puzzle (RFC 8019, 7.1).
+    /// Nothing was kept.
+    PuzzleDemanded,
     /// Nothing was done.
     Dropped(DropReason),
 }
@@ -36,6 +41,9 @@ pub enum DropReason {
     BadIcv,
     /// Too many half-open IKE SAs in all, or of this source.
     HalfOpenLimit,
+    /// A first request with the right cookie, and without the puzzle's solution or with a wrong one:
+    /// its sender cannot solve puzzles, or does not want to (RFC 8019, 7.1.4).
+    PuzzleUnsolved,
     /// More first requests are refused than are worth an answer and a line in the log.
     RefusalLimit,
     /// Too many IKE SAs.
@@ -57,6 +65,7 @@ impl DropReason {
             Self::BadPayload => "ike_bad_payload",
             Self::BadIcv => "ike_bad_icv",
             Self::HalfOpenLimit => "ike_half_open_limit",
+            Self::PuzzleUnsolved => "ike_puzzle_unsolved",
             Self::RefusalLimit => "ike_refusal_limit",
             Self::SaLimit => "ike_sa_limit",
             Self::ConnectionInUse => "ike_connection_in_use",

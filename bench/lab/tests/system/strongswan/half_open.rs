@@ -5,36 +5,18 @@ use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use culvert_lab::flood::init_request;
 use culvert_lab::namespace::Namespace;
 
 use super::{
     CHILD, TCP_GATEWAY_INITIATES, TCP_STRONGSWAN_INITIATES, UDP_GATEWAY_INITIATES,
     UDP_STRONGSWAN_INITIATES, meet,
 };
-use crate::PING_TIMEOUT;
-
-/// An IKE_SA_INIT request after its initiator's SPI: header, then aes128gcm16-prfsha256-x25519 as the
-/// only proposal, a public value and a nonce (RFC 7296, 3.1 to 3.9).
-const INIT_HEADER: [u8; 20] =
-    [0, 0, 0, 0, 0, 0, 0, 0, 33, 0x20, 34, 0x08, 0, 0, 0, 0, 0, 0, 0, 144];
-const PROPOSAL: [u8; 40] = [
-    34, 0, 0, 40, 0, 0, 0, 36, 1, 1, 0, 3, // SA payload; proposal 1 for IKE, three transforms
-    3, 0, 0, 12, 1, 0, 0, 20, 0x80, 14, 0, 128, // ENCR_AES_GCM_16 with 128 bits
-    3, 0, 0, 8, 2, 0, 0, 5, // PRF_HMAC_SHA2_256
-    0, 0, 0, 8, 4, 0, 0, 31, // Curve25519
-];
-const KEY_EXCHANGE: [u8; 8] = [40, 0, 0, 40, 0, 31, 0, 0];
-const NONCE: [u8; 4] = [0, 0, 0, 36];
-
-fn init_request(spi: u8) -> Vec<u8> {
-    let (public, nonce) = ([9; 32], [spi; 32]);
-    let spi = [spi; 8];
-    [&spi[..], &INIT_HEADER, &PROPOSAL, &KEY_EXCHANGE, &public, &NONCE, &nonce].concat()
-}
+use crate::{PING_TIMEOUT, flood};
 
 /// Has a stranger in `from` begin `count` IKE SAs with `to` and leave each half-open: the answer is
 /// taken, and nothing follows.
-fn leave_half_open(from: &Namespace, to: SocketAddr, count: u8) -> Result<()> {
+fn leave_half_open(from: &Namespace, to: SocketAddr, count: u64) -> Result<()> {
     from.enter(|| {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(to)?;
@@ -91,4 +73,25 @@ fn the_gateway_demands_a_cookie_over_udp_alone() -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// strongSwan gets in through a flood of others' first requests, with the gateway's own limits.
+#[test]
+fn strongswan_gets_in_through_a_flood() -> Result<()> {
+    meet(
+        UDP_STRONGSWAN_INITIATES,
+        |settings, _| flood::forgetful(settings, &[]),
+        |peers| {
+            let (router, gateway) = (&peers.lab.firewall.namespace, &peers.gateway);
+            let flood = flood::flood_until_it_demands(router, gateway, flood::COOKIES)?;
+            peers.initiate()?;
+            let log = peers.charon.log();
+            ensure!(log.contains("parsed IKE_SA_INIT response 0 [ N(COOKIE) ]"), "{log}");
+            let through = peers.flow(CHILD)?;
+            through.wait_answer(PING_TIMEOUT)?;
+            flood::stays_within(gateway, &flood, flood::COOKIE_THRESHOLD + 1)?;
+            through.wait_answer(PING_TIMEOUT)?;
+            flood::subsides(gateway, flood)
+        },
+    )
 }
