@@ -1,5 +1,6 @@
 //! What survives: a killed control process, a killed dataplane, a cut TCP connection.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -96,6 +97,71 @@ fn a_killed_dataplane_costs_what_it_is_away() -> Result<()> {
             Ok(())
         })?;
     }
+    Ok(())
+}
+
+/// A connection that no file of the gateway has.
+const BRANCH: &str = "[connections.branch]
+local = { auth = \"psk\", id = \"a.test\" }
+remote = { auth = \"psk\", id = \"branch.test\" }
+[connections.branch.children.net]
+local_ts = [\"10.1.0.0/24\"]
+remote_ts = [\"10.9.0.0/24\"]
+[secrets.branch]
+id = [\"branch.test\"]
+secret = \"another secret\"
+";
+
+/// What an operator said is in the shared memory, which goes from whichever process survives to the one
+/// that takes the dead one's place: so it outlives the dataplane, and then the control process.
+#[test]
+fn what_was_said_outlives_a_killed_dataplane() -> Result<()> {
+    let (mut a, b) = Settings::between("udp", Family::V4);
+    a.child_options.push("start_action = \"start\"".to_owned());
+    with_gateways((a, b), |lab, a, b| {
+        wait_until("it comes up by itself", PING_TIMEOUT, || Ok(a.only_sa().is_ok()))?;
+        let more = lab.directory.path().join("more.toml");
+        fs::write(&more, BRANCH)?;
+        let load = format!("load {}", more.display());
+        for line in [&load, "log --connection lab debug", "terminate --connection lab"] {
+            let said = a.culvert(line)?;
+            ensure!(said.status.success(), "{line}: {said:?}");
+        }
+        wait_until("the SAs are gone at both ends", PING_TIMEOUT, || {
+            Ok(a.sas()?.is_empty() && b.sas()?.is_empty())
+        })?;
+        for _ in 0..2 {
+            replace_dataplane(a)?;
+            still_knows_what_was_said(a)?;
+            a.kill_control()?;
+            a.start_control()?;
+            a.wait_ready()?;
+            still_knows_what_was_said(a)?;
+        }
+        ensure!(b.sas()?.is_empty(), "nobody has called: {:#?}", b.sas()?);
+        a.initiate()?;
+        exchange(lab, Family::V4)
+    })
+}
+
+/// Kills the dataplane and waits until another one is at work.
+fn replace_dataplane(gateway: &mut Gateway<'_>) -> Result<()> {
+    let before = gateway.status()?.dataplane.starts;
+    gateway.kill_dataplane()?;
+    gateway.start_dataplane()?;
+    wait_until("the next dataplane is at work", RECOVERY, || {
+        let dataplane = gateway.status()?.dataplane;
+        Ok(dataplane.up && dataplane.starts > before)
+    })
+}
+
+fn still_knows_what_was_said(gateway: &Gateway<'_>) -> Result<()> {
+    ensure!(gateway.sas()?.is_empty(), "what was terminated stays down: {:#?}", gateway.sas()?);
+    let connections = gateway.culvert("connections")?.stdout;
+    ensure!(connections.contains("branch.test"), "what was loaded stays: {connections}");
+    let levels = gateway.culvert("log")?.stdout;
+    let level = levels.lines().find(|line| line.contains(CONNECTION));
+    ensure!(level.is_some_and(|line| line.contains("debug")), "so does the log: {levels}");
     Ok(())
 }
 
