@@ -4,16 +4,16 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use culvert_api::Transport;
+use culvert_api::{Target, Transport};
 use culvert_lab::command::wait_until;
 use culvert_lab::firewall::Policy;
-use culvert_lab::gateway::Settings;
+use culvert_lab::gateway::{CONNECTION, Settings};
 use culvert_lab::relay::Relay;
-use culvert_lab::strongswan::Connection;
+use culvert_lab::strongswan::{Connection, Standing};
 
 use super::{
     CHILD, Peers, TCP_GATEWAY_INITIATES, TCP_STRONGSWAN_INITIATES, UDP_GATEWAY_INITIATES,
-    UDP_STRONGSWAN_INITIATES, meet,
+    UDP_STRONGSWAN_INITIATES, Way, meet, wait_child_rekeyed,
 };
 use crate::PING_TIMEOUT;
 
@@ -78,19 +78,21 @@ fn the_gateway_moves_to_tcp_and_back() -> Result<()> {
     })
 }
 
+/// A NAT before side a that maps to ports from `first` on.
+fn nat(peers: &Peers<'_>, first: u16) -> Policy {
+    let open = if peers.way.tcp { Policy::TCP_ONLY } else { Policy::default() };
+    Policy { masquerade_a: true, mapped_from: Some(first), ..open }
+}
+
 /// The NAT between them forgets its mappings and makes others: the gateway takes the peer's new
 /// port from its next authentic packet, whichever side is behind the NAT.
 fn is_remapped(peers: &Peers<'_>) -> Result<()> {
-    let nat = |first: u16| {
-        let tcp_only = if peers.way.tcp { Policy::TCP_ONLY } else { Policy::default() };
-        Policy { masquerade_a: true, mapped_from: Some(first), ..tcp_only }
-    };
-    peers.lab.firewall.apply(nat(20_000))?;
+    peers.lab.firewall.apply(nat(peers, 20_000))?;
     peers.initiate()?;
     let flow = peers.flow(CHILD)?;
     flow.wait_answer(PING_TIMEOUT)?;
     let before = peers.ike()?.spi_initiator;
-    peers.lab.firewall.apply(nat(30_000))?;
+    peers.lab.firewall.apply(nat(peers, 30_000))?;
     flow.wait_answer(PING_TIMEOUT * 2)?;
     ensure!(peers.ike()?.spi_initiator == before, "the same IKE SA");
     if peers.way.gateway_initiates {
@@ -100,6 +102,60 @@ fn is_remapped(peers: &Peers<'_>) -> Result<()> {
     let port: u16 = remote.rsplit(':').next().context("no port")?.parse()?;
     ensure!((30_000..30_100).contains(&port), "the peer is at {remote}");
     Ok(())
+}
+
+/// RFC 4555, 3.8: with MOBIKE the NAT forgets once under traffic, and once while nothing is sent but
+/// the initiator's liveness checks: it notices, and says so by UPDATE_SA_ADDRESSES. No SA is lost, no
+/// other is made, and either end can renew them afterwards.
+fn is_remapped_with_mobike(way: Way) -> Result<()> {
+    let adjust = |settings: &mut Settings, connection: &mut Connection| {
+        settings.options.push("dpd_delay = 1".into());
+        connection.options.extend(["mobike = yes", "dpd_delay = 1s"].map(str::to_owned));
+    };
+    meet(way, adjust, |peers| {
+        is_remapped(peers)?;
+        let before = peers.ike()?.spi_initiator;
+        if !peers.way.gateway_initiates {
+            // It compares the digests of an answer with those of the one before.
+            wait_until("strongSwan has seen its mapping", PING_TIMEOUT, || {
+                let seen = |line: &str| line.contains("response") && line.contains("N(NATD_D_IP)");
+                Ok(peers.charon.log().lines().filter(|line| seen(line)).count() >= 2)
+            })?;
+        }
+        peers.lab.firewall.apply(nat(peers, 40_000))?;
+        wait_until("the initiator is at its new port", PING_TIMEOUT, || {
+            let from = if peers.way.gateway_initiates { "254[400" } else { "254:400" };
+            let lists = peers.charon.list_sas()? + &peers.ike()?.remote;
+            Ok(lists.contains(from) && peers.charon.log().contains("N(UPD_SA_ADDR)"))
+        })?;
+        settled(peers)?;
+        ensure!(peers.ike()?.spi_initiator == before, "the same IKE SA");
+        peers.flow(CHILD)?.wait_answer(PING_TIMEOUT)?;
+        let old = peers.child(CHILD)?.spi_in;
+        peers.charon.rekey_child(CHILD)?;
+        wait_child_rekeyed(peers, CHILD, 1, &old)?;
+        peers.gateway.rekey(Target::Connection(CONNECTION.into()))?;
+        settled(peers)?;
+        peers.flow(CHILD)?.wait_answer(PING_TIMEOUT)
+    })
+}
+
+/// Nothing is left at either end but one IKE SA with one CHILD SA.
+fn settled(peers: &Peers<'_>) -> Result<()> {
+    wait_until("one of each stands", PING_TIMEOUT, || {
+        let one = Standing { ike: 1, children: 1 };
+        Ok(peers.charon.standing()? == one && peers.gateway.only_sa().is_ok())
+    })
+}
+
+#[test]
+fn a_nat_forgets_strongswan_that_has_mobike() -> Result<()> {
+    is_remapped_with_mobike(UDP_STRONGSWAN_INITIATES)
+}
+
+#[test]
+fn a_nat_forgets_the_gateway_that_has_mobike() -> Result<()> {
+    is_remapped_with_mobike(UDP_GATEWAY_INITIATES)
 }
 
 #[test]
