@@ -54,6 +54,41 @@ fn what_packets_of_the_host_carry_passes_natively_and_in_udp() {
     }
 }
 
+fn octets(hex: &str) -> Vec<u8> {
+    let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    (0..hex.len()).step_by(2).map(digit).collect()
+}
+
+// RFC 4303, 3.1.1, as scapy has it, which knows nothing of this gateway: it seals what the gateway
+// opens, and the gateway seals to the octet what it seals.
+#[test]
+fn scapy_makes_the_same_packets() {
+    let vectors = include_str!("transport_mode.vectors");
+    let mut seen = 0;
+    for vector in vectors.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<&str> = vector.split(' ').collect();
+        let &[direction, transport, given, expected] = &fields[..] else { panic!("{vector}") };
+        let (given, expected) = (octets(given), octets(expected));
+        let ends = if given[0] >> 4 == 4 { (OUTER_V4, PEER_V4) } else { (OUTER_V6, PEER_V6) };
+        let transport = if transport == "udp" { Transport::Udp } else { Transport::Native };
+        let mut gateway = Gateway::before_a_host();
+        let path = path_between(transport, ip(ends.0), ip(ends.1));
+        Sa::install(&mut gateway, Wanted::between_ends(path));
+        let made = if direction == "out" {
+            gateway.inner_packet(&given);
+            gateway.turn();
+            gateway.outer_packets()
+        } else {
+            gateway.outer_packet(&given);
+            gateway.turn();
+            gateway.inner_packets()
+        };
+        assert_eq!(made, [expected], "{vector}");
+        seen += 1;
+    }
+    assert_eq!(seen, 40, "vectors");
+}
+
 // RFC 9329, 6.5 allows it: there is no IP header to come from, so the SA's own addresses make one.
 #[test]
 fn over_tcp_the_header_is_made_anew() {
