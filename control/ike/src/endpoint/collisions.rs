@@ -146,6 +146,98 @@ fn a_pair_that_the_peer_has_lost_is_made_anew() {
     assert!(pair.a.child().id != old && pair.a.child().replaces.is_none());
 }
 
+/// Lets a side forget what it has asked for.
+fn forget_request(side: &mut Side, now: crate::Instant) {
+    let ike = side.sa().id;
+    side.endpoint.with(now, ike, &mut side.host, |s, _| s.forget_request()).unwrap();
+}
+
+/// The pair that was made last.
+fn newest(side: &Side) -> crate::event::ChildId {
+    side.host.installed.values().map(|child| child.id).max().unwrap()
+}
+
+// The same after a rekey that the peer had asked for and whose answer it never took, as strongSwan
+// 5.9.8 does: the pair before is the one that both have.
+#[test]
+fn a_pair_that_the_peer_never_made_leaves_its_place_to_the_one_before() {
+    let mut pair = Pair::up(config());
+    let old = pair.a.child().id;
+    let begun = pair.now;
+    rekey_child(&mut pair.b, begun);
+    pair.run(Duration::from_millis(12));
+    assert_eq!((pair.a.host.installed.len(), pair.b.host.installed.len()), (2, 1));
+    forget_request(&mut pair.b, begun);
+    pair.run(seconds(1));
+    let now = pair.now;
+    let never_made = newest(&pair.a);
+    pair.a.endpoint.rekey_child(now, never_made, &mut pair.a.host).unwrap();
+    pair.run(seconds(1));
+    assert_eq!(
+        said(&pair, now),
+        [
+            "A asks CREATE N(REKEY_SA) SA(ESP)",
+            "B answers CREATE N(CHILD_SA_NOT_FOUND)",
+            "A asks CREATE N(REKEY_SA) SA(ESP)",
+            "B answers CREATE SA(ESP)",
+            "A asks INFO D(1 ESP)",
+            "B answers INFO D(1 ESP)",
+        ]
+    );
+    pair.assert_child();
+    assert_eq!(pair.a.child().replaces, Some(old));
+}
+
+// RFC 7296, 2.8.1: after a simultaneous rekey each side deletes the pair too many that it made. One
+// that has forgotten what it asked for deletes nothing; whoever wins, one pair is left, and the IKE SA
+// stays.
+#[test]
+fn a_simultaneous_rekey_that_one_side_forgets_leaves_one_pair() {
+    for seed in 0..12 {
+        let mut pair = Pair::up(with_lifetime(seconds(1000)));
+        let (begun, ike) = (pair.now, pair.a.sa().id);
+        pair.a.host.reseed(2 * seed);
+        pair.b.host.reseed(2 * seed + 1);
+        rekey_child(&mut pair.a, begun);
+        rekey_child(&mut pair.b, begun);
+        pair.run(Duration::from_millis(12));
+        forget_request(&mut pair.b, begun);
+        pair.run(seconds(1200));
+        assert_eq!(pair.a.sa().id, ike, "{seed}: {:?}", pair.a.events);
+        pair.assert_child();
+        assert_eq!(pair.a.sa().children.len(), 1, "{seed}");
+    }
+}
+
+fn with_lifetime(rekey_time: Duration) -> ConnectionConfig {
+    let mut a = config();
+    let mut net = (*a.children[0]).clone();
+    net.lifetime.rekey_time = Some(rekey_time);
+    net.lifetime.over_time = seconds(100);
+    a.children = vec![Arc::new(net)];
+    a
+}
+
+// RFC 7296, 2.8: whoever began a rekey deletes the old pair. If it does not, that one ends with its
+// lifetime, and alone, however often its successor was rekeyed by then.
+#[test]
+fn an_old_pair_that_the_peer_does_not_delete_ends_alone() {
+    let mut pair = Pair::up(with_lifetime(seconds(1000)));
+    let (begun, ike) = (pair.now, pair.a.sa().id);
+    rekey_child(&mut pair.b, begun);
+    pair.run(Duration::from_millis(12));
+    // B has nothing left to delete when the answer comes.
+    lose_child(&mut pair.b, begun);
+    pair.run(seconds(1));
+    assert_eq!((pair.a.host.installed.len(), pair.b.host.installed.len()), (2, 1));
+    let now = pair.now;
+    let successor = newest(&pair.a);
+    pair.a.endpoint.rekey_child(now, successor, &mut pair.a.host).unwrap();
+    pair.run(seconds(1200));
+    assert_eq!(pair.a.sa().id, ike, "{:?}", pair.a.events);
+    pair.assert_child();
+}
+
 // RFC 7296, 2.25.1: a rekey of what is being closed; the close of what is being rekeyed.
 #[test]
 fn a_rekey_of_a_pair_that_the_peer_deletes_is_refused_for_now_and_the_delete_answered_as_usual() {

@@ -3,7 +3,7 @@
 //! Where both sides begin something at once, RFC 7296, 2.25 says who gives way; where both have
 //! rekeyed the same pair, the one made with the lowest of the four nonces goes again (2.8.1).
 
-use super::child::{ChildRequest, ChildWish, RivalChild, traits_of};
+use super::child::{Child, ChildRequest, ChildWish, RivalChild, traits_of};
 use super::exchange::{Asked, Task};
 use super::lifetime::retry_wait;
 use super::{Cx, Phase, Session, TASKS_MAX};
@@ -97,7 +97,7 @@ impl Session {
         match self.finish_child(cx, &request, message, None) {
             Ok(()) => {
                 if let Some(rival) = rival {
-                    self.make_redundant(rival.id);
+                    self.make_redundant(cx, rival.id);
                 }
                 if let Some(old) = request.wish.replaces {
                     self.replaced(cx, old);
@@ -138,11 +138,18 @@ impl Session {
             self.push_task(cx, Task::Child(wish));
         } else if let (Some(old), Some(NotifyType::CHILD_SA_NOT_FOUND)) = (wish.replaces, kind) {
             // RFC 7296, 2.25.1: the peer has not got the pair. Without another one in its place,
-            // this one goes and a new one is asked for.
-            let lost = self.children.iter().any(|c| c.id == old) && !self.is_succeeded(old);
+            // this one goes and a new one is asked for: instead of the one before, where the peer had
+            // asked for this pair and then did not make it.
+            let succeeded = self.is_succeeded(old);
+            let lost = self.children.iter().find(|c| c.id == old).filter(|_| !succeeded);
+            let before = lost.and_then(|lost| {
+                let stands = |c: &&Child| lost.replaces == Some(c.id) && c.leaving.is_none();
+                self.children.iter().find(stands).map(|c| c.id)
+            });
+            let again = lost.map(|_| ChildWish { replaces: before, ..ChildWish::new(wish.config) });
             self.remove_child(cx, old, Some(DownReason::DeletedByPeer));
-            if lost {
-                self.push_task(cx, Task::Child(ChildWish::new(wish.config)));
+            if let Some(again) = again {
+                self.push_task(cx, Task::Child(again));
             }
         } else {
             self.child_request_failed(cx, wish, failure);

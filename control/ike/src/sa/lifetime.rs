@@ -118,11 +118,13 @@ impl Session {
         }
     }
 
-    /// Deletes a pair that must not be used any more.
+    /// Deletes a pair that must not be used any more, or that the peer should have deleted.
     fn expire_child(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        let succeeded = self.is_succeeded(id);
+        let reason = if succeeded { DownReason::Rekeyed } else { DownReason::Expired };
         if let Some(child) = self.children.iter_mut().find(|c| c.id == id) {
-            child.leaving = Some(DownReason::Expired);
-            self.push_task(cx, Task::DeleteChild(id, DownReason::Expired));
+            child.leaving = Some(reason);
+            self.push_task(cx, Task::DeleteChild(id, reason));
         }
     }
 

@@ -265,6 +265,12 @@ impl Session {
         spis
     }
 
+    /// Forgets the request under way, as a peer with a fault may.
+    #[cfg(test)]
+    pub(crate) fn forget_request(&mut self) {
+        self.outstanding = None;
+    }
+
     /// The initiator's SPI, while this is a half-open SA that a peer began.
     pub(crate) fn half_open_spi(&self) -> Option<u64> {
         match &self.phase {

@@ -8,7 +8,7 @@ mod selectors;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-use super::lifetime::{Clock, Limit};
+use super::lifetime::{Clock, Limit, retry_wait};
 use super::{Cx, Phase, Session, saved};
 use crate::config::{ChildConfig, ChildMode, Volume};
 use crate::crypto::{Private, SecretOctets};
@@ -226,6 +226,7 @@ impl Session {
     ) {
         let Some(index) = self.children.iter().position(|c| c.id == id) else { return };
         let child = self.children.remove(index);
+        self.hand_back(cx, &child);
         let successor = self.children.iter_mut().find(|c| c.waits_for == Some(id));
         let replaced = successor.is_some();
         if let Some(successor) = successor {
@@ -245,17 +246,35 @@ impl Session {
         cx.events.push_back(Event::ChildDown { ike, child: id, name, reason });
     }
 
+    /// The pair that `gone` took over from may still be there: to delete it was up to the peer (RFC
+    /// 7296, 2.8). Its place is then that of the successor of `gone`; without one it is in use again.
+    fn hand_back(&mut self, cx: &mut Cx<'_>, gone: &Child) {
+        let Some(before) = gone.replaces else { return };
+        if let Some(next) = self.children.iter_mut().find(|c| c.replaces == Some(gone.id)) {
+            next.replaces = Some(before);
+        } else if !self.is_succeeded(before)
+            && let Some(old) = self.children.iter_mut().find(|c| c.id == before)
+            && old.clock.expires_at.is_some()
+        {
+            old.clock.retry(cx);
+        }
+    }
+
     /// Whether another pair was made in place of this one.
     pub(super) fn is_succeeded(&self, id: ChildId) -> bool {
         self.children.iter().any(|c| c.replaces == Some(id))
     }
 
-    /// Another pair has the place of this one, which its maker will delete (RFC 7296, 2.8.1).
-    pub(super) fn make_redundant(&mut self, id: ChildId) {
-        if let Some(child) = self.children.iter_mut().find(|c| c.id == id) {
-            child.waits_for = None;
-            child.clock.rekey_at = None;
-            (child.octets.rekey, child.packets.rekey) = (None, None);
+    /// The pair made last has the place of this one, which its maker will delete (RFC 7296, 2.8.1).
+    /// Nobody uses it: should its maker not delete it, or never have made it, this side soon does.
+    pub(super) fn make_redundant(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        let Some(child) = self.children.iter_mut().find(|c| c.id == id) else { return };
+        child.waits_for = None;
+        (child.octets.rekey, child.packets.rekey) = (None, None);
+        let until = cx.now + retry_wait(cx);
+        child.clock = Clock { rekey_at: None, expires_at: Some(until) };
+        if let Some(winner) = self.children.last_mut().filter(|c| c.id != id) {
+            winner.replaces = Some(id);
         }
     }
 
