@@ -2,6 +2,7 @@
 //! turns out narrower.
 
 use super::{NIL, Scoreboard, Sent};
+use crate::time::Instant;
 use std::cmp::Reverse;
 use std::ops::Range;
 
@@ -16,9 +17,20 @@ impl Scoreboard {
                 self.sacked_octets -= len;
                 self.sacked_segments -= 1;
                 self.pipe += len;
-                self.link(self.first_id + index as u64);
             }
         }
+        self.order();
+    }
+
+    /// Puts what is in the network into the order of its last transmissions, which the detection of
+    /// losses walks (RFC 8985, 6.2, step 5).
+    fn order(&mut self) {
+        let in_pipe = |(id, sent): (u64, &Sent)| sent.in_pipe().then_some((sent.sent_at, id));
+        let mut order: Vec<(Instant, u64)> =
+            (self.first_id..).zip(&self.segments).filter_map(in_pipe).collect();
+        order.sort_unstable();
+        (self.oldest, self.newest) = (NIL, NIL);
+        order.into_iter().for_each(|(_, id)| self.link(id));
     }
 
     /// Cuts what is in flight into segments of at most `mss` octets, as the path turned out narrower.
@@ -35,6 +47,7 @@ impl Scoreboard {
                 start = end;
             }
         }
+        self.order();
     }
 
     fn push_copy(&mut self, sent: &Sent, range: Range<u64>) {
@@ -52,7 +65,6 @@ impl Scoreboard {
             self.lost_queue.push(Reverse(id));
         } else {
             self.pipe += len;
-            self.link(id);
         }
     }
 }

@@ -233,3 +233,22 @@ fn thousands_of_holes_cost_no_more_than_they_are() {
     let moved = board.sacked.moved as u64;
     assert!(moved <= left, "{moved} ranges were moved for {left} holes");
 }
+
+/// RFC 8985, 6.2, step 5: what a narrower path has cut keeps its place in the order of transmissions,
+/// or a segment that was just sent again hides those behind it that are overdue.
+#[test]
+fn rfc8985_6_2_pieces_keep_their_place_in_the_order_of_transmissions() {
+    let mut board = Scoreboard::new();
+    for n in 0..3 {
+        board.push(n * MSS..(n + 1) * MSS, stamp(n));
+    }
+    board.retransmitted(0, stamp(100));
+    board.sack(2 * MSS..3 * MSS, |_| {});
+    board.resegment(MSS / 2);
+    let (newest, now) = ((Instant::from_micros(100), MSS), Instant::from_micros(110));
+    let mut lost = Vec::new();
+    let again = board
+        .detect_lost(newest, Duration::from_micros(50), now, |sent| lost.push(sent.range.clone()));
+    assert_eq!(lost, [MSS..MSS + MSS / 2, MSS + MSS / 2..2 * MSS]);
+    assert_eq!(again, Some(Instant::from_micros(150)), "the first half of what was sent again");
+}
