@@ -92,7 +92,7 @@ impl SimHost {
     }
 
     /// The pairs with this peer.
-    fn with_peer(&self, peer: &str) -> impl Iterator<Item = &Installed> {
+    pub(crate) fn with_peer(&self, peer: &str) -> impl Iterator<Item = &Installed> {
         let spis = self.by_peer.get(peer).into_iter().flatten();
         spis.filter_map(|spi| self.pairs.get(spi))
     }
