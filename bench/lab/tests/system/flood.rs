@@ -65,7 +65,7 @@ pub(crate) fn stays_within(gateway: &Gateway<'_>, flood: &Flood, most: u64) -> R
     }
     ensure!(flood.sent() > before, "the flood went on");
     let said = gateway.culvert("status")?.stdout;
-    ensure!(said.contains(" half-open"), "{said}");
+    ensure!(said.contains(" being set up"), "{said}");
     Ok(())
 }
 
