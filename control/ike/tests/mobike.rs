@@ -235,6 +235,25 @@ fn a_new_connection_begins_with_an_update() {
     assert_eq!(pair.b.sent.last().unwrap().2.len(), 28 + 4 + 8 + 2 * 28 + 1 + 16, "with digests");
 }
 
+// RFC 9329, 7.1: UDP is favoured. Who has moved there while it waited for TCP to come back wants no
+// connection any more.
+#[test]
+fn who_moves_to_udp_meanwhile_opens_no_connection() {
+    let mut pair = Pair::up(mobile());
+    move_a(&mut pair, TCP);
+    pair.run(seconds(1));
+    pair.net.tcp_refused = true;
+    pair.cut();
+    pair.run(seconds(20));
+    move_a(&mut pair, UDP);
+    pair.run(seconds(2));
+    assert_way(&pair, Transport::Native);
+    pair.net.tcp_refused = false;
+    pair.run(seconds(600));
+    assert_way(&pair, Transport::Native);
+    assert!(pair.tcp.is_empty());
+}
+
 // RFC 7296, 2.23 with MOBIKE: a NAT found on the new way encapsulates ESP there.
 #[test]
 fn behind_a_nat_at_the_new_place_esp_is_encapsulated() {

@@ -327,6 +327,13 @@ impl Session {
         self.reconnect_later(cx);
     }
 
+    /// UDP carries what has lost its connection: another would take it back (RFC 9329, 7.1).
+    pub(super) fn stop_reconnecting(&mut self) {
+        if self.is_detached() {
+            self.link.state = LinkState::Idle;
+        }
+    }
+
     fn reconnect_later(&mut self, cx: &mut Cx<'_>) {
         let doubled = RECONNECT_FIRST.saturating_mul(1 << self.link.failures.min(6));
         let wait = doubled.min(RECONNECT_MAX);

@@ -286,6 +286,9 @@ impl Session {
         let reconnected = path.conn.is_some() && path.conn != self.path.conn;
         self.probed = cx.now;
         self.nat = nat;
+        if path.transport == Transport::Udp {
+            self.stop_reconnecting();
+        }
         self.path = *path;
         if moved {
             cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
