@@ -44,6 +44,8 @@ pub(crate) struct Scoreboard {
     sacked_octets: u64,
     sacked_segments: usize,
     lost_octets: u64,
+    /// No octet from here on was sent again by a recovery.
+    repaired_below: u64,
 }
 
 impl Scoreboard {
@@ -59,6 +61,7 @@ impl Scoreboard {
             sacked_octets: 0,
             sacked_segments: 0,
             lost_octets: 0,
+            repaired_below: 0,
         }
     }
 
@@ -351,6 +354,16 @@ impl Scoreboard {
     /// The last segment in flight, which a tail loss probe repeats (RFC 8985, 7.3).
     pub(crate) fn last(&self) -> Option<&Sent> {
         self.segments.back()
+    }
+
+    /// A recovery has sent what lies below `end` again.
+    pub(crate) fn repaired(&mut self, end: u64) {
+        self.repaired_below = self.repaired_below.max(end);
+    }
+
+    /// Whether something in flight may be a recovery's repair.
+    pub(crate) fn has_repairs(&self) -> bool {
+        self.first().is_some_and(|first| first.range.start < self.repaired_below)
     }
 
     /// The first segment in flight.

@@ -232,3 +232,46 @@ fn rfc3708_a_repair_of_which_one_half_was_needless() {
          > . 16001(1000) ack 1"
     ));
 }
+
+/// RFC 3522, 3.2: a hole that an earlier recovery left, repaired by its retransmission, is none of
+/// this one's doing: what echoes it is older than this recovery's retransmissions, and yet no first
+/// transmission.
+#[test]
+fn rfc3522_3_2_the_repair_of_an_earlier_recovery() {
+    play(
+        "open timestamps 65535
+         write 98800
+         > . 1(988) ack 1 ts
+         > . 989(988) ack 1 ts
+         > . 1977(988) ack 1 ts
+         > . 2965(988) ack 1 ts
+         > . 3953(988) ack 1 ts
+         > . 4941(988) ack 1 ts
+         > . 5929(988) ack 1 ts
+         > . 6917(988) ack 1 ts
+         > . 7905(988) ack 1 ts
+         > . 8893(988) ack 1 ts
+         +0.002~0.004 > . 9881(988) ack 1 ts
+         +0.01 < . 1(0) ack 1 ts=2:0 sack 989-10869
+         > . 1(988) ack 1 ts             # the first recovery, up to 10869
+         +0~0.05 > . 10869(988) ack 1 ts
+         +0~0.05 > . 11857(988) ack 1 ts
+         +0~0.05 > . 12845(988) ack 1 ts
+         +0~0.05 > . 13833(988) ack 1 ts
+         +0~0.05 > . 14821(988) ack 1 ts
+         +0~0.05 > . 15809(988) ack 1 ts
+         +0.01 < . 1(0) ack 1 ts=2:0 sack 11857-14821,989-10869
+         > . 1(988) ack 1 ts
+         > . 10869(988) ack 1 ts         # a hole above it
+         > . 16797(988) ack 1 ts
+         > . 17785(988) ack 1 ts
+         > . 18773(988) ack 1 ts
+         +0.01 < . 1(0) ack 10869 ts=2:22 sack 11857-14821
+         > . 14821(988) ack 1 ts         # the second recovery
+         +0.005 < . 1(0) ack 14821 ts=2:22    # echoes the repair of the first one
+         +0.005 > nothing
+         < . 1(0) ack 14821 ts=2:22 sack 16797-19761
+         > . 15809(988) ack 1 ts
+         > . 19761(988) ack 1 ts",
+    );
+}

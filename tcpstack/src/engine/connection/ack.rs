@@ -284,33 +284,42 @@ impl Sender {
         advanced: bool,
         now: Instant,
     ) {
-        if lost > 0 && matches!(*self.recovery, Recovery::Open) {
+        let ended = self.end_recovery();
+        // RFC 6675, 5: what left after the window had come down, and was lost, is another loss.
+        let again = ended && (self.board.has_lost() || self.board.has_repairs());
+        if (lost > 0 || again) && self.recovery.is_idle() {
             self.begin_recovery(flight, now);
         }
         if self.recovery.is_idle() {
             return;
         }
-        match &mut *self.recovery {
-            Recovery::Open => {}
-            Recovery::Fast { end, .. } if self.una >= *end => {
-                *self.recovery = Recovery::Open;
-                self.inflation = 0;
-                self.controller.on_recovered();
-                self.rack.recovery_ended();
-            }
-            Recovery::Timeout { end, .. } if self.una >= *end => {
-                *self.recovery = Recovery::Open;
-                self.controller.on_timeout_repaired();
-                self.rack.recovery_ended();
-            }
-            Recovery::Fast { window: Some((prr, window)), .. } => {
-                let target = self.controller.recovery_target().unwrap_or(*window);
-                let pipe = self.board.pipe();
-                let safe = advanced && lost == 0;
-                *window = prr.on_ack(deliveries.octets, pipe, target, u64::from(self.mss), safe);
-            }
-            Recovery::Fast { .. } | Recovery::Timeout { .. } => {}
+        if let Recovery::Fast { window: Some((prr, window)), .. } = &mut *self.recovery {
+            let target = self.controller.recovery_target().unwrap_or(*window);
+            let pipe = self.board.pipe();
+            let safe = advanced && lost == 0;
+            *window = prr.on_ack(deliveries.octets, pipe, target, u64::from(self.mss), safe);
         }
+    }
+
+    /// Ends the recovery if all that was in flight at its start has arrived; `true` if it has.
+    fn end_recovery(&mut self) -> bool {
+        let (end, fast) = match *self.recovery {
+            Recovery::Fast { end, .. } => (end, true),
+            Recovery::Timeout { end, .. } => (end, false),
+            Recovery::Open => return false,
+        };
+        if self.una < end {
+            return false;
+        }
+        *self.recovery = Recovery::Open;
+        if fast {
+            self.inflation = 0;
+            self.controller.on_recovered();
+        } else {
+            self.controller.on_timeout_repaired();
+        }
+        self.rack.recovery_ended();
+        true
     }
 
     fn inform_controller(

@@ -69,7 +69,7 @@ impl Sender {
         self.controller.on_loss(now, flight.outstanding);
         self.probe.cancel();
         let window = self.recovery_window(flight);
-        *self.recovery = Recovery::Fast { end: self.nxt, window, undo: Undo::default() };
+        *self.recovery = Recovery::Fast { end: self.nxt, window, undo: Undo::of(&self.board) };
     }
 
     /// The window of a recovery that begins with `flight`, if PRR governs it.
@@ -105,8 +105,8 @@ impl Sender {
         let (undo, forward) = match *self.recovery {
             Recovery::Timeout { undo, forward, .. } => (undo, forward.timed_out()),
             // RFC 5682, 2.1: not with retransmissions of a fast recovery in flight.
-            Recovery::Fast { .. } => (Undo::default(), Forward::Over),
-            Recovery::Open => (Undo::default(), Forward::Repeated),
+            Recovery::Fast { .. } => (Undo::of(&self.board), Forward::Over),
+            Recovery::Open => (Undo::of(&self.board), Forward::Repeated),
         };
         *self.recovery = Recovery::Timeout { end: self.nxt, overdue, undo, forward };
     }

@@ -261,6 +261,7 @@ impl Sender {
                 &mut *self.recovery
         {
             undo.repeated(range, timestamp);
+            self.board.repaired(range.end);
         }
     }
 

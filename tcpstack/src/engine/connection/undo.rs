@@ -6,6 +6,7 @@ use super::forward::Forward;
 use super::recovery::Recovery;
 use super::sender::Sender;
 use crate::engine::lazy::Idle;
+use crate::engine::scoreboard::Scoreboard;
 use std::ops::Range;
 
 /// Separate ranges sent again that are remembered; with more of them holes in one recovery it is not
@@ -15,12 +16,20 @@ const REPEATED_MAX: usize = 8;
 /// What shows that a repair was for nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Undo {
+    /// Retransmissions of an earlier recovery are in flight. What echoes one of them is older than
+    /// the first one of this recovery, and yet tells of no first transmission.
+    after_another: bool,
     /// The timestamp of the first retransmission (Eifel, RFC 3522).
     first_retransmission: Option<u32>,
     repeated: Repeated,
 }
 
 impl Undo {
+    /// Of a recovery that begins with this in flight.
+    pub(super) fn of(board: &Scoreboard) -> Self {
+        Self { after_another: board.has_repairs(), ..Self::default() }
+    }
+
     /// `range` was sent again, with `timestamp` in its option.
     pub(super) fn repeated(&mut self, range: &Range<u64>, timestamp: u32) {
         self.first_retransmission.get_or_insert(timestamp);
@@ -107,8 +116,9 @@ impl Sender {
         // What the network alone has doubled says nothing of our retransmissions.
         let reported = duplicate.is_some_and(|range| undo.repeated.report(range));
         let all_duplicates = reported && undo.repeated.is_all_reported();
-        let echoes_original =
-            advanced && undo.first_retransmission.is_some_and(|first| echo.is_older_than(first));
+        let echoes_original = advanced
+            && !undo.after_another
+            && undo.first_retransmission.is_some_and(|first| echo.is_older_than(first));
         let spurious = all_duplicates || echoes_original || original_after_timeout;
         if spurious {
             self.board.unmark_lost();
