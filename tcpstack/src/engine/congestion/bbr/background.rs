@@ -14,7 +14,8 @@ use crate::time::Duration;
 
 /// `LossThresh`: more than this share lost means that too much is in flight.
 const THRESHOLD: f32 = 0.02;
-/// Losses scatter: so many standard deviations above the expected number are still no sign.
+/// Losses scatter: so many standard deviations above the expected number are still no sign of
+/// congestion, nor twice as many as long as there is no queue.
 const SCATTER: f32 = 2.0;
 /// No more than this share is ever taken for the path's own doing.
 const BACKGROUND_MAX: f32 = 0.1;
@@ -113,8 +114,22 @@ impl Bbr {
 
     /// How many octets lost, of so many, the path explains by itself.
     pub(super) fn explained(&self, octets: u64) -> f32 {
-        let segments = self.background * octets as f32 / self.mss as f32;
-        (segments + SCATTER * segments.sqrt()) * self.mss as f32
+        let scatter = if self.has_queue() { SCATTER } else { 2.0 * SCATTER };
+        self.scattered(self.background, octets, scatter)
+    }
+
+    /// More octets lost than this, of so many, end startup. A path that has not been filled yet may
+    /// lose any share by itself that one does: few rounds are too short to tell its own.
+    pub(super) fn startup_threshold(&self, octets: u64) -> f32 {
+        if self.has_queue() {
+            return self.loss_threshold(octets);
+        }
+        THRESHOLD * octets as f32 + self.scattered(BACKGROUND_MAX, octets, SCATTER)
+    }
+
+    fn scattered(&self, share: f32, octets: u64, deviations: f32) -> f32 {
+        let segments = share * octets as f32 / self.mss as f32;
+        (segments + deviations * segments.sqrt()) * self.mss as f32
     }
 
     pub(super) fn update_background(&mut self, sample: &AckSample) {

@@ -223,8 +223,9 @@ impl Bbr {
             return;
         }
         let round = &self.signals.loss;
-        let too_high = self.is_too_high(round.lost, round.delivered + round.lost, sample.sack);
-        let heavy = round_over && round.ranges >= STARTUP_LOSSES && too_high;
+        let all = round.delivered + round.lost;
+        let too_many = round.lost as f32 > self.startup_threshold(all);
+        let heavy = round_over && round.ranges >= STARTUP_LOSSES && too_many;
         let any = !sample.sack && round.lossy;
         if !heavy && !any {
             return;

@@ -195,16 +195,16 @@ fn what_a_path_loses_with_an_empty_queue_is_no_congestion() {
     assert!((0.04..0.06).contains(&feed.bbr.background), "{}", feed.bbr.background);
     (0..8).for_each(|number| feed.lose(number, PRODUCT));
     assert_eq!(feed.bbr.mode, Mode::Up, "8 % of what loses 5 % anyway");
-    (8..15).for_each(|number| feed.lose(number, PRODUCT));
-    assert_eq!(feed.bbr.mode, Mode::Down, "15 % is more");
+    (8..18).for_each(|number| feed.lose(number, PRODUCT));
+    assert_eq!(feed.bbr.mode, Mode::Down, "18 % is more");
 }
 
 /// In startup an acknowledgment of `delivered` octets within a recovery ends a round of losses,
-/// twelve of them.
-fn lossy_round(background: f32, delivered: u64) -> Feed {
+/// six of them, after one whose round trips took `rtt`.
+fn lossy_round(background: f32, rtt: Duration, delivered: u64) -> Feed {
     let mut feed = Feed::new(1);
     feed.round_of(RATE / 4, BASE, PRODUCT);
-    feed.round_of(RATE / 2, BASE, PRODUCT);
+    feed.round_of(RATE / 2, rtt, PRODUCT);
     feed.bbr.background = background;
     (0..6).for_each(|number| feed.lose(number, PRODUCT));
     let mut sample = AckSample {
@@ -241,7 +241,7 @@ fn lossy_round(background: f32, delivered: u64) -> Feed {
 
 #[test]
 fn startup_ends_at_a_round_of_heavy_losses() {
-    let mut feed = lossy_round(0.0, PRODUCT);
+    let mut feed = lossy_round(0.0, 2 * BASE, PRODUCT);
     assert_eq!(feed.bbr.mode, Mode::Drain);
     assert_ne!(feed.bbr.long_inflight, UNBOUNDED);
     feed.bbr.on_spurious();
@@ -250,10 +250,18 @@ fn startup_ends_at_a_round_of_heavy_losses() {
 
 #[test]
 fn startup_goes_on_at_the_losses_of_the_path_itself() {
-    let feed = lossy_round(0.05, 2 * PRODUCT);
-    assert_eq!(feed.bbr.mode, Mode::Startup, "12 of 212 is what it always loses");
-    let feed = lossy_round(0.05, PRODUCT / 4);
-    assert_eq!(feed.bbr.mode, Mode::Drain, "12 of 37 is more");
+    let feed = lossy_round(0.05, 2 * BASE, 2 * PRODUCT);
+    assert_eq!(feed.bbr.mode, Mode::Startup, "6 of 206 is what it always loses");
+    let feed = lossy_round(0.05, 2 * BASE, PRODUCT / 4);
+    assert_eq!(feed.bbr.mode, Mode::Drain, "6 of 31 is more");
+}
+
+#[test]
+fn startup_without_a_queue_goes_on_at_what_a_path_may_lose() {
+    let feed = lossy_round(0.0, BASE, PRODUCT);
+    assert_eq!(feed.bbr.mode, Mode::Startup, "6 of 106");
+    let feed = lossy_round(0.0, BASE, PRODUCT / 10);
+    assert_eq!(feed.bbr.mode, Mode::Drain, "6 of 16: none loses so much by itself");
 }
 
 #[test]
