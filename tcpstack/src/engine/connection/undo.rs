@@ -17,7 +17,8 @@ const REPEATED_MAX: usize = 8;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Undo {
     /// Retransmissions of an earlier recovery are in flight. What echoes one of them is older than
-    /// the first one of this recovery, and yet tells of no first transmission.
+    /// the first one of this recovery, and yet tells of no first transmission; and that all of this
+    /// one's were needless does not say that those were.
     after_another: bool,
     /// The timestamp of the first retransmission (Eifel, RFC 3522).
     first_retransmission: Option<u32>,
@@ -116,10 +117,10 @@ impl Sender {
         // What the network alone has doubled says nothing of our retransmissions.
         let reported = duplicate.is_some_and(|range| undo.repeated.report(range));
         let all_duplicates = reported && undo.repeated.is_all_reported();
-        let echoes_original = advanced
-            && !undo.after_another
-            && undo.first_retransmission.is_some_and(|first| echo.is_older_than(first));
-        let spurious = all_duplicates || echoes_original || original_after_timeout;
+        let echoes_original =
+            advanced && undo.first_retransmission.is_some_and(|first| echo.is_older_than(first));
+        let of_this_one = !undo.after_another && (all_duplicates || echoes_original);
+        let spurious = of_this_one || original_after_timeout;
         if spurious {
             self.board.unmark_lost();
             self.controller.on_spurious();
