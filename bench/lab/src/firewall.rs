@@ -103,10 +103,16 @@ impl Firewall {
     /// Replaces all rules by those of `policy`, and forgets every flow, so that no old decision or
     /// address translation lives on.
     pub fn apply(&self, policy: Policy) -> Result<()> {
+        self.relax(policy)?;
+        self.namespace.run("conntrack -F").map(drop)
+    }
+
+    /// The same, but what flows goes on as it is: an address translation that is forgotten under a TCP
+    /// connection makes the router itself reset it.
+    pub fn relax(&self, policy: Policy) -> Result<()> {
         let mut command = self.namespace.command("nft");
         command.args(["-f", "-"]);
-        command::succeed(command, &policy.rules(self.side_a))?;
-        self.namespace.run("conntrack -F").map(drop)
+        command::succeed(command, &policy.rules(self.side_a)).map(drop)
     }
 
     /// Packets that the named rule has met since the rules were loaded: `udp_dropped`,

@@ -109,8 +109,13 @@ fn is_remapped(peers: &Peers<'_>) -> Result<()> {
 /// other is made, and either end can renew them afterwards.
 fn is_remapped_with_mobike(way: Way) -> Result<()> {
     let adjust = |settings: &mut Settings, connection: &mut Connection| {
-        settings.options.push("dpd_delay = 1".into());
-        connection.options.extend(["mobike = yes", "dpd_delay = 1s"].map(str::to_owned));
+        connection.options.push("mobike = yes".into());
+        // The initiator's only: whoever hears of the other's check needs none of its own.
+        if way.gateway_initiates {
+            settings.options.push("dpd_delay = 1".into());
+        } else {
+            connection.options.push("dpd_delay = 1s".into());
+        }
     };
     meet(way, adjust, |peers| {
         is_remapped(peers)?;
