@@ -24,6 +24,18 @@ fn random_loss_does_not_throttle_bbr() {
     assert!(rate >= 75.0, "{rate:.1} of 100 Mbit/s at 5 % and 50 ms");
 }
 
+/// The first losses say little of a path; who takes them for congestion must not be held down for
+/// long by that.
+#[test]
+fn none_is_stuck_where_much_is_lost() {
+    let path = Path { rate: 100, round_trip_ms: 100, loss_percent: 5.0 };
+    for seed in 1..=20 {
+        let bulk = Bulk { seed, ..Bulk::single(Bbr, path, Duration::from_secs(8)) };
+        let rate = bulk.run().unwrap()[0];
+        assert!(rate >= 50.0, "{rate:.1} of 100 Mbit/s at 5 % and 100 ms, seed {seed}");
+    }
+}
+
 /// Bad Wi-Fi loses, and round trips vary because frames wait to be sent together.
 #[test]
 fn random_loss_on_wifi_does_not_throttle_bbr() {
