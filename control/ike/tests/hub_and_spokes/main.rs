@@ -317,9 +317,8 @@ impl Simulation {
     /// Nothing more is done to anybody: every tunnel stands alone, and both ends agree on it.
     fn settle(&mut self) {
         for n in 1..=self.spokes {
-            let link = &mut self.world.links[n];
-            (link.bad, link.udp_blocked, link.tcp_refused) = (None, false, false);
-            self.heals[n] = None;
+            self.heals[n] = self.heals[n].map(|_| self.world.now);
+            self.heal(n);
         }
         let never = self.world.now + Duration::MAX;
         for _ in 0..20 {
