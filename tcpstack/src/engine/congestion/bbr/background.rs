@@ -112,22 +112,15 @@ impl Bbr {
         THRESHOLD * octets as f32 + self.explained(octets)
     }
 
-    /// How many octets lost, of so many, the path explains by itself.
+    /// How many octets lost, of so many, the path explains by itself. One that has not been filled
+    /// yet, and shows no queue, may lose whatever share one does: few rounds are too short to tell its
+    /// own.
     pub(super) fn explained(&self, octets: u64) -> f32 {
-        let scatter = if self.has_queue() { SCATTER } else { 2.0 * SCATTER };
-        self.scattered(self.background, octets, scatter)
-    }
-
-    /// More octets lost than this, of so many, end startup. A path that has not been filled yet may
-    /// lose any share by itself that one does: few rounds are too short to tell its own.
-    pub(super) fn startup_threshold(&self, octets: u64) -> f32 {
-        if self.has_queue() {
-            return self.loss_threshold(octets);
-        }
-        THRESHOLD * octets as f32 + self.scattered(BACKGROUND_MAX, octets, SCATTER)
-    }
-
-    fn scattered(&self, share: f32, octets: u64, deviations: f32) -> f32 {
+        let (share, deviations) = match (self.has_queue(), self.pipe_was_full) {
+            (true, _) => (self.background, SCATTER),
+            (false, true) => (self.background, 2.0 * SCATTER),
+            (false, false) => (BACKGROUND_MAX, SCATTER),
+        };
         let segments = share * octets as f32 / self.mss as f32;
         (segments + deviations * segments.sqrt()) * self.mss as f32
     }

@@ -107,8 +107,9 @@ impl Bbr {
 
     /// `IsInflightTooHigh`. A single segment proves nothing: of a few it would be a large share.
     pub(super) fn is_too_high(&self, lost: u64, in_flight: u64, sack: bool) -> bool {
-        let allowed = self.loss_threshold(in_flight).max(self.mss as f32);
-        lost as f32 > allowed || (lost > 0 && !sack)
+        // Asked at every acknowledgment: the threshold is not worth its cost until it decides.
+        let too_many = lost > self.mss() && lost as f32 > self.loss_threshold(in_flight);
+        too_many || (lost > 0 && !sack)
     }
 
     /// `InflightAtLoss`: how much of what was in flight was safe.
@@ -223,9 +224,8 @@ impl Bbr {
             return;
         }
         let round = &self.signals.loss;
-        let all = round.delivered + round.lost;
-        let too_many = round.lost as f32 > self.startup_threshold(all);
-        let heavy = round_over && round.ranges >= STARTUP_LOSSES && too_many;
+        let too_high = self.is_too_high(round.lost, round.delivered + round.lost, sample.sack);
+        let heavy = round_over && round.ranges >= STARTUP_LOSSES && too_high;
         let any = !sample.sack && round.lossy;
         if !heavy && !any {
             return;
