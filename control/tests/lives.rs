@@ -11,8 +11,13 @@ use support::pair::{LEFT, Pair, RIGHT, ask, config, initiate, pair_of, told, wit
 
 /// Two gateways of which the left one has these settings besides.
 fn pair(connection: &str, child: &str) -> Pair {
+    pair_over(connection, child, true)
+}
+
+/// [`pair`], with UDP lost from the first datagram on if it does not pass.
+fn pair_over(connection: &str, child: &str, passes_udp: bool) -> Pair {
     let left = with(&config(&LEFT, "udp", "shared"), connection, child);
-    pair_of(&left, &config(&RIGHT, "auto", "shared"), true)
+    pair_of(&left, &config(&RIGHT, "auto", "shared"), passes_udp)
 }
 
 fn up(connection: &str, child: &str) -> Pair {
@@ -183,8 +188,7 @@ fn traffic_sets_up_what_is_trapped() {
 #[test]
 fn what_waits_for_traffic_or_its_next_attempt_is_terminated_too() {
     for action in ["trap", "start"] {
-        let pair = pair("", &format!("start_action = \"{action}\""));
-        pair.network.pass_udp(false);
+        let pair = pair_over("", &format!("start_action = \"{action}\""), false);
         let waits = [Standing::Trapped, Standing::Waiting];
         eventually("it waits", || waits.contains(&now(&pair.left).0).then_some(()));
         let terminate = || {
