@@ -49,6 +49,51 @@ fn rfc9293_3_8_4_a_peers_keepalive_is_answered() {
     );
 }
 
+/// RFC 9293, 3.8.4: a peer that asks whether we live, lives, also where its answers to our own
+/// keepalives are lost.
+#[test]
+fn rfc9293_3_8_4_a_peers_keepalive_is_a_sign_of_life() {
+    play_with(
+        |config| config.keepalive = Some(Duration::from_secs(60)),
+        "open 65535
+         < . 1(10) ack 1
+         > . 1(0) ack 11
+         +60 > . 0(0) ack 11
+         +10 > . 0(0) ack 11
+         +10 > . 0(0) ack 11
+         +10 > . 0(0) ack 11
+         +5 < . 10(0) ack 1
+         > . 1(0) ack 11
+         +60 > . 0(0) ack 11
+         +5 < . 10(1) ack 1                # with an octet, as old ones have it
+         > . 1(0) ack 11 sack 10-11
+         +60 > . 0(0) ack 11
+         event none",
+    );
+}
+
+/// RFC 5961, 7: a keepalive with numbers that somebody guessed is answered, but keeps nothing alive.
+#[test]
+fn rfc5961_7_a_guessed_keepalive_is_no_sign_of_life() {
+    play_with(
+        |config| config.keepalive = Some(Duration::from_secs(60)),
+        "open 65535
+         < . 1(10) ack 1
+         > . 1(0) ack 11
+         +60 > . 0(0) ack 11
+         +10 > . 0(0) ack 11
+         +10 > . 0(0) ack 11
+         +10 > . 0(0) ack 11
+         +5 < . 9(0) ack 1
+         > . 1(0) ack 11
+         +1 < . 10(0) ack 100
+         > . 1(0) ack 11
+         +4 > . 0(0) ack 11
+         +10.1 > nothing
+         event closed timeout",
+    );
+}
+
 /// RFC 9293, 3.8.3: data that is not acknowledged in time ends the connection.
 #[test]
 fn rfc9293_3_8_3_the_user_timeout() {

@@ -88,8 +88,7 @@ impl Connection {
         }
         let mss = options.mss.unwrap_or_else(|| super::default_mss(&self.tuple));
         self.negotiate(mss, options.window_scale, context.settings);
-        self.last_heard = context.now;
-        self.unreachable = false;
+        self.note_life(context.now);
         self.rx.ack_now = true;
         if acknowledged {
             self.take_acknowledgment(segment, 1, context.now);
@@ -157,6 +156,11 @@ impl Connection {
             }
             _ => self.challenge(now),
         }
+        // Its keepalive, or its probe of a closed window (RFC 9293, 3.8.4).
+        let is_probe = start.is_some_and(|start| start + 1 == self.rx.nxt);
+        if credible && is_probe && segment.sequence_len() <= 1 {
+            self.note_life(now);
+        }
         let is_peers_fin = || {
             let end = start.map(|start| start + segment.sequence_len());
             segment.flags.fin && credible && end == Some(self.rx.nxt)
@@ -201,9 +205,7 @@ impl Connection {
             self.challenge(context.now);
             return Disposition::BadAcknowledgment;
         };
-        self.last_heard = context.now;
-        self.unreachable = false;
-        self.keepalives_unanswered = 0;
+        self.note_life(context.now);
         if let Some((value, _)) = segment.options.timestamps.filter(|_| self.timestamps) {
             self.rx.note_timestamp(value, start, context.now);
         }
@@ -216,6 +218,13 @@ impl Connection {
         self.note_window(segment, start, ack, self.tx.peer_scale);
         self.advance_closing(context);
         self.take_text(context, segment, start, payload, deliver)
+    }
+
+    /// Something came that only the peer can have sent.
+    fn note_life(&mut self, now: Instant) {
+        self.last_heard = now;
+        self.unreachable = false;
+        self.keepalives_unanswered = 0;
     }
 
     /// RFC 5961, 5.2: SND.UNA - MAX.SND.WND <= SEG.ACK <= SND.NXT. Below SND.UNA it is old; our SYN
