@@ -4,7 +4,10 @@
 
 mod support;
 
-use culvert_api::{Code, Command, IkeSa, Target, Transport};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+
+use culvert_api::{Code, Command, IkeSa, Request, Target, Transport, to_line};
 use support::pair::{LEFT, Pair, RIGHT, ask, config, initiate, pair, pair_of, told};
 use support::{Gateway, eventually};
 
@@ -253,6 +256,37 @@ fn what_does_not_come_in_time_says_that_it_goes_on() {
     assert_eq!(rows.len(), 2, "each is told by itself: {rows:?}");
     let rows = format!("{rows:?}");
     assert!(rows.contains("is being rekeyed: no outcome within 1 s; it goes on"), "{rows}");
+}
+
+/// RFC 7296, 2.8: the peer has made a new pair, and its Delete of the old one is lost. Who asks for
+/// a rekey of the old one now has what was wanted.
+#[test]
+fn what_the_peer_has_rekeyed_meanwhile_is_rekeyed() {
+    let patient = |config: String| config.replace("retransmit_tries = 3", "retransmit_tries = 9");
+    let left = patient(config(&LEFT, "udp", "shared"));
+    let pair = pair_of(&left, &patient(config(&RIGHT, "auto", "shared")), true);
+    initiate(&mut pair.left.client()).expect("up");
+    let spi_in = |gateway: &Gateway| one(gateway).children.remove(0).spi_in;
+    let old = spi_in(&pair.left);
+    pair.network.pass_datagrams(2);
+    ask(&pair.right, rekey(Target::Child(spi_in(&pair.right)))).expect("rekeyed");
+    assert_eq!(one(&pair.left).children.len(), 2, "the old one as well");
+
+    let mut stream = UnixStream::connect(pair.left.socket()).expect("connected");
+    stream.set_read_timeout(Some(support::PATIENCE)).expect("set");
+    let mut lines = BufReader::new(stream.try_clone().expect("a copy")).lines();
+    let mut next = || lines.next().expect("a line").expect("read");
+    next();
+    for (id, command) in [(1, rekey(Target::Child(old.clone()))), (2, Command::Tcp)] {
+        let line = to_line(&Request { id, command }).expect("a line");
+        stream.write_all(&line).expect("written");
+    }
+    // What was asked for later is answered: the rekey is waited for.
+    assert_eq!(next(), "{\"id\":2,\"end\":{\"rows\":0}}");
+    pair.network.pass_udp(true);
+    let row = next();
+    assert!(row.contains(&format!("CHILD SA net {old} of other is gone: rekeyed")), "{row}");
+    assert_eq!(next(), "{\"id\":1,\"end\":{\"rows\":1}}");
 }
 
 #[test]

@@ -103,8 +103,9 @@ fn die_while_rekeying(transport: &str, seed: u64) {
         is_up(&pair.right);
         eventually("both agree", || agreed(&pair));
     }
-    // No rekey is under way any more when one that is waited for has succeeded.
-    rekey(&pair.left, 15).expect("rekeyed");
+    // No rekey is under way any more when one that is waited for has succeeded. The other end may
+    // refuse it for now: it may be busy with its own.
+    eventually("it is rekeyed", || rekey(&pair.left, 15).ok());
     let after = eventually("both agree", || agreed(&pair));
     assert_eq!([after[0].id, after[1].id], [before[0].id, before[1].id], "nothing was lost");
 }

@@ -229,9 +229,13 @@ impl Engine {
         let text = reason.to_string();
         let message = format!("CHILD SA {name} {spi_in} of {connection} is gone: {text}");
         let gone = Outcome { child: Some(spi_in.clone()), ..of_ike(ike, &connection, message) };
+        // The peer had rekeyed it before it was asked for here.
+        let rekeyed = match reason {
+            DownReason::Rekeyed => Ok(gone.clone()),
+            _ => Err(Refusal::new(Code::Failed, gone.message.clone())),
+        };
         self.waiters.tell(|awaited| *awaited == Awaited::ChildGone(ike, child), &Ok(gone));
-        let refusal = Err(Refusal::new(Code::Failed, text.clone()));
-        self.waiters.tell(|awaited| *awaited == Awaited::ChildRekeyed(ike, child), &refusal);
+        self.waiters.tell(|awaited| *awaited == Awaited::ChildRekeyed(ike, child), &rekeyed);
         self.note(
             Some(&connection),
             Some(ike),

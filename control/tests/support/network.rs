@@ -1,7 +1,7 @@
 //! What lies between two dataplanes: it carries what one of them sends to the other.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::{Dataplane, Out, take};
 /// Two dataplanes and what lies between them.
 pub(crate) struct Network {
     ends: Arc<Mutex<[Dataplane; 2]>>,
-    passes_udp: Arc<AtomicBool>,
+    udp_left: Arc<AtomicU32>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -23,24 +23,28 @@ impl Network {
     pub(crate) fn join(left: Dataplane, right: Dataplane, passes_udp: bool) -> Self {
         let ends = Arc::new(Mutex::new([left, right]));
         let stop = Arc::new(AtomicBool::new(false));
-        let passes_udp = Arc::new(AtomicBool::new(passes_udp));
+        let udp_left = Arc::new(AtomicU32::new(datagrams(passes_udp)));
         let thread = std::thread::spawn({
             let (ends, stop) = (Arc::clone(&ends), Arc::clone(&stop));
-            let passes_udp = Arc::clone(&passes_udp);
+            let udp_left = Arc::clone(&udp_left);
             move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let passes_udp = passes_udp.load(Ordering::Relaxed);
-                    carry(&mut ends.lock().expect("no panic"), passes_udp);
+                    carry(&mut ends.lock().expect("no panic"), &udp_left);
                     std::thread::sleep(Duration::from_millis(1));
                 }
             }
         });
-        Self { ends, passes_udp, stop, thread: Some(thread) }
+        Self { ends, udp_left, stop, thread: Some(thread) }
     }
 
     /// Lets UDP through from now on, or not.
     pub(crate) fn pass_udp(&self, passes: bool) {
-        self.passes_udp.store(passes, Ordering::Relaxed);
+        self.pass_datagrams(datagrams(passes));
+    }
+
+    /// Lets so many more datagrams through, those of both ends together.
+    pub(crate) fn pass_datagrams(&self, count: u32) {
+        self.udp_left.store(count, Ordering::Relaxed);
     }
 
     /// Both dataplanes, held still.
@@ -59,13 +63,18 @@ impl Drop for Network {
     }
 }
 
-fn carry(ends: &mut [Dataplane; 2], passes_udp: bool) {
+/// How many datagrams get through: more than a test sends, or none.
+fn datagrams(passes_udp: bool) -> u32 {
+    if passes_udp { u32::MAX } else { 0 }
+}
+
+fn carry(ends: &mut [Dataplane; 2], udp_left: &AtomicU32) {
     let [left, right] = ends;
     for out in take(left) {
-        arrive(left, right, out, passes_udp);
+        arrive(left, right, out, udp_left);
     }
     for out in take(right) {
-        arrive(right, left, out, passes_udp);
+        arrive(right, left, out, udp_left);
     }
 }
 
@@ -74,7 +83,7 @@ fn outer_address(number: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, number])
 }
 
-fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) {
+fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, udp_left: &AtomicU32) {
     match out {
         Out::Message(path, payload) => {
             let conn = match path.conn {
@@ -84,7 +93,10 @@ fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, passes_udp: bool) 
                 },
                 None => None,
             };
-            if path.transport != Transport::Tcp && !passes_udp {
+            let one_less = |left: u32| left.checked_sub(1);
+            if path.transport != Transport::Tcp
+                && udp_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err()
+            {
                 return;
             }
             let (local, remote) = (path.remote, path.local);
