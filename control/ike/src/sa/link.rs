@@ -159,8 +159,11 @@ impl Session {
         }
     }
 
-    /// Takes another path for what this side sends.
-    fn move_path(&mut self, cx: &mut Cx<'_>, path: &Path) {
+    /// What this side sends goes this way from now on, and what waits for an answer again.
+    pub(super) fn move_path(&mut self, cx: &mut Cx<'_>, path: &Path) {
+        if self.path == *path {
+            return;
+        }
         let reconnected = path.conn.is_some() && path.conn != self.path.conn;
         self.path = *path;
         if self.is_up() {
@@ -172,7 +175,7 @@ impl Session {
     }
 
     /// RFC 9329, 6.2: what waits for an answer is sent again on a new connection.
-    pub(super) fn repeat_requests(&mut self, cx: &mut Cx<'_>) {
+    fn repeat_requests(&mut self, cx: &mut Cx<'_>) {
         self.transmit(cx);
         self.repeat_deletes(cx);
     }
@@ -190,7 +193,7 @@ impl Session {
             Transport::Tcp => !self.initiator,
             Transport::Udp => self.path.transport == Transport::Udp,
         };
-        if follows && self.is_up() && own != self.path {
+        if follows && self.is_up() {
             self.move_path(cx, &own);
         }
     }

@@ -282,21 +282,13 @@ impl Session {
 
     /// From now on IKE and ESP go this way.
     fn take_path(&mut self, cx: &mut Cx<'_>, path: &Path, nat: Nat) {
-        let moved = self.path != *path;
-        let reconnected = path.conn.is_some() && path.conn != self.path.conn;
         self.probed = cx.now;
         self.nat = nat;
         if path.transport == Transport::Udp {
             self.stop_reconnecting();
         }
-        self.path = *path;
-        if moved {
-            cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
-        }
+        self.move_path(cx, path);
         self.set_child_path(cx);
-        if reconnected {
-            self.repeat_requests(cx);
-        }
     }
 
     /// Tells the host where ESP goes now.
@@ -355,10 +347,7 @@ impl Session {
         if path.transport == Transport::Udp && elsewhere {
             // IKE answers there; ESP follows when the cookie has come back.
             self.nat = found;
-            if self.path != *path {
-                self.path = *path;
-                cx.events.push_back(Event::PathMoved { ike: self.id, path: *path });
-            }
+            self.move_path(cx, path);
             self.tasks.retain(|task| !matches!(task, Task::ReturnCheck));
             self.tasks.push_front(Task::ReturnCheck);
         } else {
