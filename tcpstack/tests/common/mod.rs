@@ -343,6 +343,18 @@ impl Segment {
     }
 }
 
+/// A SYN from a stranger to B.
+pub fn syn(port: u16, seq: u32) -> Segment {
+    Segment {
+        source: SocketAddr::from(([203, 0, 113, 9], port)),
+        destination: SocketAddr::new(V4[B].parse().unwrap(), 4500),
+        seq,
+        ack: 0,
+        flags: SYN,
+        data: Vec::new(),
+    }
+}
+
 /// The Internet checksum (RFC 1071).
 pub fn checksum(octets: &[u8]) -> u16 {
     let mut sum: u32 = octets
