@@ -43,6 +43,11 @@ struct Checker<'a> {
     problems: &'a mut Problems,
 }
 
+/// Policies for a table of so many SA pairs, where the file does not say.
+pub(crate) fn policies_default(sas: u32) -> u32 {
+    (sas * POLICIES_OF_SA).min(*POLICIES.end())
+}
+
 impl Section {
     /// Checks every value and notes each mistake; `None` when there was one.
     pub fn check(&self, source: &Source, problems: &mut Problems) -> Option<Dataplane> {
@@ -56,7 +61,7 @@ impl Section {
 impl Checker<'_> {
     fn dataplane(&mut self, section: &Section) -> Option<Dataplane> {
         let sas = self.power_of_two("sas", section.sas.as_ref(), SAS, SAS_DEFAULT);
-        let policies = (sas.unwrap_or(SAS_DEFAULT) * POLICIES_OF_SA).min(*POLICIES.end());
+        let policies = policies_default(sas.unwrap_or(SAS_DEFAULT));
         let policies = self.number("policies", section.policies.as_ref(), POLICIES, policies);
         let peers = section.peers.as_ref();
         let peers = self.number("peers", peers, SAS, sas.unwrap_or(SAS_DEFAULT));

@@ -155,6 +155,10 @@ impl Dataplane {
         } = self;
         let cores =
             if self.workers() == other.workers() { Restart::Dataplane } else { Restart::Both };
+        // What only follows `sas` is not worth a word of its own.
+        let follow = |derived: fn(&Self) -> bool| derived(self) && derived(other);
+        let policies_follow = follow(|of| of.policies == check::policies_default(of.sas));
+        let peers_follow = follow(|of| of.peers == of.sas);
         let all = [
             ("[dataplane] lcores", cores, *lcores != other.lcores),
             ("[dataplane] hugepages", Restart::Dataplane, *hugepages != other.hugepages),
@@ -173,8 +177,12 @@ impl Dataplane {
                 *tcp_memory_mib != other.tcp_memory_mib,
             ),
             ("[dataplane] sas", Restart::Both, *sas != other.sas),
-            ("[dataplane] policies", Restart::Both, *policies != other.policies),
-            ("[dataplane] peers", Restart::Both, *peers != other.peers),
+            (
+                "[dataplane] policies",
+                Restart::Both,
+                *policies != other.policies && !policies_follow,
+            ),
+            ("[dataplane] peers", Restart::Both, *peers != other.peers && !peers_follow),
             ("[dataplane] ring_kib", Restart::Both, *ring_kib != other.ring_kib),
             ("[dataplane.outer] device", Restart::Dataplane, *outer_device != other.outer_device),
             ("[dataplane.inner] device", Restart::Dataplane, *inner_device != other.inner_device),

@@ -150,6 +150,20 @@ fn a_flood_of_mistakes_is_cut() {
 }
 
 #[test]
+fn what_only_follows_from_another_setting_is_no_difference_of_its_own() {
+    let differences = |one: &str, other: &str| {
+        let [one, other] = [one, other].map(|text| check(text.to_owned()).expect("good"));
+        one.differences(&other).iter().map(|fixed| fixed.name).collect::<Vec<_>>()
+    };
+    let more = GOOD.replace("sas = 16384", "sas = 32768");
+    assert_eq!(differences(GOOD, &more), ["[dataplane] sas"]);
+    let said = more.replace("sas = 32768", "sas = 32768\npeers = 100\npolicies = 200");
+    let all = ["[dataplane] sas", "[dataplane] policies", "[dataplane] peers"];
+    assert_eq!(differences(GOOD, &said), all);
+    assert_eq!(differences(&more, &said), all[1..]);
+}
+
+#[test]
 fn networks_know_their_bounds() {
     for (network, last, inside, outside) in [
         ("10.0.0.0/8", "10.255.255.255", "10.1.2.3", "11.0.0.0"),
