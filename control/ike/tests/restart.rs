@@ -14,7 +14,7 @@ use culvert_ike::{
     RestoreError, TransportChoice,
 };
 use pair::crash::DEATHS;
-use pair::{Pair, Side, child, config};
+use pair::{Pair, Side, child, config, mirror};
 use proptest::prelude::*;
 
 /// Long enough for repetitions over UDP.
@@ -276,6 +276,33 @@ fn tables_show_the_same_after_a_restart() {
 }
 
 /// A connection that is configured no more is deleted at the peer, and so is a child.
+/// RFC 7296, 2.4: peers whose liveness fell due while no process was there are asked, but thousands of
+/// them not all at once.
+#[test]
+fn what_fell_due_meanwhile_is_spread_over_one_interval() {
+    const DELAY: Duration = Duration::from_secs(30);
+    let asked_after = |seed| {
+        let mut a = config();
+        let mut b = mirror(&a);
+        (a.dpd_delay, b.dpd_delay) = (Some(DELAY), None);
+        let mut pair = Pair::new(a, b);
+        pair.initiate();
+        pair.run(Duration::from_secs(1));
+        pair.a.host.reseed(seed);
+        pair.now = pair.now + 10 * DELAY;
+        pair.restart(true);
+        let restarted = pair.now;
+        let before = pair.a.sent.len();
+        pair.run(DELAY);
+        pair.a.sent[before].0.since(restarted)
+    };
+    let mut waits: Vec<Duration> = (1..=20).map(asked_after).collect();
+    waits.sort();
+    let gaps = waits.windows(2).map(|pair| pair[1] - pair[0]);
+    assert!(gaps.max() < Some(DELAY / 2), "{waits:?}");
+    assert!(waits[19] - waits[0] > DELAY / 2, "{waits:?}");
+}
+
 #[test]
 fn what_is_configured_no_more_is_deleted_properly() {
     let mut pair = up(TransportChoice::Udp);
@@ -367,7 +394,7 @@ fn the_form_of_snapshots_is_what_it_says() {
         ),
     ];
     for (octets, state, children) in kept {
-        let mut pair = Pair::new(config(), pair::mirror(&config()));
+        let mut pair = Pair::new(config(), mirror(&config()));
         pair.a.host.expect_leftovers();
         let ike = pair.a.endpoint.restore(octets, &mut pair.a.host).unwrap();
         let sa = pair.a.sa();
@@ -394,7 +421,7 @@ proptest! {
         if let Some(cut) = cut {
             octets.truncate(cut.index(octets.len()));
         }
-        let mut pair = Pair::new(config(), pair::mirror(&config()));
+        let mut pair = Pair::new(config(), mirror(&config()));
         let (now, side) = (pair.now, &mut pair.a);
         side.endpoint = Endpoint::new(EndpointConfig::default());
         side.host.expect_leftovers();

@@ -36,6 +36,9 @@ pub(crate) struct Link {
     /// A connection was lost, and nothing authentic has come since.
     #[serde(skip)]
     lost: bool,
+    /// No check of liveness before: see [`Session::spread_liveness`].
+    #[serde(skip)]
+    quiet_until: Instant,
     /// From where and where to the last connection was asked for.
     target: Option<(Option<IpAddr>, SocketAddr)>,
     /// Connections that the SAs have left, and when they are closed: what the peer sent before it
@@ -214,7 +217,18 @@ impl Session {
     pub(super) fn liveness_due(&self) -> Option<Instant> {
         let delay = self.connection.as_ref()?.dpd_delay?;
         let idle = matches!(self.phase, Phase::Established) && self.outstanding.is_none();
-        idle.then(|| self.last_heard + delay)
+        idle.then(|| (self.last_heard + delay).max(self.link.quiet_until))
+    }
+
+    /// While no process was there nobody heard the peer. Checks that fell due meanwhile are spread over
+    /// one interval: a gateway's thousands of idle peers would all be asked at once, and in step from
+    /// then on.
+    pub(super) fn spread_liveness(&mut self, cx: &mut Cx<'_>) {
+        let delay = self.connection.as_ref().and_then(|c| c.dpd_delay);
+        let overdue = self.liveness_due().is_some_and(|due| due <= cx.now);
+        if let Some(delay) = delay.filter(|_| overdue) {
+            self.link.quiet_until = cx.now + part(cx, delay);
+        }
     }
 
     pub(super) fn check_liveness(&mut self, cx: &mut Cx<'_>) {

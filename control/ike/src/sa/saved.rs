@@ -140,6 +140,7 @@ impl Session {
         self.transmit(cx);
         self.repeat_deletes(cx);
         self.set_child_path(cx);
+        self.spread_liveness(cx);
         if self.link.request().is_some() {
             // Whatever opens for the request of the process before, nobody knows any more.
             self.reconnect(cx);
