@@ -2,6 +2,9 @@
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
+# What is fetched or built once and kept, outside the tree.
+tools=${CULVERT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/culvert}
+
 # Says what went wrong and what to do, and ends.
 die() {
     echo "$(basename "$0"): $*" >&2

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::command;
 use crate::namespace::Namespace;
+use crate::topology::SIDE_B;
 
 /// Number of ports that [`Policy::mapped_from`] maps to.
 pub const MAPPED: u16 = 100;
@@ -30,6 +31,9 @@ pub struct Policy {
     /// Where that is done, source ports become some of the [`MAPPED`] from this one on. With another
     /// number, [`Firewall::apply`] is a NAT that has lost its mappings and makes new ones.
     pub mapped_from: Option<u16>,
+    /// Takes TCP connections from side a to port 4500 itself, and those that it makes to side a come
+    /// from side b's gateway: a [`Relay`](crate::relay::Relay) on the firewall stands for that.
+    pub intercept_tcp: bool,
 }
 
 impl Policy {
@@ -41,10 +45,14 @@ impl Policy {
         reset_tcp: false,
         masquerade_a: false,
         mapped_from: None,
+        intercept_tcp: false,
     };
 
-    /// What happens to side a's source addresses and ports.
+    /// What happens to source addresses and ports, mostly side a's.
     fn translation(self, side_a: Ipv4Addr) -> String {
+        if self.intercept_tcp {
+            return format!("ip daddr {side_a}/24 tcp dport 4500 snat to {}", SIDE_B.outer.v4);
+        }
         if !self.masquerade_a {
             return String::new();
         }
@@ -72,6 +80,10 @@ table inet lab {{
         {}
         {}
     }}
+    chain prerouting {{
+        type nat hook prerouting priority dstnat; policy accept;
+        {}
+    }}
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
         {}
@@ -82,6 +94,7 @@ table inet lab {{
             rule(self.drop_esp, "meta l4proto esp counter name esp_dropped drop"),
             rule(self.drop_tcp, "meta l4proto tcp counter name tcp_dropped drop"),
             rule(self.reset_tcp, "meta l4proto tcp counter name tcp_reset reject with tcp reset"),
+            rule(self.intercept_tcp, "iifname \"a0\" tcp dport 4500 redirect"),
             self.translation(side_a),
         )
     }

@@ -47,7 +47,8 @@ impl<'lab> Gateway<'lab> {
         name: &str,
         settings: &Settings,
     ) -> Result<Self> {
-        ensure!(side.owner != Owner::Kernel, "the kernel drives the interfaces of this side");
+        let free = matches!(side.owner, Owner::Dpdk | Owner::DpdkOneArmed);
+        ensure!(free, "{:?} has the interfaces of this side", side.owner);
         let directory = lab.directory.subdirectory(name)?;
         let runtime_dir = lab.directory.subdirectory(&format!("{name}/run"))?;
         let config = directory.join("culvert.toml");

@@ -64,22 +64,22 @@ pub struct Carried {
 }
 
 impl Relay {
-    /// Originator: takes the daemon's datagrams on a UDP port of `127.0.0.1` in `namespace` and
-    /// carries them in a TCP connection to `remote`, which it opens with the first datagram and
+    /// Originator: takes the daemon's datagrams on a UDP port of `local`, an address in `namespace`,
+    /// and carries them in a TCP connection to `remote`, which it opens with the first datagram and
     /// again when it was lost.
-    pub fn originate(namespace: &Namespace, remote: SocketAddr) -> Result<Self> {
-        let socket = namespace.enter(|| Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?))?;
+    pub fn originate(namespace: &Namespace, local: Ipv4Addr, remote: SocketAddr) -> Result<Self> {
+        let socket = namespace.enter(|| Ok(UdpSocket::bind((local, 0))?))?;
         socket.set_read_timeout(Some(TICK))?;
         let address = socket.local_addr()?;
         Self::start(namespace, address, move |shared| originate(&shared, &socket, remote))
     }
 
     /// Responder: accepts TCP connections on `listen` in `namespace` and carries their frames to
-    /// the daemon's UDP port 4500 there, each connection from a UDP port of its own.
-    pub fn respond(namespace: &Namespace, listen: SocketAddr) -> Result<Self> {
+    /// UDP port 4500 of `daemon`, each connection from a UDP port of its own.
+    pub fn respond(namespace: &Namespace, listen: SocketAddr, daemon: Ipv4Addr) -> Result<Self> {
         let listener = namespace.enter(|| Ok(TcpListener::bind(listen)?))?;
         listener.set_nonblocking(true)?;
-        Self::start(namespace, listen, move |shared| respond(&shared, &listener))
+        Self::start(namespace, listen, move |shared| respond(&shared, &listener, daemon))
     }
 
     fn start(
@@ -199,7 +199,7 @@ fn close(stream: &TcpStream, thread: JoinHandle<()>) {
 }
 
 /// The responder's life: accepts connections, two threads for each.
-fn respond(shared: &Arc<Shared>, listener: &TcpListener) -> Result<()> {
+fn respond(shared: &Arc<Shared>, listener: &TcpListener, daemon: Ipv4Addr) -> Result<()> {
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
     while !shared.stopped() {
         connections.retain(|thread| !thread.is_finished());
@@ -208,7 +208,7 @@ fn respond(shared: &Arc<Shared>, listener: &TcpListener) -> Result<()> {
                 let shared = Arc::clone(shared);
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 connections.push(thread::spawn(move || {
-                    if let Err(error) = serve(&shared, stream)
+                    if let Err(error) = serve(&shared, stream, daemon)
                         && !shared.stopped()
                     {
                         eprintln!("relay: connection ended: {error:#}");
@@ -227,7 +227,7 @@ fn respond(shared: &Arc<Shared>, listener: &TcpListener) -> Result<()> {
 }
 
 /// One accepted connection: prefix first, then frames both ways until it closes.
-fn serve(shared: &Arc<Shared>, mut stream: TcpStream) -> Result<()> {
+fn serve(shared: &Arc<Shared>, mut stream: TcpStream, daemon: Ipv4Addr) -> Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(TICK))?;
@@ -236,10 +236,10 @@ fn serve(shared: &Arc<Shared>, mut stream: TcpStream) -> Result<()> {
     if &prefix != PREFIX {
         bail!("not the prefix: {prefix:02x?}");
     }
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
-    socket.connect((Ipv4Addr::LOCALHOST, PORT))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((daemon, PORT))?;
     socket.set_read_timeout(Some(TICK))?;
-    let down = carry_down(shared, &stream, &socket, (Ipv4Addr::LOCALHOST, PORT).into())?;
+    let down = carry_down(shared, &stream, &socket, (daemon, PORT).into())?;
     let mut datagram = vec![0; DATAGRAM_MAX];
     while !shared.stopped() && !down.is_finished() {
         let Some((length, _)) = receive(&socket, &mut datagram)? else { continue };

@@ -1,19 +1,22 @@
 //! strongSwan as a foreign peer: charon with its userspace ESP (kernel-libipsec) in a gateway's
-//! namespace, driven over vici by `swanctl`.
+//! namespace, or with Linux's ESP in a machine of its own, driven over vici by `swanctl`.
 
 mod conf;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::command::{self, Output};
+use crate::guest;
 use crate::namespace::Namespace;
 use crate::process::{Process, Program};
-use crate::topology::WorkDir;
+use crate::topology::{Side, WorkDir};
 
+use conf::Esp;
 pub use conf::{Child, Connection};
 
 const CHARON: &str = "/usr/lib/ipsec/charon";
@@ -28,9 +31,12 @@ const INITIATE_SECONDS: u32 = 20;
 #[derive(Debug)]
 pub struct Strongswan {
     name: String,
-    /// `None` while it is killed.
+    /// charon, or the machine that it runs on; `None` while it is killed.
     process: Option<Process>,
     directory: PathBuf,
+    /// Of the namespace where vici is reached; a Unix socket is reached from any.
+    namespace: Option<String>,
+    uri: String,
 }
 
 /// SAs that stand, as strongSwan counts them.
@@ -51,15 +57,36 @@ impl Strongswan {
         connection: &Connection,
     ) -> Result<Self> {
         let directory = directory.subdirectory(name)?;
-        for program in [CHARON, SWANCTL] {
-            copy(program, &directory)?;
-        }
-        let mut peer = Self { name: name.to_owned(), process: None, directory };
-        let strongswan = conf::strongswan_conf(&peer.uri(), connection);
-        fs::write(peer.directory.join("strongswan.conf"), strongswan)?;
-        fs::write(peer.directory.join("swanctl.conf"), conf::swanctl_conf(connection))?;
+        let uri = format!("unix://{}", directory.join(SOCKET).display());
+        let mut peer =
+            Self { name: name.to_owned(), process: None, directory, namespace: None, uri };
+        copy(CHARON, &peer.directory)?;
+        peer.configure(&conf::strongswan_conf(&peer.uri, Esp::Userspace, connection), connection)?;
         peer.start_again(namespace)?;
         Ok(peer)
+    }
+
+    /// Boots a machine with charon and Linux's ESP in the gateway's place on `side`, whose owner is
+    /// [`Owner::Guest`](crate::topology::Owner::Guest), and loads `connection`.
+    pub fn boot(side: &Side, directory: &WorkDir, connection: &Connection) -> Result<Self> {
+        let mut peer = Self {
+            name: "guest".to_owned(),
+            process: None,
+            directory: directory.subdirectory("guest")?,
+            namespace: Some(side.gateway.name().to_owned()),
+            uri: guest::vici_from_outside(),
+        };
+        let strongswan = conf::strongswan_conf(&guest::vici(), Esp::Kernel, connection);
+        peer.configure(&strongswan, connection)?;
+        peer.process = Some(guest::boot(side, &peer.directory, &strongswan)?);
+        peer.swanctl("--load-all")?;
+        Ok(peer)
+    }
+
+    fn configure(&self, strongswan: &str, connection: &Connection) -> Result<()> {
+        copy(SWANCTL, &self.directory)?;
+        fs::write(self.directory.join("strongswan.conf"), strongswan)?;
+        Ok(fs::write(self.directory.join("swanctl.conf"), conf::swanctl_conf(connection))?)
     }
 
     /// Starts charon with the same configuration after [`Strongswan::kill`].
@@ -97,10 +124,6 @@ impl Strongswan {
         ]
     }
 
-    fn uri(&self) -> String {
-        format!("unix://{}", self.directory.join(SOCKET).display())
-    }
-
     /// Runs a `swanctl` command line against this instance and expects success.
     pub fn swanctl(&self, line: &str) -> Result<String> {
         let output = self.try_swanctl(line)?;
@@ -112,9 +135,16 @@ impl Strongswan {
     }
 
     fn try_swanctl(&self, line: &str) -> Result<Output> {
-        // vici is a Unix socket: it is reached from any network namespace.
-        let mut command = std::process::Command::new(self.directory.join("swanctl"));
-        command.args(line.split_whitespace()).args(["--uri", &self.uri()]);
+        let program = self.directory.join("swanctl");
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.args(line.split_whitespace()).args(["--uri", &self.uri]);
         command.envs(self.environment());
         command::output(command, "", command::TIMEOUT)
     }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A gateway's addresses are the kernel's own when strongSwan stands there ([`Owner::Kernel`]), and
-//! unknown to the kernel when a DPDK port drives the interfaces ([`Owner::Dpdk`]).
+//! unknown to the kernel when a DPDK port drives the interfaces ([`Owner::Dpdk`]) or a machine of its own
+//! is plugged in ([`Owner::Guest`]).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -118,6 +119,8 @@ pub enum Owner {
     DpdkOneArmed,
     /// The kernel, with strongSwan on top.
     Kernel,
+    /// A machine of its own ([`crate::guest`]) that is plugged in between them.
+    Guest,
 }
 
 /// One side of the lab.

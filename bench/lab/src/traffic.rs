@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::command::{self, Output};
+use crate::guest::ECHO_PORT;
 use crate::namespace::Namespace;
 
 /// The TCP port of bulk transfers.
@@ -80,9 +81,36 @@ pub fn bulk(from: &Namespace, receiver: &Namespace, to: IpAddr, octets: u64) -> 
     })
 }
 
+/// Sends `octets` octets over TCP from a host to the echo service of a guest at `to`, and compares each
+/// one that comes back. Fails at the first that differs or is missing.
+pub fn echo(from: &Namespace, to: IpAddr, octets: u64) -> Result<()> {
+    let address = SocketAddr::new(to, ECHO_PORT);
+    let stream = from.enter(|| {
+        TcpStream::connect_timeout(&address, STALL).context("echo: the guest takes no connection")
+    })?;
+    stream.set_read_timeout(Some(STALL))?;
+    stream.set_write_timeout(Some(STALL))?;
+    let seed = octets ^ 0xec40;
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| write_pattern(&stream, seed, octets));
+        let received = compare(&stream, seed, octets).context("echo");
+        let sent = sending.join().map_err(|_| anyhow!("the sender panicked"))?;
+        received.and(sent)
+    })
+}
+
 fn send(address: SocketAddr, seed: u64, octets: u64) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&address, STALL).context("bulk sender connects")?;
     stream.set_write_timeout(Some(STALL))?;
+    write_pattern(&stream, seed, octets)?;
+    // The receiver closes when it has compared everything.
+    stream.set_read_timeout(Some(STALL))?;
+    let mut end = [0];
+    stream.read(&mut end).map(drop).context("bulk sender waits for the receiver's end")
+}
+
+/// Sends the octets that belong to `seed`, and after them the end of the stream.
+fn write_pattern(mut stream: &TcpStream, seed: u64, octets: u64) -> Result<()> {
     let mut pattern = Pattern::new(seed);
     let mut chunk = vec![0; CHUNK];
     let mut left = octets;
@@ -94,23 +122,25 @@ fn send(address: SocketAddr, seed: u64, octets: u64) -> Result<()> {
             .with_context(|| format!("bulk sender stalled with {left} of {octets} octets left"))?;
         left -= length as u64;
     }
-    stream.shutdown(std::net::Shutdown::Write)?;
-    // The receiver closes when it has compared everything.
-    stream.set_read_timeout(Some(STALL))?;
-    let mut end = [0];
-    stream.read(&mut end).map(drop).context("bulk sender waits for the receiver's end")
+    Ok(stream.shutdown(std::net::Shutdown::Write)?)
 }
 
 fn receive(listener: &TcpListener, seed: u64, octets: u64) -> Result<Transfer> {
-    let mut stream = accept(listener)?;
+    let stream = accept(listener)?;
     stream.set_read_timeout(Some(STALL))?;
+    let start = Instant::now();
+    compare(&stream, seed, octets).context("bulk receiver")?;
+    Ok(Transfer { octets, elapsed: start.elapsed() })
+}
+
+/// Reads to the end of the stream and compares with the octets that belong to `seed`.
+fn compare(stream: &TcpStream, seed: u64, octets: u64) -> Result<()> {
     let mut pattern = Pattern::new(seed);
     let (mut chunk, mut expected) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut total = 0;
-    let start = Instant::now();
     loop {
-        let length = read_chunk(&mut stream, &mut chunk)
-            .with_context(|| format!("bulk receiver stalled after {total} of {octets} octets"))?;
+        let length = read_chunk(stream, &mut chunk)
+            .with_context(|| format!("stalled after {total} of {octets} octets"))?;
         pattern.fill(&mut expected);
         if chunk[..length] != expected[..length] {
             bail!("octets {total} to {} arrived changed", total + length as u64);
@@ -123,11 +153,11 @@ fn receive(listener: &TcpListener, seed: u64, octets: u64) -> Result<Transfer> {
     if total != octets {
         bail!("{total} octets arrived of {octets}");
     }
-    Ok(Transfer { octets, elapsed: start.elapsed() })
+    Ok(())
 }
 
 /// Reads until `chunk` is full or the stream ends.
-fn read_chunk(stream: &mut TcpStream, chunk: &mut [u8]) -> Result<usize> {
+fn read_chunk(mut stream: &TcpStream, chunk: &mut [u8]) -> Result<usize> {
     let mut filled = 0;
     while filled < chunk.len() {
         match stream.read(&mut chunk[filled..])? {

@@ -4,9 +4,26 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// kernel-libipsec has to come before kernel-netlink: the first that offers ESP is taken.
-const PLUGINS: &str = "random nonce openssl aes sha1 sha2 hmac kdf gcm curve25519 \
-                       kernel-libipsec kernel-netlink socket-default vici";
+const PLUGINS: &str = "random nonce openssl aes sha1 sha2 hmac kdf gcm curve25519";
+
+/// Who carries ESP for charon.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Esp {
+    /// charon itself, on a TUN device.
+    Userspace,
+    /// Linux.
+    Kernel,
+}
+
+impl Esp {
+    /// The plugins for it: the first that offers ESP is taken.
+    fn plugins(self) -> &'static str {
+        match self {
+            Self::Userspace => "kernel-libipsec kernel-netlink",
+            Self::Kernel => "kernel-netlink",
+        }
+    }
+}
 
 /// One connection, in swanctl's terms.
 #[derive(Debug, Clone)]
@@ -26,7 +43,7 @@ pub struct Connection {
     pub secret: String,
     /// The IKE proposal.
     pub proposal: String,
-    /// Whether to ask for ESP in UDP even without a NAT; kernel-libipsec knows nothing else.
+    /// Whether to ask for ESP in UDP even without a NAT; charon's own ESP knows nothing else.
     pub encap: bool,
     /// Further settings of the connection, such as `rekey_time = 1s`. Without any, nothing is
     /// rekeyed in a test's time and MOBIKE is off.
@@ -53,10 +70,10 @@ pub struct Child {
 }
 
 /// `strongswan.conf`, with vici on `socket`.
-pub(super) fn strongswan_conf(socket: &str, connection: &Connection) -> String {
+pub(super) fn strongswan_conf(socket: &str, esp: Esp, connection: &Connection) -> String {
     format!(
         "charon {{
-    load = {PLUGINS}
+    load = {PLUGINS} {} socket-default vici
     retransmit_timeout = 1.0
     retransmit_tries = 4
     plugins {{
@@ -76,6 +93,7 @@ swanctl {{
     load = random nonce openssl pem pkcs1 x509
 }}
 ",
+        esp.plugins(),
         lines(4, &connection.charon)
     )
 }

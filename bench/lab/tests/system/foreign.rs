@@ -1,7 +1,7 @@
 //! The lab's own parts, proven by foreign peers alone: strongSwan on both sides, over UDP and
 //! through two relays over TCP. If these fail, the lab is at fault and not the gateway.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use culvert_lab::firewall::Policy;
@@ -58,8 +58,8 @@ fn strongswan_to_strongswan_through_two_relays_where_udp_is_dropped() -> Result<
     Lab::run(Owner::Kernel, Owner::Kernel, |lab| {
         lab.firewall.apply(Policy::TCP_ONLY)?;
         let listen = SocketAddr::new(SIDE_B.outer.v4.into(), 4500);
-        let b_relay = Relay::respond(&lab.b.gateway, listen)?;
-        let a_relay = Relay::originate(&lab.a.gateway, listen)?;
+        let b_relay = Relay::respond(&lab.b.gateway, listen, Ipv4Addr::LOCALHOST)?;
+        let a_relay = Relay::originate(&lab.a.gateway, Ipv4Addr::LOCALHOST, listen)?;
         let a = Connection {
             remote: Some(a_relay.address.ip()),
             remote_port: Some(a_relay.address.port()),

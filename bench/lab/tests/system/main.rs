@@ -14,11 +14,13 @@ mod survival;
 mod tcp;
 mod transport;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use culvert_lab::gateway::{Gateway, Settings};
-use culvert_lab::topology::{Family, Lab, Owner, SIDE_A, SIDE_B};
+use culvert_lab::namespace::Namespace;
+use culvert_lab::topology::{Addresses, Family, Lab, Owner, SIDE_A, SIDE_B};
 use culvert_lab::traffic;
 
 /// Octets of a bulk transfer: enough to fill every buffer and window on the way several times.
@@ -55,5 +57,29 @@ fn exchange(lab: &Lab, family: Family) -> Result<()> {
     ensure!(back + 1 >= PINGS, "{back} of {PINGS} pings to {a} were answered");
     traffic::bulk(&lab.a.inside, &lab.b.inside, b, BULK)?;
     traffic::bulk(&lab.b.inside, &lab.a.inside, a, BULK)?;
+    Ok(())
+}
+
+/// Makes the gateway's child one of transport mode: the gateway stands in the wire before a host that
+/// has its outer address.
+fn in_transport_mode(settings: &mut Settings) {
+    settings.child_options.push("mode = \"transport\"".to_owned());
+    let side = settings.side;
+    let all: [IpAddr; 2] = [side.outer.v4.into(), side.outer.v6.into()];
+    let hosts: [IpAddr; 2] = [side.host.v4.into(), side.host.v6.into()];
+    settings.inner_routes = all.into_iter().zip(hosts).collect();
+    settings.local_ts = vec!["dynamic".into()];
+    settings.remote_ts = vec!["dynamic".into()];
+}
+
+/// The host behind a gateway has the gateway's outer address, and speaks from it.
+fn becomes_the_end(host: &Namespace, side: &Addresses) -> Result<()> {
+    for family in [Family::V4, Family::V6] {
+        let (own, via) = (side.outer.of(family), side.inner.of(family));
+        let bits = if own.is_ipv4() { 32 } else { 128 };
+        host.add_address("lo", own, bits)?;
+        let version = if own.is_ipv4() { "-4" } else { "-6" };
+        host.run(&format!("ip {version} route replace default via {via} src {own}"))?;
+    }
     Ok(())
 }

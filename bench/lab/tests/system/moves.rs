@@ -1,6 +1,5 @@
 //! Tunnels that change their way under traffic, and what transport mode carries.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -9,11 +8,12 @@ use culvert_lab::command::wait_until;
 use culvert_lab::firewall::Policy;
 use culvert_lab::flow::Flow;
 use culvert_lab::gateway::{Gateway, Settings};
-use culvert_lab::namespace::Namespace;
-use culvert_lab::topology::{Addresses, Family, SIDE_A, SIDE_B};
+use culvert_lab::topology::{Family, SIDE_A, SIDE_B};
 use culvert_lab::traffic;
 
-use crate::{BULK, PING_TIMEOUT, PINGS, exchange, with_gateways};
+use crate::{
+    BULK, PING_TIMEOUT, PINGS, becomes_the_end, exchange, in_transport_mode, with_gateways,
+};
 
 /// How long a tunnel on TCP may stay there once UDP passes: a few probes, and what follows.
 const BACK_TIMEOUT: Duration = Duration::from_secs(45);
@@ -86,30 +86,11 @@ fn selectors_of_a_protocol_and_of_ports_hold_end_to_end() -> Result<()> {
     })
 }
 
-/// The host behind a gateway has the gateway's outer address, and speaks from it.
-fn becomes_the_end(host: &Namespace, side: &Addresses) -> Result<()> {
-    for family in [Family::V4, Family::V6] {
-        let (own, via) = (side.outer.of(family), side.inner.of(family));
-        let bits = if own.is_ipv4() { 32 } else { 128 };
-        host.add_address("lo", own, bits)?;
-        let version = if own.is_ipv4() { "-4" } else { "-6" };
-        host.run(&format!("ip {version} route replace default via {via} src {own}"))?;
-    }
-    Ok(())
-}
-
 /// Both gateways stand in the wire before a host that has their outer address.
 fn between_hosts(transport: &str, outer: Family) -> (Settings, Settings) {
     let (mut a, mut b) = Settings::between(transport, outer);
-    for settings in [&mut a, &mut b] {
-        settings.child_options.push("mode = \"transport\"".to_owned());
-        let side = settings.side;
-        let all: [IpAddr; 2] = [side.outer.v4.into(), side.outer.v6.into()];
-        let hosts: [IpAddr; 2] = [side.host.v4.into(), side.host.v6.into()];
-        settings.inner_routes = all.into_iter().zip(hosts).collect();
-        settings.local_ts = vec!["dynamic".into()];
-        settings.remote_ts = vec!["dynamic".into()];
-    }
+    in_transport_mode(&mut a);
+    in_transport_mode(&mut b);
     (a, b)
 }
 

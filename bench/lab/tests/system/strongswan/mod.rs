@@ -2,6 +2,7 @@
 
 mod fragments;
 mod half_open;
+mod kernel;
 mod liveness;
 mod moves;
 mod reader;
@@ -218,8 +219,9 @@ impl<'lab> Peers<'lab> {
 /// Makes a TCP peer of the strongSwan on `side`.
 fn relay(way: Way, side: &Side, gateway: &Gateway<'_>) -> Result<Relay> {
     if way.gateway_initiates {
-        Relay::respond(&side.gateway, SocketAddr::new(side.addresses.outer.v4.into(), 4500))
+        let listen = SocketAddr::new(side.addresses.outer.v4.into(), 4500);
+        Relay::respond(&side.gateway, listen, Ipv4Addr::LOCALHOST)
     } else {
-        Relay::originate(&side.gateway, gateway.outer(Family::V4, 4500))
+        Relay::originate(&side.gateway, Ipv4Addr::LOCALHOST, gateway.outer(Family::V4, 4500))
     }
 }

@@ -62,7 +62,7 @@ fn the_gateway_moves_to_tcp_and_back() -> Result<()> {
     };
     meet(UDP_GATEWAY_INITIATES, adjust, |peers| {
         let listen = SocketAddr::new(peers.lab.b.addresses.outer.v4.into(), 4500);
-        let relay = Relay::respond(&peers.lab.b.gateway, listen)?;
+        let relay = Relay::respond(&peers.lab.b.gateway, listen, Ipv4Addr::LOCALHOST)?;
         peers.initiate()?;
         let flow = peers.flow(CHILD)?;
         flow.wait_answer(PING_TIMEOUT)?;
