@@ -3,7 +3,7 @@
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 # What is fetched or built once and kept, outside the tree.
-tools=${CULVERT_TOOLS:-${XDG_CACHE_HOME:-$HOME/.cache}/culvert}
+tools=${CULVERT_TOOLS:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/culvert}
 
 # Says what went wrong and what to do, and ends.
 die() {

@@ -44,7 +44,7 @@ pub(super) struct Kernel {
 impl Kernel {
     /// The kernel that `scripts/setup` has unpacked.
     pub(super) fn find() -> Result<Self> {
-        let root = tools()?.join("kernel");
+        let root = tools().join("kernel");
         let advice = || format!("no kernel in {}: run scripts/setup", root.display());
         let modules = fs::read_dir(root.join("lib/modules")).with_context(advice)?;
         let releases: Vec<_> = modules.flatten().map(|entry| entry.file_name()).collect();
@@ -79,13 +79,13 @@ impl Kernel {
 }
 
 /// Where the scripts keep what they fetch, as in `scripts/lib.sh`.
-fn tools() -> Result<PathBuf> {
+fn tools() -> PathBuf {
     if let Some(tools) = env::var_os("CULVERT_TOOLS") {
-        return Ok(tools.into());
+        return tools.into();
     }
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")));
-    Ok(cache.context("neither CULVERT_TOOLS nor HOME is set")?.join("culvert"))
+    let home = || PathBuf::from(env::var_os("HOME").unwrap_or("/root".into()));
+    let cache = env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    cache.join("culvert")
 }
 
 /// Packs the archive into `directory` and returns its path.
