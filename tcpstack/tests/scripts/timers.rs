@@ -207,3 +207,65 @@ fn rfc7323_4_3_lost_acknowledgments_are_no_round_trip() {
          +0.12 > . 989(988) ack 1 ts",
     );
 }
+
+/// RFC 9293, 3.8.3: the user timeout is that of data in flight. A peer that has kept its window closed
+/// for longer has said all the time that it lives, and what leaves when the window opens has its
+/// own time.
+#[test]
+fn rfc9293_3_8_3_the_user_timeout_begins_when_a_window_opens() {
+    play_with(
+        |config| config.user_timeout = Duration::from_secs(1),
+        "open bare 1000
+         write 2000
+         > . 1(1000) ack 1
+         < . 1(0) ack 1001 win 0
+         +0.12~0.13 > . 1000(0) ack 1
+         < . 1(0) ack 1001 win 0
+         +0.24~0.25 > . 1000(0) ack 1
+         < . 1(0) ack 1001 win 0
+         +0.48~0.49 > . 1000(0) ack 1
+         < . 1(0) ack 1001 win 0
+         +0.96~0.97 > . 1000(0) ack 1
+         < . 1(0) ack 1001 win 1000
+         > . 1001(1000) ack 1
+         +0.12 > . 1001(1000) ack 1
+         event none
+         < . 1(0) ack 2001
+         +5 > nothing",
+    );
+}
+
+/// The same of a FIN: it has not waited since the data before it was acknowledged.
+#[test]
+fn rfc9293_3_8_3_the_user_timeout_of_a_fin_begins_at_the_close() {
+    play(
+        "open bare 65535
+         +3600 close
+         > F. 1(0) ack 1
+         event closed local-closed
+         +0.12 > F. 1(0) ack 1
+         +0.05 < . 1(0) ack 2 => accepted
+         < F. 1(0) ack 2 => accepted
+         > . 2(0) ack 2",
+    );
+    play(
+        "open bare 65535
+         +3600 < F. 1(0) ack 1
+         > F. 1(0) ack 2
+         event closed peer-closed
+         +0.12 > F. 1(0) ack 2
+         +0.05 < . 2(0) ack 2 => accepted",
+    );
+    play(
+        "open bare 10
+         write 10
+         > . 1(10) ack 1
+         < . 1(0) ack 11 win 0
+         +3600 close
+         event closed local-closed
+         +0.12~0.13 > . 10(0) ack 1
+         < . 1(0) ack 11 win 10
+         > F. 11(0) ack 1
+         +0.12 > F. 11(0) ack 1",
+    );
+}

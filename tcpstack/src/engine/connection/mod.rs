@@ -393,11 +393,11 @@ impl Connection {
         match self.state {
             State::SynSent => self.end(CloseReason::LocalAborted),
             State::SynReceived | State::Established => {
-                self.tx.queue_fin();
+                self.tx.queue_fin(now);
                 self.state = State::FinWait1;
             }
             State::CloseWait => {
-                self.tx.queue_fin();
+                self.tx.queue_fin(now);
                 self.state = State::LastAck;
             }
             _ => {}

@@ -58,7 +58,7 @@ pub(crate) struct Sender {
     pub(super) last_sent: Instant,
     /// When the retransmission timer last fired.
     pub(super) timed_out_at: Instant,
-    /// When the peer last acknowledged something new.
+    /// When the peer last acknowledged something new, or something began to wait for that.
     pub(super) last_progress: Instant,
     pub(super) asked: Asked,
     pub(super) reorder_at: Option<Instant>,
@@ -144,8 +144,16 @@ impl Sender {
         self.fin
     }
 
-    pub(super) fn queue_fin(&mut self) {
+    pub(super) fn queue_fin(&mut self, now: Instant) {
+        if self.is_at_rest() {
+            self.last_progress = now;
+        }
         self.fin = true;
+    }
+
+    /// Whether nothing is in flight and nothing waits.
+    fn is_at_rest(&self) -> bool {
+        self.board.is_empty() && self.nxt == self.end()
     }
 
     /// The offset behind all there is to send, the FIN included.
@@ -205,7 +213,7 @@ impl Sender {
 
     /// Sending begins again after silence (RFC 5681, 4.1).
     fn note_restart(&mut self, now: Instant) {
-        if self.board.is_empty() && self.nxt == self.end() && self.nxt > 0 {
+        if self.is_at_rest() && self.nxt > 0 {
             self.controller.on_restart(now.since(self.last_sent), self.rtt.rto(), now);
             self.last_progress = now; // The user timeout counts from here.
         }
@@ -231,6 +239,9 @@ impl Sender {
     /// `range` leaves at `now` for the first time, in segments of `segment` octets.
     pub(super) fn sent_new(&mut self, range: Range<u64>, segment: u64, now: Instant) {
         let mut stamp = self.stamp(0, now);
+        if self.board.is_empty() {
+            self.last_progress = now; // The window may have been closed for long.
+        }
         self.nxt = range.end;
         self.override_silly = false;
         self.blocked_since = None;
