@@ -12,6 +12,7 @@ mod options;
 mod path;
 mod play;
 mod recovery;
+mod simultaneous;
 mod tail;
 mod text;
 mod timers;

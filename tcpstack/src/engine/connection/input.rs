@@ -92,7 +92,7 @@ impl Connection {
         self.rx.ack_now = true;
         if acknowledged {
             self.take_acknowledgment(segment, 1, context.now);
-            self.note_window(segment, 0, 1, 0);
+            self.note_window(segment, 0, 1);
             self.state = State::Established;
         } else {
             // Simultaneous open (RFC 9293, 3.5): our SYN goes out again, with an acknowledgment.
@@ -107,8 +107,8 @@ impl Connection {
         let start = self.rx.offset(segment.seq);
         if segment.flags.syn && !segment.flags.rst {
             // The answer to our SYN in a simultaneous open: the peer's SYN again, with an
-            // acknowledgment (RFC 9293, 3.5, figure 7).
-            if self.state == State::SynReceived && start == Some(0) && segment.ack.is_some() {
+            // acknowledgment (RFC 9293, 3.5, figure 7). The caller may have closed meanwhile.
+            if self.tx.una == 0 && start == Some(0) && segment.ack.is_some() {
                 return Ok(0);
             }
             // RFC 5961, 4.2: whatever its number.
@@ -215,7 +215,7 @@ impl Connection {
         }
         self.take_acknowledgment(segment, ack, context.now);
         self.tx.buffer.acknowledged(context.pool, ack);
-        self.note_window(segment, start, ack, self.tx.peer_scale);
+        self.note_window(segment, start, ack);
         self.advance_closing(context);
         self.take_text(context, segment, start, payload, deliver)
     }
@@ -235,13 +235,15 @@ impl Connection {
         (lowest..=self.tx.nxt).contains(&offset).then_some(offset)
     }
 
-    /// RFC 9293, 3.10.7.4, fifth check: the window as of the newest segment.
-    fn note_window(&mut self, segment: &Segment, start: u64, ack: u64, scale: u8) {
+    /// RFC 9293, 3.10.7.4, fifth check: the window as of the newest segment. That of a SYN is not
+    /// scaled (RFC 7323, 2.2).
+    fn note_window(&mut self, segment: &Segment, start: u64, ack: u64) {
         let tx = &mut self.tx;
         let newer = start > tx.edge_seq || (start == tx.edge_seq && ack >= tx.edge_ack);
         if !newer || ack < tx.una {
             return;
         }
+        let scale = if segment.flags.syn { 0 } else { tx.peer_scale };
         let window = u64::from(segment.window) << scale;
         (tx.edge_seq, tx.edge_ack) = (start, ack);
         tx.edge = ack + window;

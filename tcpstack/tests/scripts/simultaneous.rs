@@ -1,0 +1,115 @@
+//! Both ends open at once: SYN-RECEIVED after an active open (RFC 9293, 3.5).
+
+use crate::play::play;
+
+/// RFC 9293, 3.5, figure 7. The answer names no window scale, since the SYN had none (RFC 7323, 2.2).
+#[test]
+fn rfc9293_3_5_simultaneous_open() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < S. 0(0) ack 1 => accepted
+         > . 1(0) ack 1
+         event opened
+         write 10
+         > . 1(10) ack 1",
+    );
+}
+
+/// The same with all options, ended by a plain acknowledgment.
+#[test]
+fn rfc9293_3_5_simultaneous_open_with_options() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000 ws 2 sackok ts=1
+         > S. 0(0) ack 1 mss 1460 ws 7 sackok ts:1
+         < . 1(0) ack 1 ts=2 => accepted
+         event opened",
+    );
+}
+
+/// RFC 9293, 3.10.7.4, fifth check in SYN-RECEIVED: only an acknowledgment of our SYN counts.
+#[test]
+fn rfc9293_3_10_7_4_syn_received_needs_our_syn_acknowledged() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < . 1(5) ack 0 => bad-acknowledgment
+         > R 0(0)
+         event none
+         < . 1(5) ack 1 => accepted
+         > . 1(0) ack 6
+         event opened",
+    );
+}
+
+/// RFC 9293, 3.10.7.4: a RST in SYN-RECEIVED after an active open refuses it.
+#[test]
+fn rfc9293_3_10_7_4_a_reset_in_syn_received() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         < R 1(0) => accepted
+         event closed refused",
+    );
+}
+
+/// RFC 7323, 2.2: the window of a SYN is not scaled, of the one with an acknowledgment neither.
+#[test]
+fn rfc7323_2_2_the_window_of_a_simultaneous_syn_is_not_scaled() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) win 1000 mss 1000 ws 7
+         > S. 0(0) ack 1 mss 1460 ws 7
+         < S. 0(0) ack 1 win 1000 mss 1000 ws 7
+         > . 1(0) ack 1
+         event opened
+         write 2000
+         > . 1(1000) ack 1
+         +0.001 > nothing
+         < . 1(0) ack 1001 win 100
+         > . 1001(1000) ack 1",
+    );
+}
+
+/// RFC 9293, 3.10.4: a close in SYN-RECEIVED; the FIN follows when our SYN has been acknowledged.
+#[test]
+fn rfc9293_3_10_4_a_close_in_syn_received() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         close
+         event closed local-closed
+         < . 1(0) ack 1 => accepted
+         > F. 1(0) ack 1
+         < F. 1(0) ack 2 => accepted
+         > . 2(0) ack 2",
+    );
+}
+
+/// The same where the peer's SYN comes again with the acknowledgment (RFC 9293, 3.5, figure 7).
+#[test]
+fn rfc9293_3_10_4_a_close_in_syn_received_before_the_peers_answer() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         close
+         event closed local-closed
+         < S. 0(0) ack 1 mss 1000 => accepted
+         > F. 1(0) ack 1
+         < F. 1(0) ack 2 => accepted
+         > . 2(0) ack 2",
+    );
+}
