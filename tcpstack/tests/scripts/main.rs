@@ -13,6 +13,7 @@ mod path;
 mod play;
 mod recovery;
 mod simultaneous;
+mod states;
 mod tail;
 mod text;
 mod timers;
