@@ -48,6 +48,14 @@ impl<const LIMIT: usize> Ranges<LIMIT> {
         self.ranges.get(at).filter(|range| range.start <= offset)
     }
 
+    /// The lowest part of `range` that is in the set.
+    pub(crate) fn first_within(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let at = self.ranges.partition_point(|held| held.end <= range.start);
+        let held = self.ranges.get(at)?;
+        let common = held.start.max(range.start)..held.end.min(range.end);
+        (!common.is_empty()).then_some(common)
+    }
+
     /// Whether all of `range` is in the set.
     pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
         self.containing(range.start).is_some_and(|held| held.end >= range.end)
@@ -168,6 +176,10 @@ mod tests {
             }
             let probe = probe.0..probe.0 + probe.1;
             prop_assert_eq!(ranges.covers(&probe), probe.clone().all(|o| model.contains(&o)));
+            let first = probe.clone().find(|o| model.contains(o)).map(|from| {
+                from..(from..probe.end).find(|o| !model.contains(o)).unwrap_or(probe.end)
+            });
+            prop_assert_eq!(ranges.first_within(&probe), first);
             ranges.trim_below(floor);
             model.retain(|o| *o >= floor);
             let held: BTreeSet<u64> = ranges.ranges.iter().cloned().flatten().collect();

@@ -4,6 +4,7 @@
 
 mod attacks;
 mod closing;
+mod duplicates;
 mod growth;
 mod handshake;
 mod needless;

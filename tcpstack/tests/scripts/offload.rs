@@ -133,6 +133,6 @@ fn rfc2018_4_segments_put_together_out_of_order() {
          < . 10001(20000) ack 1
          > . 1(0) ack 1 sack 10001-30001
          < . 1(15000) ack 1
-         > . 1(0) ack 30001",
+         > . 1(0) ack 30001 sack 10001-15001",
     );
 }

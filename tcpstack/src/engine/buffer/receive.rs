@@ -168,6 +168,11 @@ impl ReceiveBuffer {
         self.kept.held.covers(range)
     }
 
+    /// The first part of `range` that is held.
+    pub(crate) fn first_held(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        self.kept.held.first_within(range)
+    }
+
     /// Octets below `next` are in order now: they only wait to be taken.
     pub(crate) fn in_order_below(&mut self, next: u64) {
         if !self.kept.held.is_empty() {

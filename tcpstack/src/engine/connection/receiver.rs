@@ -218,9 +218,7 @@ impl Receiver {
         }
         let from = self.nxt.max(start);
         let to = end.min(self.edge);
-        if start < self.nxt {
-            self.note_duplicate(start..self.nxt);
-        }
+        self.note_first_duplicate(start, to);
         if from >= to {
             self.ack_now = true; // A probe of our closed window (RFC 9293, 3.8.6.1).
             return Payload::Refused;
@@ -292,7 +290,6 @@ impl Receiver {
         if self.buffer.holds(&range) {
             // RFC 2883, 4: the run that holds the duplicate is the next block.
             self.note_run(from);
-            self.note_duplicate(range);
             return Payload::Duplicate;
         }
         if self.buffer.insert(context.pool, self.nxt, from, octets).is_err() {
@@ -344,6 +341,17 @@ impl Receiver {
         if !self.holes.waiting.is_empty() {
             self.holes.waiting.forget();
             self.holes.runs = Runs::new();
+        }
+    }
+
+    /// Of several parts of a segment that came before the first is reported (RFC 2883, 4.2).
+    fn note_first_duplicate(&mut self, start: u64, end: u64) {
+        if start < self.nxt {
+            self.note_duplicate(start..self.nxt);
+        } else if !self.holes.waiting.is_empty()
+            && let Some(held) = self.buffer.first_held(&(start..end))
+        {
+            self.note_duplicate(held);
         }
     }
 
