@@ -22,3 +22,4 @@ mod tunnel;
 mod unreachable;
 mod windows;
 mod wire;
+mod zero;

@@ -156,8 +156,9 @@ impl Receiver {
     /// RFC 9293, 3.10.7.4, first check: whether some of it lies in the window.
     pub(super) fn is_acceptable(&self, start: u64, len: u64) -> bool {
         if len == 0 {
-            // A peer that has filled the window acknowledges from its very edge.
-            return (self.nxt..=self.edge).contains(&start);
+            // A peer that has filled the window acknowledges from its very edge, and one that has
+            // probed the closed window with an octet from behind that (RFC 9293, A.2).
+            return (self.nxt..=self.edge.max(self.nxt + 1)).contains(&start);
         }
         // With a closed window the acknowledgment of a probe still counts, its octet does not.
         start == self.nxt || (start < self.edge && start + len > self.nxt)
