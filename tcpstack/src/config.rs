@@ -54,7 +54,8 @@ impl TcpSecret {
 #[derive(Clone)]
 pub struct StackConfig {
     /// Connections of all states together, those that linger after a close included. The table of
-    /// connections is sized by it once.
+    /// connections is sized by it once. While there are some for which the caller has not vouched,
+    /// a sixteenth of the places, at most 64, is kept free for those that come.
     pub connections_max: u32,
     /// Connections of all states with one source network (an IPv4 /24 or an IPv6 /56): high enough
     /// for a large NAT.

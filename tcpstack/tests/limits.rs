@@ -66,6 +66,44 @@ fn the_unproven_make_room() {
     );
 }
 
+/// The same where places run short: one makes room for one, before all are taken.
+#[test]
+fn one_of_the_unproven_makes_room_where_places_run_short() {
+    let config = StackConfig { connections_max: 32, ..StackConfig::default() };
+    let mut net = Net::new(9, Link::PERFECT, &config, V4);
+    net.stacks[A] = Stack::new(StackConfig::default(), [1; 32]).unwrap();
+    let names: Vec<ConnId> = (0..30).map(|_| net.open()[1]).collect();
+    for (n, name) in names.iter().enumerate().take(3) {
+        net.connect();
+        net.run_for(Duration::from_millis(200));
+        let events = net.events(B);
+        assert!(events.contains(&closed(*name, CloseReason::Evicted)), "{events:?}");
+        assert!(matches!(events[..], [_, Event::Opened { .. }]), "{events:?}");
+        assert_eq!(net.stacks[B].stats().unproven_evicted, n as u64 + 1);
+        assert!(names[n + 1..].iter().all(|id| net.stacks[B].info(*id).is_some()));
+    }
+}
+
+/// Where there are so few places that none is kept free who comes in vain comes again.
+#[test]
+fn who_gives_way_keeps_its_place_until_its_caller_knows() {
+    let config = StackConfig { connections_max: 4, ..StackConfig::default() };
+    let mut net = Net::new(9, Link::PERFECT, &config, V4);
+    net.stacks[A] = Stack::new(StackConfig::default(), [1; 32]).unwrap();
+    let names: Vec<ConnId> = (0..4).map(|_| net.open()[1]).collect();
+    let late: Vec<ConnId> = (0..2).map(|_| net.connect()).collect();
+    net.run_for(Duration::from_millis(20));
+    assert_eq!(net.events(B), [closed(names[0], CloseReason::Evicted)], "the first of the late");
+    late.iter().for_each(|id| net.send(A, *id, b"x"));
+    net.run_for(Duration::from_millis(20));
+    let events = net.events(B);
+    assert_eq!(net.stacks[B].stats().unproven_evicted, 2, "for the second of them");
+    assert!(events.contains(&closed(names[1], CloseReason::Evicted)), "{events:?}");
+    net.run_for(Duration::from_secs(2));
+    assert!(matches!(net.events(B)[..], [Event::Opened { .. }, Event::Readable(_)]));
+    assert!(names[2..].iter().all(|id| net.stacks[B].info(*id).is_some()));
+}
+
 /// The receive window of a peer that has proven nothing stays as it was at first, whatever it sends.
 #[test]
 fn a_window_grows_for_the_proven_only() {

@@ -62,6 +62,11 @@ impl Entry {
         self.connection.state == State::Closed
     }
 
+    /// Whether it was ended to make room for another one.
+    fn has_given_way(&self) -> bool {
+        self.connection.close_reason() == Some(CloseReason::Evicted)
+    }
+
     pub(super) fn info(&self) -> ConnInfo {
         let (unsent, waiting_since) = self.connection.unsent();
         let bytes = |octets: u64| usize::try_from(octets).unwrap_or(usize::MAX);
@@ -91,17 +96,36 @@ struct Slot {
     entry: Option<Box<Entry>>,
 }
 
+/// Places that are kept free for whoever comes next, as long as somebody can give way for that: a
+/// sixteenth of all, but no more than come in one batch. Who gives way keeps its place until its caller
+/// knows, which is when the batch is over.
+const SPARE_MAX: u32 = 64;
+
 /// All places.
 pub(super) struct Slots {
     slots: Vec<Slot>,
     free: Vec<u32>,
     limit: u32,
+    /// Connections that have given way and are still there.
+    leaving: u32,
 }
 
 impl Slots {
     pub(super) fn new(limit: u32) -> Self {
         let capacity = limit as usize;
-        Self { slots: Vec::with_capacity(capacity), free: Vec::with_capacity(capacity), limit }
+        let (slots, free) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        Self { slots, free, limit, leaving: 0 }
+    }
+
+    /// Whether somebody should give way to the next connection.
+    pub(super) fn is_short(&self) -> bool {
+        let taken = (self.slots.len() - self.free.len()) as u32;
+        self.limit - taken + self.leaving <= (self.limit / 16).min(SPARE_MAX)
+    }
+
+    /// A connection gives way.
+    pub(super) fn note_leaving(&mut self) {
+        self.leaving += 1;
     }
 
     /// Whether as many connections are there as may be.
@@ -133,6 +157,7 @@ impl Slots {
         let slot = self.slots.get_mut(index as usize)?;
         let entry = slot.entry.take()?;
         slot.generation = slot.generation.wrapping_add(1);
+        self.leaving -= u32::from(entry.has_given_way());
         self.free.push(index);
         Some(entry)
     }

@@ -22,7 +22,8 @@ pub struct EnginePair {
 pub(super) fn config(connections: usize, control: CongestionControl) -> StackConfig {
     let most = connections as u32;
     StackConfig {
-        connections_max: most,
+        // None of them vouched for, so that some places are kept free.
+        connections_max: most + 64,
         prefix_connections_max: most,
         unproven_max: most,
         buffers_bytes: 4 << 30,
