@@ -145,7 +145,8 @@ impl Stack {
         {
             return Err(ConnectError::Address);
         }
-        if self.slots.is_full() && !self.evict_ended() {
+        self.make_place();
+        if self.slots.is_full() {
             return Err(ConnectError::ConnectionsMax);
         }
         let tuple = self.free_tuple(local, remote).ok_or(ConnectError::NoPort)?;

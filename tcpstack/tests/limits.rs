@@ -84,6 +84,24 @@ fn one_of_the_unproven_makes_room_where_places_run_short() {
     }
 }
 
+/// They make room for connections of our own too.
+#[test]
+fn the_unproven_make_room_for_our_own() {
+    let config = StackConfig { connections_max: 32, ..StackConfig::default() };
+    let mut net = Net::new(9, Link::PERFECT, &config, V4);
+    net.stacks[A] = Stack::new(StackConfig::default(), [1; 32]).unwrap();
+    let strangers: Vec<ConnId> = (0..30).map(|_| net.open()[1]).collect();
+    let (here, remote) = (net.addresses[B], SocketAddr::new(net.addresses[A], 4500));
+    for stranger in strangers {
+        assert!(net.stacks[B].connect(net.now, here, remote).is_ok());
+        assert_eq!(net.events(B), [closed(stranger, CloseReason::Evicted)]);
+    }
+    assert!(net.stacks[B].connect(net.now, here, remote).is_ok());
+    assert!(net.stacks[B].connect(net.now, here, remote).is_ok());
+    let none_left = net.stacks[B].connect(net.now, here, remote);
+    assert_eq!(none_left, Err(ConnectError::ConnectionsMax));
+}
+
 /// Where there are so few places that none is kept free who comes in vain comes again.
 #[test]
 fn who_gives_way_keeps_its_place_until_its_caller_knows() {

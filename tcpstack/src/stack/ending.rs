@@ -38,8 +38,8 @@ impl Stack {
     }
 
     /// Forgets the connection that has been over for longest, so that those that linger after a
-    /// close lock nobody out. `false` if there is none of which the caller has heard everything.
-    pub(super) fn evict_ended(&mut self) -> bool {
+    /// close lock nobody out, if there is one of which the caller has heard everything.
+    fn evict_ended(&mut self) {
         for _ in 0..self.ended.len() {
             let Some(id) = self.ended.pop_front() else { break };
             let Some(entry) = self.slots.get(id.index).filter(|_| self.slots.id(id.index) == id)
@@ -47,12 +47,32 @@ impl Stack {
                 continue; // It is gone.
             };
             if entry.news.done {
-                self.release(id.index);
-                return true;
+                return self.release(id.index);
             }
             self.ended.push_back(id);
         }
-        false
+    }
+
+    /// Makes a place for one connection if they run short: by one that is over, else by the oldest
+    /// whose peer has proven nothing.
+    pub(super) fn make_place(&mut self) {
+        if self.slots.is_short() {
+            self.evict_ended();
+        }
+        if self.slots.is_short() {
+            self.evict_unproven();
+        }
+    }
+
+    /// Ends the oldest connection whose peer has proven nothing, if there is one.
+    pub(super) fn evict_unproven(&mut self) {
+        while let Some(id) = self.unproven.pop_front() {
+            if self.slots.named(id).is_some_and(|entry| entry.unproven) {
+                self.stats.unproven_evicted += 1;
+                self.slots.note_leaving();
+                return self.abort_with(id, CloseReason::Evicted);
+            }
+        }
     }
 
     /// Gives the slot free if neither the peer nor the caller has to be told anything.

@@ -209,31 +209,18 @@ impl Stack {
         self.receive(id.index, arrived, payload, deliver)
     }
 
-    /// Makes room for one connection, by one that is over or by the oldest whose peer has proven
-    /// nothing if need be. One that comes when there is no place nevertheless comes again.
+    /// Makes room for one more connection whose peer has proven nothing. One that finds no place
+    /// nevertheless comes again.
     fn make_room(&mut self) {
-        if self.slots.is_short() {
-            self.evict_ended();
-        }
-        if self.unproven_count >= self.config.unproven_max || self.slots.is_short() {
+        if self.unproven_count >= self.config.unproven_max {
             self.evict_unproven();
         }
+        self.make_place();
         // Those that have proven themselves are forgotten before the queue doubles.
         if self.unproven.len() >= 2 * self.config.unproven_max as usize {
             let mut queue = std::mem::take(&mut self.unproven);
             queue.retain(|id| self.slots.named(*id).is_some_and(|entry| entry.unproven));
             self.unproven = queue;
-        }
-    }
-
-    /// Ends the oldest connection whose peer has proven nothing, if there is one.
-    fn evict_unproven(&mut self) {
-        while let Some(id) = self.unproven.pop_front() {
-            if self.slots.named(id).is_some_and(|entry| entry.unproven) {
-                self.stats.unproven_evicted += 1;
-                self.slots.note_leaving();
-                return self.abort_with(id, CloseReason::Evicted);
-            }
         }
     }
 
