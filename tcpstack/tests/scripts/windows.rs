@@ -135,6 +135,43 @@ fn rfc9293_3_10_7_4_an_old_segment_does_not_change_the_window() {
     );
 }
 
+/// RFC 9293, 3.8.6: who acknowledges more than anybody before tells of the newest window, though what it
+/// carries was lost and leaves again.
+#[test]
+fn rfc9293_3_8_6_a_retransmission_that_acknowledges_more_changes_the_window() {
+    play(
+        "open 1000
+         write 3000
+         > . 1(1000) ack 1
+         < . 101(100) ack 1 win 1000
+         > . 1001(0) ack 1 sack 101-201
+         < . 1(100) ack 1001 win 1000
+         > . 1001(1000) ack 201
+         < . 201(0) ack 2001 win 500
+         > . 2001(500) ack 201",
+    );
+}
+
+/// The same undoes what somebody has guessed: a closed window from far ahead in the stream, which every
+/// true segment would lie before.
+#[test]
+fn rfc9293_3_8_6_a_forged_window_lasts_until_the_next_progress() {
+    play(
+        "open 3000
+         write 6000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         < . 60001(10) ack 1 win 0
+         > . 3001(0) ack 1 sack 60001-60011
+         < . 1(0) ack 3001 win 0           # true
+         +0.05 < . 1(0) ack 3001 win 3000
+         > . 3001(1000) ack 1
+         > . 4001(1000) ack 1
+         > . 5001(1000) ack 1",
+    );
+}
+
 /// RFC 9293, 3.8.6: a peer may take its window back; nothing more is sent into it.
 #[test]
 fn rfc9293_3_8_6_a_shrunk_window() {

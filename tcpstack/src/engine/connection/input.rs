@@ -235,12 +235,13 @@ impl Connection {
         (lowest..=self.tx.nxt).contains(&offset).then_some(offset)
     }
 
-    /// RFC 9293, 3.10.7.4, fifth check: the window as of the newest segment. That of a SYN is not
-    /// scaled (RFC 7323, 2.2).
+    /// RFC 9293, 3.10.7.4, fifth check: the window as of the newest segment. That is also one that
+    /// acknowledges more than any before, whatever its place in the stream (3.8.6): it may be a
+    /// retransmission, and the one before it forged. The window of a SYN is not scaled (RFC 7323, 2.2).
     fn note_window(&mut self, segment: &Segment, start: u64, ack: u64) {
         let tx = &mut self.tx;
         let newer = start > tx.edge_seq || (start == tx.edge_seq && ack >= tx.edge_ack);
-        if !newer || ack < tx.una {
+        if !(newer || ack > tx.edge_ack) || ack < tx.una {
             return;
         }
         let scale = if segment.flags.syn { 0 } else { tx.peer_scale };
