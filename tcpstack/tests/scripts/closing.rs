@@ -421,3 +421,55 @@ fn rfc9293_3_10_7_4_resets_in_time_wait() {
          > R 2(0)",
     );
 }
+
+/// RFC 9293, 3.10.7.4: our FIN and the peer's cross, and the peer's acknowledgment of ours overtakes its
+/// own FIN, which still acknowledges less.
+#[test]
+fn rfc9293_3_10_7_4_a_fin_that_was_overtaken_by_an_acknowledgment() {
+    play(
+        "open 65535
+         close
+         > F. 1(0) ack 1
+         event closed local-closed
+         < . 2(0) ack 2 => accepted
+         < F. 1(0) ack 1 => accepted
+         > . 2(0) ack 2
+         +59 < . 2(0) ack 2 => accepted
+         +2 < . 2(0) ack 2 => no-connection
+         > R 2(0)",
+    );
+}
+
+/// RFC 9293, 3.10.7.4: our FIN was lost and the peer closes by itself: CLOSING, until it comes again.
+#[test]
+fn rfc6298_5_4_a_fin_lost_in_closing() {
+    play(
+        "open bare 65535
+         close
+         > F. 1(0) ack 1
+         event closed local-closed
+         +0.05 < F. 1(0) ack 1
+         > . 2(0) ack 2
+         +0.07 > F. 1(0) ack 2
+         < . 2(0) ack 2 => accepted
+         +59 < . 2(0) ack 2 => accepted
+         +2 < . 2(0) ack 2 => no-connection
+         > R 2(0)",
+    );
+}
+
+/// RFC 5961, 3.2: a RST may carry text (RFC 9293, 3.5.2, SHLD-2), and is judged by its place alone.
+#[test]
+fn rfc9293_3_5_2_a_reset_with_text() {
+    play(
+        "open 65535
+         < . 1(100) ack 1
+         > . 1(0) ack 101
+         < R 51(100) => challenged
+         > . 1(0) ack 101
+         < R. 101(20) ack 1 => accepted
+         event closed peer-reset
+         < . 101(0) ack 1 => no-connection
+         > R 1(0)",
+    );
+}

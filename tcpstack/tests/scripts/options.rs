@@ -257,3 +257,34 @@ fn rfc7323_5_2_the_timestamp_of_a_reset_does_not_matter() {
          event closed peer-reset",
     );
 }
+
+/// RFC 7323, 5.2 and 5.3: an acknowledgment that was overtaken has an old timestamp and is answered,
+/// which is all that comes of it; the half of the clock's circle is the boundary.
+#[test]
+fn rfc7323_5_2_old_is_half_of_the_circle() {
+    play(
+        "open timestamps 65535
+         write 988
+         > . 1(988) ack 1 ts
+         < . 1(0) ack 501 ts=200
+         < . 1(0) ack 989 ts=100 => old-timestamp
+         > . 989(0) ack 1 ts:200
+         +0.001 < . 1(0) ack 989 ts=200 => accepted
+         +1 < . 1(10) ack 989 ts=-2147483448 => old-timestamp  # 2^31 before
+         > . 989(0) ack 1 ts:200
+         < . 1(10) ack 989 ts=-2147483449 => accepted          # one more is 2^31 - 1 after
+         > . 989(0) ack 11 ts:-2147483449",
+    );
+}
+
+/// RFC 7323, 2.2: options that belong to a SYN mean nothing in another segment.
+#[test]
+fn rfc7323_2_2_options_of_a_syn_elsewhere() {
+    play(
+        "open 1000
+         write 2000
+         > . 1(1000) ack 1
+         < . 1(10) ack 1001 win 500 mss 100 ws 7 sackok
+         > . 1001(500) ack 11",
+    );
+}

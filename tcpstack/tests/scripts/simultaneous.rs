@@ -113,3 +113,24 @@ fn rfc9293_3_10_4_a_close_in_syn_received_before_the_peers_answer() {
          > . 2(0) ack 2",
     );
 }
+
+/// RFC 6298, 5.5, in SYN-RECEIVED: our SYN leaves again with the acknowledgment, until there is no time
+/// left to connect. The peer's own repetition gets the acknowledgment only.
+#[test]
+fn rfc6298_5_5_a_syn_is_repeated_in_syn_received() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(0) mss 1000
+         > S. 0(0) ack 1 mss 1460
+         +1 > S. 0(0) ack 1 mss 1460
+         < S 0(0) mss 1000 => challenged
+         > . 1(0) ack 1
+         +2 > S. 0(0) ack 1 mss 1460
+         +4 > S. 0(0) ack 1 mss 1460
+         +3.1 > nothing
+         event closed connect-timeout
+         < . 1(0) ack 1 => no-connection
+         > R 1(0)",
+    );
+}
