@@ -277,18 +277,44 @@ fn rfc9293_3_10_7_3_a_wrong_acknowledgment_in_syn_sent_is_reset() {
     );
 }
 
-/// RFC 9293, 3.10.7.3: text and a FIN in the answer to our SYN are not acknowledged and come again.
+/// RFC 9293, 3.10.7.3: text and a FIN in the answer to our SYN are taken.
 #[test]
-fn rfc9293_3_10_7_3_text_in_the_answer_to_our_syn_comes_again() {
+fn rfc9293_3_10_7_3_text_in_the_answer_to_our_syn() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S. 0(100) ack 1 mss 1000 => accepted
+         > . 1(0) ack 101
+         event opened
+         read 100
+         < . 101(10) ack 1 => accepted
+         > . 1(0) ack 111",
+    );
     play(
         "connect
          > S 0(0) mss 1460 ws 7 sackok ts:0
          < SF. 0(100) ack 1 mss 1000 => accepted
-         > . 1(0) ack 1
+         > . 1(0) ack 102
          event opened
-         < F. 1(100) ack 1 => accepted
+         event none
+         read 100
          > F. 1(0) ack 102
-         event closed peer-closed",
+         event closed peer-closed
+         < . 102(0) ack 2 => accepted",
+    );
+}
+
+/// RFC 9293, 3.10.7.3: beside a SYN that does not answer ours they come again.
+#[test]
+fn rfc9293_3_10_7_3_text_beside_a_simultaneous_syn() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 0(100) mss 1000 => accepted
+         > S. 0(0) ack 1 mss 1460
+         < . 1(100) ack 1 => accepted
+         > . 1(0) ack 101
+         event opened",
     );
 }
 

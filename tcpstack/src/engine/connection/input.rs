@@ -52,7 +52,7 @@ impl Connection {
         }
         match self.state {
             State::Closed => Disposition::Unexpected,
-            State::SynSent => self.handle_in_syn_sent(context, segment),
+            State::SynSent => self.handle_in_syn_sent(context, segment, payload),
             _ => match self.check(segment, context.now) {
                 Err(dropped) => dropped,
                 Ok(start) => self.handle_checked(context, segment, start, payload, deliver),
@@ -61,7 +61,12 @@ impl Connection {
     }
 
     /// RFC 9293, 3.10.7.3.
-    fn handle_in_syn_sent(&mut self, context: &Context<'_>, segment: &Segment) -> Disposition {
+    fn handle_in_syn_sent(
+        &mut self,
+        context: &mut Context<'_>,
+        segment: &Segment,
+        payload: &mut [u8],
+    ) -> Disposition {
         let acceptable = segment.ack.map(|ack| ack == self.tx.space.wire(1) && self.tx.nxt == 1);
         match (acceptable, segment.flags.rst, segment.flags.syn) {
             (Some(false), true, _) | (None, true, _) => Disposition::BadAcknowledgment,
@@ -71,8 +76,14 @@ impl Connection {
                 Disposition::Accepted
             }
             (_, _, false) => Disposition::Unexpected,
-            (acknowledged, _, true) => {
-                self.take_syn(context, segment, acknowledged.is_some());
+            (Some(true), _, true) => {
+                self.take_syn(context, segment, true);
+                // The caller does not know yet that it is open: text waits to be read.
+                self.take_text(context, segment, 0, payload, &mut |_| 0)
+            }
+            // Text beside the SYN comes again: nothing of it is acknowledged.
+            (None, _, true) => {
+                self.take_syn(context, segment, false);
                 Disposition::Accepted
             }
         }

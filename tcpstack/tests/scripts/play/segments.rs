@@ -79,7 +79,9 @@ impl Play {
             ..Segment::default()
         };
         let mut segment = self.segment_of_peer(words, arriving);
-        let start = segment.seq.wrapping_sub(PEER_ISN).wrapping_sub(1).cast_signed();
+        let is_syn = segment.flags & 2 != 0;
+        let first = segment.seq.wrapping_add(u32::from(is_syn));
+        let start = first.wrapping_sub(PEER_ISN).wrapping_sub(1).cast_signed();
         for (octet, offset) in segment.data.iter_mut().zip(i64::from(start)..) {
             *octet = pattern(offset as u64);
         }
