@@ -17,6 +17,7 @@ mod simultaneous;
 mod states;
 mod tail;
 mod text;
+mod time_wait;
 mod timers;
 mod tunnel;
 mod unreachable;
