@@ -48,7 +48,8 @@ fn rfc9293_3_10_7_4_syn_received_needs_our_syn_acknowledged() {
     );
 }
 
-/// RFC 9293, 3.10.7.4: a RST in SYN-RECEIVED after an active open refuses it.
+/// RFC 9293, 3.10.7.4: a RST in SYN-RECEIVED after an active open refuses it. As in SYN-SENT it must
+/// acknowledge our SYN: its place in the stream is known to whoever sent the other SYN.
 #[test]
 fn rfc9293_3_10_7_4_a_reset_in_syn_received() {
     play(
@@ -56,8 +57,37 @@ fn rfc9293_3_10_7_4_a_reset_in_syn_received() {
          > S 0(0) mss 1460 ws 7 sackok ts:0
          < S 0(0) mss 1000
          > S. 0(0) ack 1 mss 1460
-         < R 1(0) => accepted
+         < R 1(0) => bad-acknowledgment
+         < R. 1(0) ack 0 => bad-acknowledgment
+         event none
+         < R. 1(0) ack 1 => accepted
          event closed refused",
+    );
+}
+
+/// RFC 5961, 1: a SYN that somebody else has sent, who does not know our number, does not keep the peer's
+/// answer from being believed, nor does it cost its options.
+#[test]
+fn rfc5961_1_a_forged_syn_does_not_keep_us_from_connecting() {
+    play(
+        "connect
+         > S 0(0) mss 1460 ws 7 sackok ts:0
+         < S 700000(0) mss 300
+         > S. 0(0) ack 700001 mss 1460
+         < R 700001(0) => bad-acknowledgment     # the peer's, or whoever's
+         < S. 0(0) ack 2 mss 1000 => challenged
+         > . 1(0) ack 700001
+         < S. 0(0) ack 1 win 20 mss 1000 ws 7 sackok ts=5:0 => accepted
+         > . 1(0) ack 1 ts:5
+         event opened
+         write 2000
+         > . 1(20) ack 1 ts:5
+         < . 1(0) ack 21 win 1000 ts=6
+         > . 21(988) ack 1 ts:6
+         > . 1009(988) ack 1 ts:6
+         > . 1997(4) ack 1 ts:6
+         < . 101(10) ack 2001 ts=7
+         > . 2001(0) ack 1 ts:6 sack 101-111",
     );
 }
 

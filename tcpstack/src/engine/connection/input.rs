@@ -1,8 +1,8 @@
 //! Segment arrival (RFC 9293, 3.10.7), with the checks of RFC 5961 and RFC 7323.
 
-use super::receiver::Payload;
+use super::receiver::{Payload, Receiver};
 use super::{CloseReason, Connection, Context, State};
-use crate::engine::segment::Segment;
+use crate::engine::segment::{Flags, Segment};
 use crate::time::{Duration, Instant};
 
 /// A challenge or other answer to a segment out of place leaves at most this often for one
@@ -53,6 +53,10 @@ impl Connection {
         match self.state {
             State::Closed => Disposition::Unexpected,
             State::SynSent => self.handle_in_syn_sent(context, segment, payload),
+            State::SynReceived if self.is_about_our_syn(segment) => {
+                self.forget_syn(context);
+                self.handle_in_syn_sent(context, segment, payload)
+            }
             _ => match self.check(segment, context.now) {
                 Err(dropped) => dropped,
                 Ok(start) => self.handle_checked(context, segment, start, payload, deliver),
@@ -87,6 +91,22 @@ impl Connection {
                 Disposition::Accepted
             }
         }
+    }
+
+    /// After a simultaneous open: whether a segment says of our SYN what it would in SYN-SENT. Only who
+    /// has seen that can send it; the SYN that we have answered anybody can have sent.
+    fn is_about_our_syn(&self, segment: &Segment) -> bool {
+        let Flags { syn, rst, .. } = segment.flags;
+        let is_same_syn = syn && self.rx.offset(segment.seq) == Some(0);
+        segment.ack == Some(self.tx.space.wire(1)) && (rst || syn && !is_same_syn)
+    }
+
+    /// Forgets the SYN that we have answered.
+    fn forget_syn(&mut self, context: &Context<'_>) {
+        self.rx = Receiver::new(context.settings);
+        self.prove();
+        (self.timestamps, self.sack) = (true, true); // As we have offered them.
+        self.state = State::SynSent;
     }
 
     fn take_syn(&mut self, context: &Context<'_>, segment: &Segment, acknowledged: bool) {
@@ -181,11 +201,14 @@ impl Connection {
         }
     }
 
-    /// RFC 5961, 3.2: only a RST at exactly the next expected octet is believed.
+    /// RFC 5961, 3.2: only a RST at exactly the next expected octet is believed; none as long as our SYN
+    /// is not acknowledged, since that octet is known to whoever sent the other SYN.
     fn judge_reset(&mut self, start: u64, now: Instant) -> Disposition {
+        if self.state == State::SynReceived {
+            return Disposition::BadAcknowledgment;
+        }
         if start == self.rx.nxt {
-            let refused = self.state == State::SynReceived && self.originator;
-            self.end(if refused { CloseReason::Refused } else { CloseReason::PeerReset });
+            self.end(CloseReason::PeerReset);
             return Disposition::Accepted;
         }
         self.challenge(now);
