@@ -40,7 +40,7 @@ use crate::engine::congestion::CongestionControl;
 use crate::engine::connection::Connection;
 use crate::engine::cookie::Cookies;
 use crate::engine::label::{FLOW_LABEL_MASK, flow_label};
-use crate::engine::segment::{Marking, Marks};
+use crate::engine::segment::{Marking, Marks, is_host};
 use crate::secret::Secret;
 use crate::table::{FourTuple, Table};
 use crate::time::Instant;
@@ -137,9 +137,8 @@ impl Stack {
         remote: SocketAddr,
     ) -> Result<ConnId, ConnectError> {
         self.now = now;
-        let endpoint = |ip: IpAddr| !ip.is_unspecified() && !ip.is_multicast();
-        if !endpoint(local)
-            || !endpoint(remote.ip())
+        if !is_host(local)
+            || !is_host(remote.ip())
             || remote.port() == 0
             || local.is_ipv4() != remote.is_ipv4()
         {

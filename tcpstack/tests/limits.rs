@@ -228,6 +228,7 @@ fn ephemeral_ports_name_the_worker() {
     assert!(net.stacks[A].connect(net.now, here, elsewhere).is_ok());
 }
 
+/// RFC 9293, 3.9.2.3, MUST-46: an OPEN to a broadcast or multicast address among others.
 #[test]
 fn addresses_that_make_no_connection_are_refused() {
     let mut net = Net::perfect();
@@ -235,6 +236,8 @@ fn addresses_that_make_no_connection_are_refused() {
         ("192.0.2.1", "[2001:db8::1]:4500"),
         ("0.0.0.0", "192.0.2.2:4500"),
         ("192.0.2.1", "224.0.0.1:4500"),
+        ("192.0.2.1", "255.255.255.255:4500"),
+        ("2001:db8::1", "[ff02::1]:4500"),
         ("192.0.2.1", "192.0.2.2:0"),
     ] {
         let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());

@@ -164,7 +164,8 @@ fn parse_ipv6(packet: &[u8]) -> Result<IpParts, DropReason> {
     Ok((ip.src_addr().into(), ip.dst_addr().into(), range))
 }
 
-fn is_host(address: IpAddr) -> bool {
+/// Whether an address may be that of an end (RFC 9293, 3.9.2.3, MUST-46 and MUST-57).
+pub(crate) fn is_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_multicast() && !v4.is_broadcast() && !v4.is_unspecified(),
         IpAddr::V6(v6) => !v6.is_multicast() && !v6.is_unspecified(),
