@@ -19,8 +19,10 @@ const MAX_WINDOW: u64 = 1 << 32;
 struct Epoch {
     window: u64,
     ssthresh: u64,
-    /// Window before the last reduction, in segments.
+    /// Window before the last reduction, in segments; less if it made room for others.
     w_max: f64,
+    /// Window before the last reduction, in segments: `cwnd_prior`.
+    w_prior: f64,
     /// When the present growth started, later by the times in which the window was not used, and the
     /// window in segments then.
     start: Option<(Instant, f64)>,
@@ -28,6 +30,18 @@ struct Epoch {
     w_est: f64,
     /// Fractions of octets not yet added.
     credit: f64,
+}
+
+impl Epoch {
+    /// There are `ratio` of the present segments in one of before.
+    fn scale_segments(&mut self, ratio: f64) {
+        self.w_max *= ratio;
+        self.w_prior *= ratio;
+        self.w_est *= ratio;
+        if let Some((_, window)) = &mut self.start {
+            *window *= ratio;
+        }
+    }
 }
 
 /// The state of one connection.
@@ -49,6 +63,7 @@ impl Cubic {
             window: initial_window(mss),
             ssthresh: MAX_WINDOW,
             w_max: 0.0,
+            w_prior: 0.0,
             start: None,
             w_est: 0.0,
             credit: 0.0,
@@ -67,8 +82,12 @@ impl Cubic {
     }
 
     pub(crate) fn set_mss(&mut self, mss: u64) {
-        // The window is in octets; what shrank is the segment (RFC 9293, 3.7.5).
-        self.mss = mss.max(1);
+        // The window is in octets; what changed is the segment (RFC 9293, 3.7.5).
+        let before = std::mem::replace(&mut self.mss, mss.max(1));
+        let ratio = before as f64 / self.mss as f64;
+        for epoch in std::iter::once(&mut self.now).chain(&mut self.before) {
+            epoch.scale_segments(ratio);
+        }
     }
 
     fn segments(&self) -> f64 {
@@ -123,21 +142,24 @@ impl Cubic {
         }
         // RFC 9438, 4.3: alpha until the window of before the reduction is reached, then 1.
         let alpha =
-            if self.now.w_est < self.now.w_max { 3.0 * (1.0 - BETA) / (1.0 + BETA) } else { 1.0 };
+            if self.now.w_est < self.now.w_prior { 3.0 * (1.0 - BETA) / (1.0 + BETA) } else { 1.0 };
         self.now.w_est += alpha * acked / window;
 
         let rtt = sample.smoothed_rtt.unwrap_or_default().as_secs_f64();
-        let t = sample.now.since(start).as_secs_f64() + rtt;
+        let t = sample.now.since(start).as_secs_f64();
         let w_max = self.now.w_max.max(w_start);
         let k = ((w_max - w_start).max(0.0) / C).cbrt();
-        let cubic = C * (t - k).powi(3) + w_max;
-        let target = cubic.clamp(window, 1.5 * window).max(self.now.w_est);
-        if target > window {
-            self.now.credit += (target - window) / window * sample.newly_delivered as f64;
-            let whole = self.now.credit.floor();
-            self.now.credit -= whole;
-            self.now.window += whole as u64;
+        let cubic = |t: f64| C * (t - k).powi(3) + w_max;
+        if cubic(t) < self.now.w_est {
+            let reno = (self.now.w_est * self.mss as f64) as u64;
+            self.now.window = self.now.window.max(reno);
+            return;
         }
+        let target = cubic(t + rtt).clamp(window, 1.5 * window);
+        self.now.credit += (target - window) / window * sample.newly_delivered as f64;
+        let whole = self.now.credit.floor();
+        self.now.credit -= whole;
+        self.now.window += whole as u64;
     }
 
     /// The reduction of RFC 9438, 4.6 and 4.7.
@@ -146,6 +168,7 @@ impl Cubic {
         let window = self.segments();
         // Fast convergence: make room when the last maximum was not reached again.
         self.now.w_max = if window < self.now.w_max { window * (1.0 + BETA) / 2.0 } else { window };
+        self.now.w_prior = window;
         let reduced = (flight.min(self.now.window) as f64 * BETA) as u64;
         self.now.ssthresh = reduced.max(self.floor());
         self.now.start = None;

@@ -173,6 +173,59 @@ fn rfc9438_4_3_as_fast_as_reno() {
     assert!((9..=11).contains(&(path.rounds(10).window() - full)), "{}", path.window());
 }
 
+/// RFC 9438, 4.3: there the window is Reno's after every acknowledgment, not only on its way to it:
+/// where a window is a few segments, half a segment is much.
+#[test]
+fn rfc9438_4_3_the_window_is_renos_at_once() {
+    let mut path = Path::new(CongestionControl::Cubic, Duration::from_millis(1), FAST);
+    path.controller.set_initial_window(7 * MSS);
+    path.lose();
+    let mut expected = 4.9;
+    for _ in 0..8 {
+        let segments = path.window();
+        for _ in 0..segments {
+            let alpha = if expected < 7.0 { 9.0 / 17.0 } else { 1.0 };
+            expected += alpha / expected;
+        }
+        path.round();
+        let window = path.controller.window() as f64 / MSS as f64;
+        assert!((expected - window).abs() < 0.01, "{window} instead of {expected}");
+    }
+}
+
+/// RFC 9438, 4.3: the window that Reno's growth has to reach is that of before the last reduction, also
+/// where a maximum that was not reached again makes room for others.
+#[test]
+fn rfc9438_4_3_renos_growth_is_slow_up_to_the_last_window() {
+    let mut path = Path::new(CongestionControl::Cubic, Duration::from_millis(1), FAST);
+    path.rounds(1);
+    path.lose();
+    path.rounds(4);
+    path.lose();
+    let (before, rounds) = (path.window(), 8);
+    assert_eq!(before, 11, "16 before, and 13.6 is the maximum");
+    let grown = path.rounds(rounds).window() - before;
+    assert_eq!(grown, 4, "{rounds} times 9/17");
+}
+
+/// RFC 9293, 3.7.5: what the path carries is octets. Where it is found to take larger segments, or only
+/// smaller ones, the window neither jumps nor stands still.
+#[test]
+fn rfc9293_3_7_5_another_segment_size_does_not_change_the_window() {
+    for (mss, least, most) in [(MSS * 3 / 2, 1, 1000), (MSS / 2, 1, 300)] {
+        let mut path = Path::new(CongestionControl::Cubic, Duration::from_millis(1), FAST);
+        path.rounds(1);
+        path.lose();
+        path.rounds(2);
+        let before = path.controller.window();
+        path.controller.set_mss(mss);
+        let sample = path.sample(path.window() * MSS, 0);
+        path.controller.on_ack(&sample);
+        let grown = path.controller.window() - before;
+        assert!((least..=most).contains(&grown), "{grown} octets, segments of {mss}");
+    }
+}
+
 /// RFC 9406, 4.2: a round trip that grows by an eighth leads to conservative slow start, a quarter as
 /// fast; five rounds of it, and slow start is over.
 #[test]
