@@ -169,10 +169,15 @@ impl Cubic {
         // Fast convergence: make room when the last maximum was not reached again.
         self.now.w_max = if window < self.now.w_max { window * (1.0 + BETA) / 2.0 } else { window };
         self.now.w_prior = window;
-        let reduced = (flight.min(self.now.window) as f64 * BETA) as u64;
-        self.now.ssthresh = reduced.max(self.floor());
+        self.now.ssthresh = ((self.used(flight) as f64 * BETA) as u64).max(self.floor());
         self.now.start = None;
         self.now.w_est = 0.0;
+    }
+
+    /// How much of the window `flight` octets use (RFC 9438, 4.6): all of it if no segment fits in
+    /// what is left. A window of five segments and a half would else count as five.
+    fn used(&self, flight: u64) -> u64 {
+        if flight + self.mss > self.now.window { self.now.window } else { flight }
     }
 
     pub(crate) fn on_loss(&mut self, _now: Instant, flight: u64) {

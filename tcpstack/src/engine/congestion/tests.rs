@@ -226,6 +226,19 @@ fn rfc9293_3_7_5_another_segment_size_does_not_change_the_window() {
     }
 }
 
+/// RFC 9438, 4.6: what is in flight is whole segments. A window that nothing more fits in was used; one
+/// that was not is not what the path has shown to carry.
+#[test]
+fn rfc9438_4_6_a_full_window_counts_with_its_fraction() {
+    for (flight, threshold) in [(5_000, 3_850), (5_500, 3_850), (4_501, 3_850), (4_500, 3_150)] {
+        let mut path = cubic();
+        path.controller.set_initial_window(5_500);
+        path.controller.on_loss(path.now, flight);
+        let window = path.controller.window();
+        assert!(window.abs_diff(threshold) <= 1, "{window} after {flight} in flight");
+    }
+}
+
 /// RFC 9406, 4.2: a round trip that grows by an eighth leads to conservative slow start, a quarter as
 /// fast; five rounds of it, and slow start is over.
 #[test]
