@@ -200,6 +200,8 @@ impl Cubic {
         if self.before.is_none() || self.now.window > self.mss {
             self.reduce(flight);
         }
+        // RFC 9438, 4.8: the growth behind the slow start that follows is not up to the window of before.
+        self.now.w_max = 0.0;
         self.now.window = self.mss;
         self.hystart = HyStart::new();
     }

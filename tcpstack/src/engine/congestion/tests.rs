@@ -239,6 +239,23 @@ fn rfc9438_4_6_a_full_window_counts_with_its_fraction() {
     }
 }
 
+/// RFC 9438, 4.8: after a timeout the growth behind slow start begins with K = 0: slowly, as nothing is
+/// known any more of what the path carries.
+#[test]
+fn rfc9438_4_8_after_a_timeout_growth_begins_slowly() {
+    let mut path = cubic();
+    path.rounds(6);
+    let before = path.window();
+    path.controller.on_timeout(before * MSS, 0);
+    path.controller.on_timeout_repaired();
+    let threshold = before * 7 / 10;
+    while path.window() < threshold {
+        path.round();
+    }
+    let grown = path.rounds(20).window() - threshold;
+    assert!((3..=15).contains(&grown), "0.4 times 2 s cubed, or Reno: {grown}");
+}
+
 /// RFC 9406, 4.2: a round trip that grows by an eighth leads to conservative slow start, a quarter as
 /// fast; five rounds of it, and slow start is over.
 #[test]
