@@ -88,7 +88,7 @@ impl RttEstimator {
         }
     }
 
-    /// Whether the timer has fired since the last acknowledgment of something new.
+    /// Whether the timer has fired since the last measurement.
     pub(crate) fn is_backed_off(&self) -> bool {
         self.backoff > 0
     }
@@ -97,10 +97,12 @@ impl RttEstimator {
     /// RTO took it for.
     pub(crate) fn handshake_done(&mut self) -> bool {
         self.syn_was_lost = self.is_backed_off();
+        self.backoff = 0;
         self.syn_was_lost
     }
 
-    /// Takes the back-off back when the timeout proved spurious or new data was acknowledged.
+    /// Takes the back-off back: something new was acknowledged, and timestamps will tell how long that
+    /// takes now.
     pub(crate) fn forgive(&mut self) {
         self.backoff = 0;
     }
@@ -125,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn rfc6298_5_5_back_off_is_bounded_and_forgiven() {
+    fn rfc6298_5_5_back_off_is_bounded_and_ends_with_a_measurement() {
         let mut rtt = RttEstimator::new();
         rtt.sample(Duration::from_millis(100), NOW);
         for _ in 0..100 {
             rtt.back_off();
         }
         assert_eq!(rtt.rto(), RTO_MAX);
-        rtt.forgive();
-        assert_eq!(rtt.rto(), Duration::from_millis(300));
+        rtt.sample(Duration::from_millis(100), NOW);
+        assert_eq!(rtt.rto(), Duration::from_millis(250), "SRTT + 4 * 3/4 * RTT/2");
     }
 
     #[test]
@@ -141,7 +143,6 @@ mod tests {
         let mut rtt = RttEstimator::new();
         rtt.back_off();
         assert!(rtt.handshake_done());
-        rtt.forgive();
         assert_eq!(rtt.rto(), RTO_AFTER_LOST_SYN);
         rtt.sample(Duration::from_millis(100), NOW);
         assert_eq!(rtt.rto(), Duration::from_millis(300));

@@ -114,7 +114,7 @@ fn rfc5682_2_1_new_data_shows_that_a_timeout_was_needed() {
 fn rfc5682_2_1_new_data_that_is_lost_too() {
     play(&format!(
         "{FORWARD}
-         +0.1~0.13 > . 1001(1000) ack 1
+         +0.22~0.25 > . 1001(1000) ack 1
          < . 1(0) ack 2001
          > . 2001(1000) ack 1
          > . 3001(1000) ack 1"

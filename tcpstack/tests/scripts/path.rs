@@ -207,7 +207,7 @@ fn rfc4821_7_6_2_a_lost_probe_found_by_the_timer() {
          +2 write 1242
          > . 1461(1242) ack 1              # the probe of the path, and nothing behind it
          +0.02~0.03 > . 1461(1242) ack 1   # the tail loss probe
-         +0.12 > . 1461(1024) ack 1
+         +0.48 > . 1461(1024) ack 1        # nothing was measured since the timer last fired
          < . 1(0) ack 2485
          > . 2485(218) ack 1
          < . 1(0) ack 2703",

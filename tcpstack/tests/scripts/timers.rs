@@ -112,6 +112,26 @@ fn rfc9293_3_8_3_the_user_timeout() {
     );
 }
 
+/// RFC 6298, 3 and 5: without timestamps the acknowledgment of what was sent twice measures nothing, and
+/// the RTO stays backed off until something was sent once: a path that has become slow is found so.
+#[test]
+fn rfc6298_5_a_back_off_ends_with_a_measurement() {
+    play(
+        "open bare 65535
+         write 1000
+         > . 1(1000) ack 1
+         +0.12 > . 1(1000) ack 1
+         +0.08 < . 1(0) ack 1001           # of the first transmission, or of the second
+         write 1000
+         > . 1001(1000) ack 1
+         +0.2 < . 1(0) ack 2001
+         write 1000
+         > . 2001(1000) ack 1
+         +0.22~0.23 > . 2001(1000) ack 1   # SRTT 25 ms, RTTVAR 50 ms
+         +0.01 < . 1(0) ack 3001",
+    );
+}
+
 /// RFC 6298, 5.3, and RFC 8985, 7.2: the timer of a segment that pacing sent later runs from the last
 /// progress, not from the flight's start.
 #[test]

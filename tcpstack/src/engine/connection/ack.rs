@@ -204,7 +204,9 @@ impl Sender {
                 self.rtt.sample(Duration::from_millis(u64::from(ms.max(1))), now);
             }
         }
-        if advanced {
+        // Without timestamps only a measurement ends a back-off (RFC 6298, 5): where the path has become
+        // slower than the RTO, each segment would else be sent twice, and none be measured.
+        if advanced && echo.value.is_some() {
             self.rtt.forgive();
         }
     }

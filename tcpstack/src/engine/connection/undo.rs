@@ -124,7 +124,6 @@ impl Sender {
         if spurious {
             self.board.unmark_lost();
             self.controller.on_spurious();
-            self.rtt.forgive();
             *self.recovery = Recovery::Open;
         }
         spurious
