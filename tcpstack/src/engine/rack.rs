@@ -144,6 +144,8 @@ impl Rack {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct TailLossProbe {
     probe: Option<Probe>,
+    /// No round trip was measured since the last one left.
+    unmeasured: bool,
 }
 
 /// What a probe carried, and whether that was a retransmission.
@@ -172,9 +174,20 @@ impl TailLossProbe {
         self.probe.is_some()
     }
 
+    /// Whether one may leave (RFC 8985, 7.3): no other is out, and a round trip was measured since.
+    pub(crate) fn may_leave(&self) -> bool {
+        !self.is_out() && !self.unmeasured
+    }
+
+    /// A round trip was measured.
+    pub(crate) fn measured(&mut self) {
+        self.unmeasured = false;
+    }
+
     /// A probe of `range` was sent; `again` says that it is a retransmission.
     pub(crate) fn sent(&mut self, range: &Range<u64>, again: bool) {
         self.probe = Some(Probe { start: range.start, end: range.end, again });
+        self.unmeasured = true;
     }
 
     /// Takes an acknowledgment; `true` if it shows that the probe repaired a loss, to which

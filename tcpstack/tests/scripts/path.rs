@@ -104,11 +104,12 @@ fn rfc4821_7_7_a_black_hole_and_the_search() {
     play(
         "connect
          > S 0(0) mss 1460 ws 7 sackok ts:0
-         < S. 0(0) ack 1 mss 1460
+         < S. 0(0) ack 1 mss 1460 sackok
          > . 1(0) ack 1
          event opened
          write 1460
          > . 1(1460) ack 1
+         +0.02~0.03 > . 1(1460) ack 1      # the tail loss probe
          +0.12 > . 1(1460) ack 1
          +0.24 > . 1(1024) ack 1
          < . 1(0) ack 1025
@@ -204,13 +205,14 @@ fn rfc4821_7_6_2_a_lost_probe_found_by_the_timer() {
          < . 1(0) ack 1025
          > . 1025(436) ack 1
          < . 1(0) ack 1461
-         +2 write 1242
-         > . 1461(1242) ack 1              # the probe of the path, and nothing behind it
-         +0.02~0.03 > . 1461(1242) ack 1   # the tail loss probe
-         +0.48 > . 1461(1024) ack 1        # nothing was measured since the timer last fired
+         +2 write 1300
+         > . 1461(1242) ack 1              # the probe of the path
+         +0~0.05 > . 2703(58) ack 1
+         +0.4~0.55 > . 1461(1024) ack 1    # nothing was measured since the timer last fired
          < . 1(0) ack 2485
          > . 2485(218) ack 1
-         < . 1(0) ack 2703",
+         > . 2703(58) ack 1
+         < . 1(0) ack 2761",
     );
 }
 
@@ -301,18 +303,92 @@ fn rfc4821_7_5_a_lost_probe() {
          < . 1(0) ack 1025
          > . 1025(436) ack 1
          < . 1(0) ack 1461
-         +2 write 4000
+         +2 write 2000
          > . 1461(1242) ack 1
-         +0~0.3 > . 2703(1024) ack 1
-         +0.001 < . 1(0) ack 1461 sack 2703-3727
+         +0~0.3 > . 2703(758) ack 1
+         +0.001 < . 1(0) ack 1461 sack 2703-3461
          +0~0.3 > . 1461(1024) ack 1
          > . 2485(218) ack 1
-         +0~0.3 > . 3727(1024) ack 1
-         < . 1(0) ack 3727
-         +0~0.3 > . 4751(710) ack 1
-         < . 1(0) ack 5461
+         < . 1(0) ack 3461
          +2 write 2000
-         > . 5461(1133) ack 1              # half of what is left
-         +0~0.3 > . 6594(867) ack 1",
+         > . 3461(1133) ack 1              # half of what is left
+         +0~0.3 > . 4594(867) ack 1",
     );
+}
+
+/// A router names a small size, and after ten minutes a larger one is tried.
+const SEARCH: &str = "write 1000
+    > . 1(1000) ack 1
+    too-big 1 540 yes
+    > . 1(500) ack 1
+    > . 501(500) ack 1
+    < . 1(0) ack 1001
+    +2 write 500                      # there is nothing to search
+    > . 1001(500) ack 1
+    < . 1(0) ack 1501
+    +601 write 20000";
+
+/// RFC 4821, 7.5 and 7.6.2: the loss of a probe alone is no sign of congestion: slow start
+/// goes on, with two segments for each that arrived.
+#[test]
+fn rfc4821_7_6_2_a_lost_probe_is_no_congestion() {
+    play_over(
+        Family::V4,
+        &format!(
+            "open 65535
+             {SEARCH}
+             > . 1501(750) ack 1               # the probe
+             > . 2251(500) ack 1
+             > . 2751(500) ack 1
+             > . 3251(500) ack 1
+             > . 3751(500) ack 1
+             > . 4251(500) ack 1
+             > . 4751(500) ack 1
+             > . 5251(500) ack 1
+             > . 5751(500) ack 1
+             < . 1(0) ack 1501 sack 2251-6251
+             > . 1501(500) ack 1
+             > . 2001(250) ack 1
+             > . 6251(500) ack 1
+             > . 6751(500) ack 1
+             > . 7251(500) ack 1
+             > . 7751(500) ack 1
+             > . 8251(500) ack 1
+             > . 8751(500) ack 1
+             > . 9251(500) ack 1
+             > . 9751(500) ack 1
+             > . 10251(500) ack 1
+             > . 10751(500) ack 1
+             > . 11251(500) ack 1
+             > . 11751(500) ack 1
+             > . 12251(500) ack 1
+             > . 12751(500) ack 1
+             > . 13251(500) ack 1
+             > . 13751(500) ack 1
+             > nothing"
+        ),
+    );
+}
+
+/// RFC 4821, 7.4: a probe leaves only if its loss can be told without a timer: a segment must follow, or
+/// three of them where the peer does not send SACK.
+#[test]
+fn rfc4821_7_4_a_probe_does_not_leave_last() {
+    for (open, behind) in [("open 65535", 1), ("open bare 65535", 1001)] {
+        let search = |more: u64| SEARCH.replace("20000", &(750 + more).to_string());
+        let (without, with) = (search(behind - 1), search(behind));
+        let first = |size: u64, more: u64| {
+            let mut at = 1501;
+            let mut lines = format!("> . {at}({size}) ack 1\n");
+            at += size;
+            while at < 1501 + 750 + more {
+                let len = 500.min(1501 + 750 + more - at);
+                lines += &format!("> . {at}({len}) ack 1\n");
+                at += len;
+            }
+            lines
+        };
+        play_over(Family::V4, &format!("{open}\n{without}\n{}", first(500, behind - 1)));
+        play_over(Family::V4, &format!("{open}\n{with}\n{}", first(750, behind)));
+    }
 }

@@ -115,6 +115,25 @@ fn rfc8985_7_4_2_a_probe_of_new_data() {
     ));
 }
 
+/// RFC 8985, 7.3, the second condition: no probe leaves before a round trip was measured since the last
+/// one. Else no segment that leaves alone would ever be measured where the path has become slow.
+#[test]
+fn rfc8985_7_3_no_probe_before_the_round_trip_is_measured() {
+    play(
+        "open 65535
+         write 1000
+         > . 1(1000) ack 1
+         +0.025~0.028 > . 1(1000) ack 1
+         +0.05 < . 1(0) ack 1001 sack 1-1001
+         write 1000
+         > . 1001(1000) ack 1
+         +0.08 < . 1(0) ack 2001           # measured: SRTT 10 ms
+         write 1000
+         > . 2001(1000) ack 1
+         +0.045~0.047 > . 2001(1000) ack 1",
+    );
+}
+
 /// RFC 8985, 6.3: the timer takes for lost what should have been acknowledged by then. What left just
 /// before it is in the network, and its acknowledgment shows nothing but that.
 #[test]

@@ -223,7 +223,6 @@ fn rfc7323_4_3_lost_acknowledgments_are_no_round_trip() {
          < . 1(0) ack 989 ts=2:0 sack 1-989
          write 988
          > . 989(988) ack 1 ts
-         +0.025 > . 989(988) ack 1 ts
          +0.12 > . 989(988) ack 1 ts",
     );
 }

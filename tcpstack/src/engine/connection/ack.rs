@@ -12,7 +12,7 @@ use crate::time::{Duration, Instant};
 use std::ops::Range;
 
 /// Repetitions of an acknowledgment that mean a loss (RFC 5681, 3.2).
-const REPETITIONS: u64 = 3;
+pub(super) const REPETITIONS: u64 = 3;
 
 /// What one acknowledgment newly delivered.
 #[derive(Debug, Default)]
@@ -194,14 +194,14 @@ impl Sender {
         now: Instant,
     ) {
         if let Some(sent_at) = deliveries.first_unambiguous.filter(|_| !deliveries.repaired) {
-            self.rtt.sample(now.since(sent_at), now);
+            self.take_round_trip(now.since(sent_at), now);
         } else if let Some(value) = echo.value.filter(|_| advanced && !duplicate) {
             // Only retransmissions were acknowledged: the timestamp tells which (RFC 7323, 4.1). The
             // acknowledgment of a duplicate echoes what came before it (RFC 7323, 4.3), and that this
             // one advances says that those of the first transmission were lost.
             let ms = timestamp(now, echo.offset).wrapping_sub(value);
             if ms < 60_000 {
-                self.rtt.sample(Duration::from_millis(u64::from(ms.max(1))), now);
+                self.take_round_trip(Duration::from_millis(u64::from(ms.max(1))), now);
             }
         }
         // Without timestamps only a measurement ends a back-off (RFC 6298, 5): where the path has become
@@ -209,6 +209,11 @@ impl Sender {
         if advanced && echo.value.is_some() {
             self.rtt.forgive();
         }
+    }
+
+    fn take_round_trip(&mut self, round_trip: Duration, now: Instant) {
+        self.rtt.sample(round_trip, now);
+        self.probe.measured();
     }
 
     /// Lets RACK mark what is lost by now. Returns the octets newly lost.

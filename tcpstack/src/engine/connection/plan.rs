@@ -1,5 +1,6 @@
 //! What may leave next: retransmissions, probes and new data, as windows and pacing allow.
 
+use super::ack::REPETITIONS;
 use super::recovery::{Asked, Recovery};
 use super::sender::{Sender, len};
 use crate::time::Instant;
@@ -79,15 +80,20 @@ impl Sender {
         !self.sack && self.recovery.is_fast()
     }
 
-    /// A segment larger than the others, to find out what the path carries (RFC 4821, 7.2).
+    /// A segment larger than the others, to find out what the path carries (RFC 4821, 7.2). Enough can
+    /// follow it at once to show its loss (RFC 4821, 7.4): else only a timer would, which narrows the
+    /// window. RACK needs one segment for that, however short, and three repetitions need three.
     fn next_probe_of_path(&mut self, now: Instant) -> Option<Range<u64>> {
         if !matches!(*self.recovery, Recovery::Open) {
             return None;
         }
         let size = self.path.step(self.mss, now)?;
         let range = self.nxt..self.nxt + u64::from(size);
-        let fits = range.end <= self.edge.min(self.buffer.end())
-            && self.board.pipe() + len(&range) <= self.controller.window();
+        let (mss, segments) = (u64::from(self.mss), if self.sack { 1 } else { REPETITIONS });
+        let end = self.buffer.end().min(range.end + segments * mss);
+        let fits = end > range.end + (segments - 1) * mss
+            && end <= self.edge
+            && self.board.pipe() + end - range.start <= self.controller.window();
         fits.then_some(range)
     }
 

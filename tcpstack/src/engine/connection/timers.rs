@@ -75,7 +75,8 @@ impl Connection {
         let since = since.max(probed);
         let timeout = (since + self.tx.rtt.rto(), Due::Retransmission);
         let open = matches!(*self.tx.recovery, Recovery::Open) && !self.tx.board.has_sacked();
-        if !open || !self.sack || self.tx.probe.is_out() || self.tx.rtt.smoothed().is_none() {
+        let measured = self.tx.rtt.smoothed().is_some();
+        if !open || !self.sack || !measured || !self.tx.probe.may_leave() {
             return Some(timeout);
         }
         let wait = TailLossProbe::timeout(&self.tx.rtt, self.tx.board.segments_in_flight());
