@@ -37,8 +37,8 @@ impl Scoreboard {
     /// Ids change, so nothing may hold one.
     pub(crate) fn resegment(&mut self, mss: u64) {
         let old = std::mem::take(&mut self.segments);
-        let had_sacked = self.sacked.clone();
-        *self = Self { sacked: had_sacked, ..Self::new() };
+        let (had_sacked, repaired_below) = (self.sacked.clone(), self.repaired_below);
+        *self = Self { sacked: had_sacked, repaired_below, ..Self::new() };
         for sent in old {
             let mut start = sent.range.start;
             while start < sent.range.end {

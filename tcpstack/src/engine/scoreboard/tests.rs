@@ -252,3 +252,20 @@ fn rfc8985_6_2_pieces_keep_their_place_in_the_order_of_transmissions() {
     assert_eq!(lost, [MSS..MSS + MSS / 2, MSS + MSS / 2..2 * MSS]);
     assert_eq!(again, Some(Instant::from_micros(150)), "the first half of what was sent again");
 }
+
+/// RFC 3522, 3.2: the pieces of what a recovery has sent again are its repairs still, or the next one
+/// takes the acknowledgment of one for that of a first transmission.
+#[test]
+fn rfc3522_3_2_pieces_of_a_repair_are_repairs() {
+    let mut board = Scoreboard::new();
+    board.push(0..2 * MSS, stamp(0));
+    board.retransmitted(0, stamp(100));
+    board.repaired(2 * MSS);
+    board.resegment(MSS);
+    assert!(board.has_repairs());
+    board.acknowledge(MSS, |_| {});
+    assert!(board.has_repairs(), "the second piece");
+    board.push(2 * MSS..3 * MSS, stamp(110));
+    board.acknowledge(2 * MSS, |_| {});
+    assert!(!board.has_repairs());
+}
