@@ -19,8 +19,25 @@ const LOSSES_MAX: u8 = 3;
 const PRECISION: u16 = 32;
 /// The path may have become wider after this time (RFC 4821, 7.3: the RFC's ten minutes).
 const SEARCH_AGAIN: Duration = Duration::from_secs(600);
-/// Pause between the steps of a search.
+/// Pause between the steps of a search, at the least.
 const STEP: Duration = Duration::from_secs(1);
+/// A probe that is lost together with other segments shows nothing (RFC 4821, 7.6.4), but so many in
+/// a row do (RFC 8899, 5.1.2: `MAX_PROBES`), or a path that loses much would be asked for ever.
+const INCONCLUSIVE_MAX: u8 = 3;
+/// A probe that only the retransmission timer finds lost was dear: the next one comes later by this
+/// factor (RFC 4821, 7.6.3).
+const TIMEOUT_FACTOR: u32 = 5;
+
+/// How a probe was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProbeLoss {
+    /// Nothing else was: its size is why.
+    Alone,
+    /// Other segments were lost too, or are being repaired.
+    AmongOthers,
+    /// The retransmission timer fired: what else was lost is not known.
+    TimedOut,
+}
 
 /// The state of the search.
 #[derive(Clone, Debug)]
@@ -31,13 +48,22 @@ pub(crate) struct PathMtu {
     high: u16,
     timeouts: u8,
     losses: u8,
+    inconclusive: u8,
     probe: Option<Range<u64>>,
     next_step: Option<Instant>,
 }
 
 impl PathMtu {
     pub(crate) fn new(ceiling: u16) -> Self {
-        Self { ceiling, high: ceiling, timeouts: 0, losses: 0, probe: None, next_step: None }
+        Self {
+            ceiling,
+            high: ceiling,
+            timeouts: 0,
+            losses: 0,
+            inconclusive: 0,
+            probe: None,
+            next_step: None,
+        }
     }
 
     /// The first segment, of `head` octets, timed out; gives the size to fall back to when that
@@ -123,16 +149,27 @@ impl PathMtu {
     /// The probe arrived: its size is the new one.
     pub(crate) fn passed(&mut self, now: Instant) -> Option<u16> {
         let probe = self.probe.take()?;
+        self.inconclusive = 0;
         self.next_step = Some(now + STEP);
         u16::try_from(probe.end - probe.start).ok()
     }
 
-    /// The probe was lost: nothing else follows from that (RFC 4821, 7.5).
-    pub(crate) fn failed(&mut self, now: Instant) {
-        if let Some(probe) = self.probe.take() {
-            self.high = u16::try_from(probe.end - probe.start).map_or(self.high, |len| len - 1);
-            self.next_step = Some(now + STEP);
+    /// The probe was lost. No congestion control answers to that if it was alone, and the next one
+    /// must not come before a loss would have been expected: `headway`, a round trip for each segment of
+    /// the window (RFC 4821, 4 and 7.6.2).
+    pub(crate) fn failed(&mut self, loss: ProbeLoss, headway: Duration, now: Instant) {
+        let Some(probe) = self.probe.take() else { return };
+        if loss == ProbeLoss::AmongOthers {
+            self.inconclusive += 1;
+            if self.inconclusive < INCONCLUSIVE_MAX {
+                self.next_step = Some(now + STEP);
+                return;
+            }
         }
+        self.inconclusive = 0;
+        self.high = u16::try_from(probe.end - probe.start).map_or(self.high, |len| len - 1);
+        let factor = if loss == ProbeLoss::TimedOut { TIMEOUT_FACTOR } else { 1 };
+        self.next_step = Some(now + (headway.max(STEP) * factor).min(SEARCH_AGAIN));
     }
 }
 
@@ -154,7 +191,7 @@ mod tests {
             if size <= truth {
                 mss = path.passed(now).unwrap();
             } else {
-                path.failed(now);
+                path.failed(ProbeLoss::Alone, Duration::ZERO, now);
             }
         }
         mss
@@ -165,6 +202,40 @@ mod tests {
         for truth in [1024u16, 1100, 1300, 1411, 1440, 1447] {
             let found = search(truth);
             assert!(found <= truth && truth - found < 2 * PRECISION, "{truth}: {found}");
+        }
+    }
+
+    /// A path that has been found narrow, and a probe on it.
+    fn probed() -> (PathMtu, Instant) {
+        let mut path = PathMtu::new(1448);
+        let now = Instant::from_micros(1);
+        path.timed_out(1448, 1448, now);
+        path.timed_out(1448, 1448, now);
+        let now = now + STEP;
+        assert_eq!(path.step(1024, now), Some(1236));
+        path.probing(0..1236);
+        (path, now)
+    }
+
+    #[test]
+    fn rfc4821_7_6_2_no_probe_follows_sooner_than_a_loss_would() {
+        let headway = Duration::from_secs(20);
+        for (loss, wait) in [(ProbeLoss::Alone, 20), (ProbeLoss::TimedOut, 100)] {
+            let (mut path, now) = probed();
+            path.failed(loss, headway, now);
+            assert_eq!(path.step(1024, now + Duration::from_secs(wait - 1)), None);
+            assert_eq!(path.step(1024, now + Duration::from_secs(wait)), Some(1130), "{loss:?}");
+        }
+    }
+
+    #[test]
+    fn rfc4821_7_6_4_a_probe_lost_among_others_is_sent_again_but_not_for_ever() {
+        let (mut path, mut now) = probed();
+        for next in [1236, 1236, 1130] {
+            path.failed(ProbeLoss::AmongOthers, STEP, now);
+            now = now + STEP;
+            assert_eq!(path.step(1024, now), Some(next));
+            path.probing(0..u64::from(next));
         }
     }
 

@@ -392,3 +392,29 @@ fn rfc4821_7_4_a_probe_does_not_leave_last() {
         play_over(Family::V4, &format!("{open}\n{with}\n{}", first(750, behind)));
     }
 }
+
+/// RFC 4821, 7.6.4: a probe that is lost together with another segment shows nothing of the path's MTU:
+/// the same size is tried again. The window falls once, for the other one.
+#[test]
+fn rfc4821_7_6_4_a_probe_lost_among_others_is_tried_again() {
+    let search = SEARCH.replace("20000", "1750");
+    play_over(
+        Family::V4,
+        &format!(
+            "open 65535
+             {search}
+             > . 1501(750) ack 1               # the probe
+             > . 2251(500) ack 1
+             > . 2751(500) ack 1
+             < . 1(0) ack 1501 sack 2751-3251
+             > . 1501(500) ack 1
+             < . 1(0) ack 2001 sack 2751-3251
+             > . 2001(250) ack 1
+             > . 2251(500) ack 1
+             < . 1(0) ack 3251
+             +2 write 800
+             > . 3251(750) ack 1
+             > . 4001(50) ack 1"
+        ),
+    );
+}

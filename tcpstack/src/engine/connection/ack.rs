@@ -101,7 +101,7 @@ impl Connection {
             (false, true) => tx.find_losses(now),
             (false, false) => tx.count_repetitions(repeated, acked, now),
         };
-        tx.judge_path(now);
+        tx.judge_path(tx.probe_loss(lost), now);
         let before = (tx.recovery.is_fast(), tx.recovery.is_timeout());
         tx.update_recovery(&deliveries, flight, lost, advanced, now);
         if repeated || advanced || deliveries.octets > 0 {

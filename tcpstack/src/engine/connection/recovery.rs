@@ -5,6 +5,7 @@ use super::forward::Forward;
 use super::sender::{Sender, len};
 use super::undo::Undo;
 use crate::engine::lazy::Idle;
+use crate::engine::pmtu::ProbeLoss;
 use crate::engine::prr::Prr;
 use crate::engine::scoreboard::Sent;
 use crate::time::Instant;
@@ -101,7 +102,7 @@ impl Sender {
         self.inflation = 0;
         self.probe.cancel();
         self.reorder_at = None;
-        self.judge_path(now); // A probe of the path must not leave again as it was.
+        self.judge_path(ProbeLoss::TimedOut, now); // A probe of the path must not leave again as it was.
         let (undo, forward) = match *self.recovery {
             Recovery::Timeout { undo, forward, .. } => (undo, forward.timed_out()),
             // RFC 5682, 2.1: not with retransmissions of a fast recovery in flight.

@@ -7,7 +7,7 @@ use crate::engine::congestion::{CongestionControl, Controller, initial_window};
 use crate::engine::lazy::{Idle, Lazy};
 use crate::engine::offset::SequenceSpace;
 use crate::engine::pacing::Pacer;
-use crate::engine::pmtu::PathMtu;
+use crate::engine::pmtu::{PathMtu, ProbeLoss};
 use crate::engine::rack::{Rack, TailLossProbe};
 use crate::engine::rtt::RttEstimator;
 use crate::engine::scoreboard::{Scoreboard, Stamp};
@@ -326,11 +326,14 @@ impl Sender {
         self.board.resegment(u64::from(mss));
     }
 
-    /// Takes what was learned of a probe of the path.
-    pub(super) fn judge_path(&mut self, now: Instant) {
+    /// Takes what was learned of a probe of the path, if it was lost by this loss.
+    pub(super) fn judge_path(&mut self, loss: ProbeLoss, now: Instant) {
         let Some(probe) = self.path.probe().cloned() else { return };
         if self.board.is_lost(probe.start) {
-            self.path.failed(now);
+            let segments = self.controller.window() / u64::from(self.mss);
+            let segments = u32::try_from(segments).unwrap_or(u32::MAX);
+            let headway = self.rtt.smoothed().unwrap_or_default().saturating_mul(segments);
+            self.path.failed(loss, headway, now);
             self.board.resegment(u64::from(self.mss));
             return;
         }
@@ -339,6 +342,13 @@ impl Sender {
         {
             self.set_mss(mss);
         }
+    }
+
+    /// How a probe of the path was lost that an acknowledgment or the time has just shown to be, along
+    /// with `others` octets.
+    pub(super) fn probe_loss(&self, others: u64) -> ProbeLoss {
+        let is_alone = others == 0 && self.recovery.is_idle();
+        if is_alone { ProbeLoss::Alone } else { ProbeLoss::AmongOthers }
     }
 
     /// How long until the peer is asked about its closed window (RFC 9293, 3.8.6.1), or a small

@@ -173,7 +173,7 @@ impl super::sender::Sender {
         self.reorder_at = None;
         let flight = self.flight();
         let lost = self.find_losses(now);
-        self.judge_path(now);
+        self.judge_path(self.probe_loss(lost), now);
         if lost > 0 && matches!(*self.recovery, Recovery::Open) {
             self.begin_recovery(flight, now);
         }
