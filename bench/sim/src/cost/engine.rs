@@ -8,7 +8,7 @@ use culvert_tcpstack::{
     TcpSecret, TxChecksum,
 };
 
-use super::{BATCH, PAYLOAD, PER_ADDRESS, PORT, Packets, Pair};
+use super::{BATCH, MTU, PAYLOAD, PER_ADDRESS, PORT, Packets, Pair};
 
 const LISTENER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 255, 0, 1));
 
@@ -27,6 +27,7 @@ pub(super) fn config(connections: usize, control: CongestionControl) -> StackCon
         prefix_connections_max: most,
         unproven_max: most,
         buffers_bytes: 4 << 30,
+        mtu: MTU,
         tx_checksum: TxChecksum::Device,
         congestion_control: control,
         ephemeral_ports: EphemeralPorts { first: 10_000, last: 65_535, stride: 1, offset: 0 },

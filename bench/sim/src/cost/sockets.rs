@@ -13,7 +13,7 @@ use smoltcp::phy::{ChecksumCapabilities, DeviceCapabilities};
 use smoltcp::socket::tcp;
 use smoltcp::wire::{IpAddress, IpListenEndpoint};
 
-use super::{PAYLOAD, PER_ADDRESS, PORT, Packets, Pair};
+use super::{MTU, PAYLOAD, PER_ADDRESS, PORT, Packets, Pair};
 use crate::smol::{Wire, capabilities, interface, smol};
 
 /// Source address and port, destination address and port, as in the packet.
@@ -75,7 +75,8 @@ fn socket(receive: usize, send: usize) -> tcp::Socket<'static> {
 
 impl End {
     fn new(seed: u64) -> Self {
-        let capabilities = capabilities(ChecksumCapabilities::ignored());
+        let mut capabilities = capabilities(ChecksumCapabilities::ignored());
+        capabilities.max_transmission_unit = MTU.into();
         let interface = interface(&capabilities, seed);
         let table = HashMap::with_hasher(Hashing);
         Self { interface, capabilities, sockets: Vec::new(), table, due: Vec::new() }
