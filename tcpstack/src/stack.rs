@@ -101,7 +101,7 @@ impl Stack {
             slots: Slots::new(limit),
             table: Table::new(limit),
             last_found: 0,
-            wheel: Wheel::new(Instant::ZERO),
+            wheel: Wheel::new(Instant::ZERO, limit),
             unproven: VecDeque::new(),
             unproven_count: 0,
             ended: VecDeque::new(),

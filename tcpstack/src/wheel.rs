@@ -1,10 +1,14 @@
-//! A hierarchical timer wheel: one deadline for each connection, O(1) to set and to cancel, and
+//! A hierarchical timer wheel: one deadline for each connection, O(1) to set and to stop, and
 //! to advance by any time at a cost that depends only on what expires and on the number of levels.
 //!
 //! Level 0 has a slot for each of the next 64 ticks, level 1 one for each of the next 64 spans of
 //! 64 ticks, and so on. When time enters a span of a higher level, the entries of its slot move
 //! down. A slot is the head of a doubly linked list through the entries, and one word for each
 //! level has a bit for each slot that is not empty, so that empty time is skipped.
+//!
+//! A deadline that comes nearer moves its entry. One that is put off, or given up, does not: most
+//! are with every packet, while few are ever reached. Only when time gets to where its entry lies
+//! does it move to where it belongs, and nobody else hears of it.
 
 #[cfg(test)]
 mod tests;
@@ -22,18 +26,25 @@ const REACH_TICKS: u64 = 1 << (SLOT_BITS * LEVELS as u32);
 /// No entry: the end of a list.
 const NONE: u32 = u32::MAX;
 
-/// One entry, by its key.
+/// A tick that does not come.
+const NEVER: u64 = u64::MAX;
+
+/// One entry, by its key. Two share a cache line.
 #[derive(Clone, Copy)]
+#[repr(align(32))]
 struct Entry {
     next: u32,
     previous: u32,
-    /// The tick that it is due, `u64::MAX` when it is not in the wheel.
+    /// The tick that it is due, if ever.
     due: u64,
+    /// The tick, not later than that, at which it is looked at; [`NEVER`] if it is not in the wheel.
+    place: u64,
     level: u8,
     slot: u8,
 }
 
-const IDLE: Entry = Entry { next: NONE, previous: NONE, due: u64::MAX, level: 0, slot: 0 };
+const IDLE: Entry =
+    Entry { next: NONE, previous: NONE, due: NEVER, place: NEVER, level: 0, slot: 0 };
 
 /// The timers of all connections, each named by the index of its connection.
 pub(crate) struct Wheel {
@@ -46,13 +57,13 @@ pub(crate) struct Wheel {
 }
 
 impl Wheel {
-    /// A wheel without timers.
-    pub(crate) fn new(now: Instant) -> Self {
+    /// A wheel without timers, with room for keys below `keys_max`.
+    pub(crate) fn new(now: Instant, keys_max: u32) -> Self {
         Self {
             now: now.0 >> TICK_BITS,
             heads: [[NONE; SLOTS]; LEVELS],
             occupied: [0; LEVELS],
-            entries: Vec::new(),
+            entries: Vec::with_capacity(keys_max as usize),
         }
     }
 
@@ -63,30 +74,25 @@ impl Wheel {
         }
     }
 
-    /// Sets the timer of `key`. It expires in the first [`Wheel::expire`] that is not before
-    /// `due`, and less than a tick late.
-    pub(crate) fn set(&mut self, key: u32, due: Instant) {
+    /// Sets the timer of `key`, or with `None` stops it. It expires in the first
+    /// [`Wheel::expire`] that is not before `due`, and less than a tick late.
+    pub(crate) fn set(&mut self, key: u32, due: Option<Instant>) {
         // Rounded up: a timer must not expire early.
-        let due = due.0.saturating_add((1 << TICK_BITS) - 1) >> TICK_BITS;
-        self.cancel(key);
-        self.insert(key, due);
-    }
-
-    /// Sets the timer of `key` unless it expires before `due` anyway: the caller looks again then.
-    /// So a timer that is pushed back with every packet costs nothing.
-    pub(crate) fn set_no_later(&mut self, key: u32, due: Instant) {
-        let tick = due.0.saturating_add((1 << TICK_BITS) - 1) >> TICK_BITS;
-        if self.entries.get(key as usize).is_some_and(|entry| tick < entry.due) {
-            self.set(key, due);
+        let due = due.map_or(NEVER, |due| due.0.saturating_add((1 << TICK_BITS) - 1) >> TICK_BITS);
+        let Some(entry) = self.entries.get_mut(key as usize) else { return };
+        entry.due = due;
+        if due < entry.place {
+            self.take_out(key);
+            self.insert(key, due);
         }
     }
 
-    /// Takes the timer of `key` out, if it is set.
-    pub(crate) fn cancel(&mut self, key: u32) {
-        let Some(entry) = self.entries.get_mut(key as usize) else { return };
-        let Entry { next, previous, due, level, slot } = std::mem::replace(entry, IDLE);
-        if due == u64::MAX {
-            return;
+    /// Takes an entry out of its list, if it is in one. Gives when it was due.
+    fn take_out(&mut self, key: u32) -> u64 {
+        let Some(entry) = self.entries.get_mut(key as usize) else { return NEVER };
+        let Entry { next, previous, due, place, level, slot } = std::mem::replace(entry, IDLE);
+        if place == NEVER {
+            return due;
         }
         let (level, slot) = (usize::from(level), usize::from(slot));
         match self.entries.get_mut(previous as usize) {
@@ -99,6 +105,7 @@ impl Wheel {
         if self.heads[level][slot] == NONE {
             self.occupied[level] &= !(1 << slot);
         }
+        due
     }
 
     /// Takes out a timer that is due at `now`; `None` when there is none left. Timers come in the
@@ -111,14 +118,18 @@ impl Wheel {
             let ahead = self.occupied[0] & (u64::MAX << slot);
             let span = self.now - u64::from(slot);
             if ahead != 0 {
-                let due = span + u64::from(ahead.trailing_zeros());
-                if due > now {
+                let reached = span + u64::from(ahead.trailing_zeros());
+                if reached > now {
                     break;
                 }
-                self.now = due;
+                self.now = reached;
                 let key = self.heads[0][ahead.trailing_zeros() as usize];
-                self.cancel(key);
-                return Some(key);
+                let due = self.take_out(key);
+                if due <= reached {
+                    return Some(key);
+                }
+                self.insert(key, due);
+                continue;
             }
             let Some(next) = self.next_span(span).filter(|next| *next <= now) else { break };
             self.now = next;
@@ -128,8 +139,8 @@ impl Wheel {
         None
     }
 
-    /// The time of the next timer, or an earlier time at which entries move down: never later
-    /// than a timer.
+    /// The time of the next timer, or an earlier time at which entries move: never later than a
+    /// timer.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         let slot = (self.now % SLOTS as u64) as u32;
         let span = self.now - u64::from(slot);
@@ -194,7 +205,7 @@ impl Wheel {
     }
 
     fn insert(&mut self, key: u32, due: u64) {
-        if key as usize >= self.entries.len() {
+        if key as usize >= self.entries.len() || due == NEVER {
             return;
         }
         let place = due.clamp(self.now, self.now + REACH_TICKS - 1);
@@ -209,7 +220,8 @@ impl Wheel {
             entry.previous = key;
         }
         if let Some(entry) = self.entries.get_mut(key as usize) {
-            *entry = Entry { next, previous: NONE, due, level: level as u8, slot: slot as u8 };
+            let (level, slot) = (level as u8, slot as u8);
+            *entry = Entry { next, previous: NONE, due, place: due, level, slot };
         }
     }
 }

@@ -288,3 +288,18 @@ fn ten_thousand_connections_cost_nothing_extra() {
     assert!((100..=400).contains(&one), "{one} looks for 100 segments");
     assert_eq!(work(10_000), one);
 }
+
+/// A timer that has nothing to do any more when its time comes costs its connection nothing: that
+/// sends when something is written, looks again when it is acknowledged, and is left alone then.
+#[test]
+fn a_timer_that_was_put_off_wakes_nobody() {
+    let mut net = Net::perfect();
+    let [a, _] = net.open();
+    net.run_for(Duration::from_secs(20));
+    let before = net.stacks[A].stats().connections_polled;
+    for _ in 0..20 {
+        net.send(A, a, &[1; 1000]);
+        net.run_for(Duration::from_secs(1));
+    }
+    assert_eq!(net.stacks[A].stats().connections_polled - before, 40);
+}

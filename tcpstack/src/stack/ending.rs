@@ -87,7 +87,7 @@ impl Stack {
         let Some(tuple) = self.slots.tuple(index) else { return };
         self.table.remove(&self.secret, &tuple, index);
         self.prefixes.remove(tuple.remote.ip());
-        self.wheel.cancel(index);
+        self.wheel.set(index, None);
         if let Some(mut entry) = self.slots.remove(index) {
             self.holders.shift(index, entry.place, Place::default());
             entry.connection.release(self.context.pool());

@@ -78,8 +78,6 @@ impl Stack {
         if deadline.is_none_or(|at| at.since(self.now) > IDLE) {
             entry.connection.shrink(context.pool);
         }
-        if let Some(at) = deadline {
-            self.wheel.set_no_later(index, at.max(self.now + TICK));
-        }
+        self.wheel.set(index, deadline.map(|at| at.max(self.now + TICK)));
     }
 }
