@@ -158,14 +158,15 @@ struct Probe {
 
 /// Longest delay of an acknowledgment that a probe allows for (RFC 8985, 7.2).
 const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+/// What the clocks of both ends' timers may add to it.
+const TICKS: Duration = Duration::from_millis(2);
 
 impl TailLossProbe {
-    /// How long after the last transmission a probe is due (RFC 8985, 7.2).
-    pub(crate) fn timeout(rtt: &RttEstimator, segments_in_flight: usize) -> Duration {
-        let pto = rtt.smoothed().map_or(super::rtt::RTO_INITIAL, |srtt| {
-            srtt * 2
-                + if segments_in_flight <= 1 { MAX_ACK_DELAY } else { Duration::from_millis(2) }
-        });
+    /// How long after the last transmission a probe is due (RFC 8985, 7.2). `delayed` says that the
+    /// peer may wait with its acknowledgment for more to come.
+    pub(crate) fn timeout(rtt: &RttEstimator, delayed: bool) -> Duration {
+        let delay = if delayed { MAX_ACK_DELAY } else { Duration::ZERO };
+        let pto = rtt.smoothed().map_or(super::rtt::RTO_INITIAL, |srtt| srtt * 2 + delay + TICKS);
         pto.min(rtt.rto())
     }
 
@@ -319,8 +320,8 @@ mod tests {
     fn rfc8985_7_2_the_probe_timeout() {
         let mut rtt = RttEstimator::new();
         rtt.sample(Duration::from_millis(50), at(0));
-        assert_eq!(TailLossProbe::timeout(&rtt, 2), Duration::from_millis(102));
-        assert_eq!(TailLossProbe::timeout(&rtt, 1), Duration::from_millis(125));
+        assert_eq!(TailLossProbe::timeout(&rtt, false), Duration::from_millis(102));
+        assert_eq!(TailLossProbe::timeout(&rtt, true), Duration::from_millis(127));
     }
 
     /// RFC 8985, 6.3: the first segment and what is older than a round trip and the reordering window.

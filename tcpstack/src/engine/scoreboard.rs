@@ -104,11 +104,6 @@ impl Scoreboard {
         self.sacked_octets > 0
     }
 
-    /// How many segments are not acknowledged.
-    pub(crate) fn segments_in_flight(&self) -> usize {
-        self.segments.len()
-    }
-
     /// Notes a new segment at the end.
     pub(crate) fn push(&mut self, range: Range<u64>, stamp: Stamp) {
         let id = self.first_id + self.segments.len() as u64;

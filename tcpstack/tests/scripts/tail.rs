@@ -29,6 +29,28 @@ const BEHIND: &str = "write 20000
 const FREE: &str = "> . 12001(1000) ack 1
     > . 13001(1000) ack 1";
 
+/// RFC 8985, 7.2: what is less than two full segments the peer may acknowledge late (RFC 9293,
+/// 3.8.6.3), in however many segments it came; ours would do so. What is more it answers at once.
+#[test]
+fn rfc8985_7_2_the_probe_waits_for_a_delayed_acknowledgment() {
+    play(
+        "open 65535
+         write 1999
+         > . 1(1000) ack 1
+         > . 1001(999) ack 1
+         +0.026 < . 1(0) ack 2000
+         write 2000
+         > . 2000(1000) ack 1
+         > . 3000(1000) ack 1
+         +0.002~0.012 > . 3000(1000) ack 1
+         +0.001 < . 1(0) ack 4000 sack 3000-4000
+         write 1999
+         > . 4000(1000) ack 1
+         > . 5000(999) ack 1
+         +0.027~0.04 > . 5000(999) ack 1",
+    );
+}
+
 /// RFC 8985, 7.4.2: nothing shows that both arrived: the probe has repaired a loss, and the window falls
 /// to seven.
 #[test]

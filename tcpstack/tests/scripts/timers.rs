@@ -216,7 +216,7 @@ fn rfc7323_4_3_lost_acknowledgments_are_no_round_trip() {
         "open timestamps 65535
          write 988
          > . 1(988) ack 1 ts
-         +0.025 > . 1(988) ack 1 ts
+         +0.027 > . 1(988) ack 1 ts
          +0.12 > . 1(988) ack 1 ts
          +0.24 > . 1(988) ack 1 ts
          +0.48 > . 1(988) ack 1 ts

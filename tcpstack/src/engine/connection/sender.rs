@@ -307,6 +307,12 @@ impl Sender {
         Flight { outstanding, unsacked: outstanding - self.board.sacked_octets() }
     }
 
+    /// Whether so little is in flight that the peer may wait for more before it acknowledges: less
+    /// than two full segments (RFC 9293, 3.8.6.3), in however many it was sent.
+    pub(super) fn may_be_acknowledged_late(&self) -> bool {
+        self.nxt - self.una < 2 * u64::from(self.mss)
+    }
+
     /// A router says that packets of `offset` were too big: believed only if that is in flight and
     /// was larger than what the router would pass (RFC 5927, 7.2). What is in flight leaves again in smaller pieces.
     pub(super) fn packet_too_big(&mut self, offset: u64, mss: u16, now: Instant) -> bool {

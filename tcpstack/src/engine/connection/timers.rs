@@ -79,7 +79,7 @@ impl Connection {
         if !open || !self.sack || !measured || !self.tx.probe.may_leave() {
             return Some(timeout);
         }
-        let wait = TailLossProbe::timeout(&self.tx.rtt, self.tx.board.segments_in_flight());
+        let wait = TailLossProbe::timeout(&self.tx.rtt, self.tx.may_be_acknowledged_late());
         // RFC 8985, 7.2: at the latest when the retransmission timer would fire.
         let probe = (self.tx.last_sent.max(self.tx.last_progress) + wait).min(timeout.0);
         Some((probe, Due::TailLossProbe))
