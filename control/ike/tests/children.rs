@@ -8,7 +8,7 @@ mod pair;
 use std::sync::Arc;
 use std::time::Duration;
 
-use culvert_ike::{ChildFailure, DownReason, Event, IkeState, message::NotifyType};
+use culvert_ike::{ChildFailure, DownReason, EndpointConfig, Event, IkeState, message::NotifyType};
 use pair::{Pair, child, config, mirror};
 
 const INIT: u8 = 34;
@@ -178,4 +178,27 @@ fn either_side_rekeys_a_child_sa_with_and_without_key_exchange() {
                 Event::ChildDown { child, reason: DownReason::Rekeyed, .. } if *child == old.id)));
         }
     }
+}
+
+// RFC 7296, 1.3 and 2.8: the most pairs that there may be leave room for their rekeys.
+#[test]
+fn as_many_pairs_as_there_may_be_can_be_rekeyed() {
+    let limits = EndpointConfig { children_per_ike_max: 1, ..EndpointConfig::default() };
+    let mut pair = Pair::with_limits(config(), mirror(&config()), limits);
+    pair.initiate();
+    pair.run(seconds(1));
+    for _ in 0..3 {
+        let id = pair.a.child().id;
+        pair.a.endpoint.rekey_child(pair.now, id, &mut pair.a.host).unwrap();
+        pair.run(seconds(1));
+        pair.assert_child();
+        assert_eq!(pair.a.child().replaces, Some(id));
+    }
+    let ike = pair.a.sa().id;
+    pair.a.endpoint.initiate_child(pair.now, ike, "net", &mut pair.a.host).unwrap();
+    pair.run(seconds(1));
+    pair.assert_child();
+    let refused = ChildFailure::PeerRefused(NotifyType::NO_ADDITIONAL_SAS);
+    let told = |e: &Event| matches!(e, Event::ChildFailed { reason, .. } if *reason == refused);
+    assert!(pair.a.events.iter().any(told));
 }

@@ -23,7 +23,7 @@ pub struct EndpointConfig {
     pub half_open_timeout: Duration,
     /// Longest IKE message that is accepted, in octets.
     pub message_octets_max: usize,
-    /// Most CHILD SAs of one IKE SA.
+    /// Most CHILD SAs of one IKE SA that the peer may ask for; while they are rekeyed, twice as many.
     pub children_per_ike_max: usize,
 }
 

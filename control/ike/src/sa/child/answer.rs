@@ -79,7 +79,9 @@ impl Session {
             }
         };
         let full = || Refusal::new(NotifyType::NO_ADDITIONAL_SAS, ChildFailure::TableFull);
-        if self.children.len() >= cx.config.children_per_ike_max {
+        // While they are rekeyed, pairs have their successors beside them.
+        let each = if replaces.is_some() { 2 } else { 1 };
+        if self.children.len() >= cx.config.children_per_ike_max.saturating_mul(each) {
             return Err(full());
         }
         let spi_in = cx.host.allocate_child(self.id).ok_or_else(full)?;
