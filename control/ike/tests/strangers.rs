@@ -8,7 +8,7 @@ mod pair;
 use std::time::Duration;
 
 use culvert_ike::{
-    DownReason, DropReason, EndpointConfig, Event, Path, Received, message::NotifyType,
+    DownReason, DropReason, EndpointConfig, Event, Path, Received, Secret, message::NotifyType,
 };
 use pair::{A, B, Pair, config, mirror};
 
@@ -267,4 +267,30 @@ fn an_initiator_returns_the_cookie() {
     assert_eq!(again[44..], init[28..], "all else is the same");
     pair.run(seconds(1));
     pair.assert_child();
+}
+
+// RFC 8019, 4.2: "it is also worthwhile to measure the number of failed IKE_AUTH exchanges". Who cannot
+// authenticate itself does not get round the limits by ending each half-open SA with one.
+#[test]
+fn failed_authentications_count_as_half_open_until_they_are_forgotten() {
+    let limits = EndpointConfig { half_open_per_source_max: 3, ..EndpointConfig::default() };
+    let mut pair = Pair::with_limits(config(), mirror(&config()), limits);
+    let right = std::mem::replace(&mut pair.a.host.psk[0].1, Secret::new(b"wrong".to_vec()));
+    for _ in 0..3 {
+        pair.initiate();
+        pair.run(Duration::from_millis(100));
+    }
+    let refused = |pair: &Pair| {
+        let refused = pair.b.events.iter().filter(|e| matches!(e, Event::Refused { .. }));
+        refused.count()
+    };
+    assert_eq!(refused(&pair), 3);
+    pair.a.host.psk[0].1 = right;
+    pair.initiate();
+    pair.run(Duration::from_millis(100));
+    assert_eq!(pair.b.received.last(), Some(&Received::Dropped(DropReason::HalfOpenLimit)));
+    // A repetition of it comes when the others are forgotten.
+    pair.run(seconds(15));
+    pair.assert_child();
+    assert_eq!(refused(&pair), 3);
 }

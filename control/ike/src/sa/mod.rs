@@ -271,10 +271,15 @@ impl Session {
         self.outstanding = None;
     }
 
-    /// The initiator's SPI, while this is a half-open SA that a peer began.
+    /// The initiator's SPI, while this is a half-open SA that a peer began, or one whose peer was not
+    /// authenticated and that is not forgotten yet: either is what a flood of strangers leaves behind
+    /// (RFC 8019, 4.2).
     pub(crate) fn half_open_spi(&self) -> Option<u64> {
         match &self.phase {
             Phase::HalfOpen(answered) => Some(answered.spis.0),
+            Phase::Closed(_) if self.remote_id.is_none() => {
+                self.sa.as_ref().map(|sa| sa.spi_remote)
+            }
             _ => None,
         }
     }
