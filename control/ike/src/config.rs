@@ -101,6 +101,12 @@ impl Retransmission {
         let seconds = (self.timeout.as_secs_f64() * factor).min(self.limit.as_secs_f64());
         Duration::try_from_secs_f64(seconds).unwrap_or(self.limit)
     }
+
+    /// How long a peer has from the first transmission until it is given up.
+    pub(crate) fn patience(&self) -> Duration {
+        (1..=self.tries.saturating_add(1))
+            .fold(Duration::ZERO, |sum, sent| sum.saturating_add(self.wait(sent)))
+    }
 }
 
 /// How long an SA lives (swanctl's `rekey_time`, `over_time` and `rand_time`).

@@ -175,3 +175,34 @@ fn unknown_ike_sas_are_named_to_their_senders_so_many_a_second() {
     pair.inject(false, &tcp, &stranger);
     assert_eq!(pair.b.sent.len(), before + 10, "not over TCP");
 }
+
+// RFC 7383, 2.6: "If the receiver does not get all IKE fragments needed to reassemble the original
+// message within a timeout interval, it MUST discard all IKE Fragment messages received so far".
+#[test]
+fn fragments_whose_rest_does_not_come_are_given_up() {
+    let mut pair = Pair::up(long());
+    let id = pair.a.child().id;
+    pair.net.udp_blocked = true;
+    let before = pair.a.sent.len();
+    pair.a.endpoint.rekey_child(pair.now, id, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_millis(1));
+    let asked: Vec<Vec<u8>> = pair.a.sent[before..].iter().map(|(_, _, m)| m.clone()).collect();
+    let (path, answers) = (pair.b.sa().path, pair.b.sent.len());
+    let (last, others) = asked.split_last().unwrap();
+    assert!(!others.is_empty());
+    let idle = pair.b.endpoint.poll_timeout();
+    for fragment in others {
+        assert_eq!(pair.inject(false, &path, fragment), Received::Accepted);
+    }
+    // As long as this side would wait for an answer: 165 s.
+    pair.run(Duration::from_secs(160));
+    assert_ne!(pair.b.endpoint.poll_timeout(), idle);
+    pair.run(Duration::from_secs(10));
+    assert_eq!(pair.b.endpoint.poll_timeout(), idle);
+    assert_eq!(pair.inject(false, &path, last), Received::Accepted);
+    assert_eq!(pair.b.sent.len(), answers, "the others are forgotten");
+    for fragment in others {
+        assert_eq!(pair.inject(false, &path, fragment), Received::Accepted);
+    }
+    assert!(pair.b.sent.len() > answers, "the request as such is welcome");
+}

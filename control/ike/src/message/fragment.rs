@@ -4,6 +4,7 @@
 use super::{CodecError, GENERIC_LEN, HEADER_LEN, Header, Message, PayloadType, encode_chain};
 use super::{decode_chain, first_type, set_length};
 use crate::crypto::{ICV_LEN, IV_LEN, SkKey};
+use crate::time::Instant;
 
 /// Octets of Fragment Number and Total Fragments.
 pub(super) const NUMBERS_LEN: usize = 4;
@@ -112,12 +113,26 @@ pub(crate) struct Reassembly {
     first: PayloadType,
     parts: Vec<Option<Vec<u8>>>,
     octets: usize,
+    /// When they are given up.
+    until: Option<Instant>,
 }
 
 impl Reassembly {
     fn new(message_id: u32, total: u16) -> Self {
         let parts = vec![None; usize::from(total)];
-        Self { message_id, total, first: PayloadType::NONE, parts, octets: 0 }
+        Self { message_id, total, first: PayloadType::NONE, parts, octets: 0, until: None }
+    }
+
+    /// Until when the rest is waited for.
+    pub(crate) const fn until(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// Waits until then for the rest, unless that is settled already.
+    pub(crate) const fn wait_until(&mut self, until: Instant) {
+        if self.until.is_none() {
+            self.until = Some(until);
+        }
     }
 
     /// Takes an authentic fragment; gives the whole message with its last one. A sender that cuts

@@ -128,7 +128,7 @@ impl Session {
         }
         let message = match opened(sa.open(octets)) {
             Ok(message) => message,
-            Err(received) => return received,
+            Err(received) => return self.not_whole(cx.now, received),
         };
         self.last_heard = cx.now;
         if let Phase::Closed(_) = self.phase {
@@ -232,7 +232,7 @@ impl Session {
         };
         let message = match opened(sa.open(octets)) {
             Ok(message) => message,
-            Err(received) => return received,
+            Err(received) => return self.not_whole(cx.now, received),
         };
         self.last_heard = cx.now;
         self.tried = 0;

@@ -186,6 +186,24 @@ impl IkeSa {
         Reassembly::take(slot, &message.header, numbers, part)
     }
 
+    /// Waits until then for the rest of a message of which a fragment has come (RFC 7383, 2.6).
+    pub(crate) fn await_rest(&mut self, until: Instant) {
+        self.incoming.iter_mut().flatten().for_each(|message| message.wait_until(until));
+    }
+
+    /// When fragments are given up.
+    pub(crate) fn fragments_due(&self) -> Option<Instant> {
+        self.incoming.iter().flatten().filter_map(Reassembly::until).min()
+    }
+
+    /// Forgets fragments whose rest has not come in time.
+    pub(crate) fn forget_fragments(&mut self, now: Instant) {
+        let over = |message: &mut Reassembly| message.until().is_some_and(|until| until <= now);
+        for slot in &mut self.incoming {
+            let _ = slot.take_if(over);
+        }
+    }
+
     /// Whether a request that was answered before is to be answered again: it is authentic, and
     /// whole or its first fragment (RFC 7383, 2.6.1).
     pub(crate) fn repeats(&self, octets: &[u8]) -> Result<bool, CodecError> {

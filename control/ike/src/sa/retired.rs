@@ -52,8 +52,7 @@ impl Session {
             self.retired.remove(0);
         }
         // As long as this side repeats its Delete, and takes the peer to repeat its own.
-        let tries = self.retransmission();
-        let until = (1..=tries.tries + 1).fold(cx.now, |at, sent| at + tries.wait(sent));
+        let until = cx.now + self.retransmission().patience();
         self.retired.push(Retired { sa, until, delete });
         self.check_retired(cx);
     }
@@ -118,7 +117,10 @@ impl Session {
         }
         let message = match retired.sa.open(octets) {
             Ok(Some(message)) => message,
-            Ok(None) => return Received::Accepted,
+            Ok(None) => {
+                self.await_fragments(cx.now);
+                return Received::Accepted;
+            }
             Err(CodecError::Icv) => return Received::Dropped(DropReason::BadIcv),
             Err(_) => return Received::Dropped(DropReason::BadPayload),
         };

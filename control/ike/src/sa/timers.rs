@@ -1,6 +1,7 @@
 //! What a session does when its time has come.
 
-use super::{Cx, Phase, Session};
+use super::{Cx, IkeSa, Phase, Session};
+use crate::endpoint::Received;
 use crate::event::{Event, InitiationError};
 use crate::path::Transport;
 use crate::time::Instant;
@@ -28,6 +29,7 @@ impl Session {
             self.superseded.filter(|_| matches!(self.phase, Phase::Established)),
             self.keepalive_due(),
             self.link.close_at(),
+            self.keyed().filter_map(IkeSa::fragments_due).min(),
         ]
         .into_iter()
         .flatten()
@@ -71,11 +73,33 @@ impl Session {
         self.check_reauth(cx);
         self.keep_alive(cx);
         self.close_left(cx);
+        self.forget_fragments(now);
         if self.superseded.is_some_and(|at| at <= now) {
             (self.superseded, self.outlived) = (None, true);
         }
         if self.liveness_due().is_some_and(|due| due <= now) {
             self.check_liveness(cx);
         }
+    }
+
+    /// A message was no whole one. If it was a fragment, the rest has as much time as this side gives to
+    /// an answer (RFC 7383, 2.6).
+    pub(super) fn not_whole(&mut self, now: Instant, received: Received) -> Received {
+        if received == Received::Accepted {
+            self.await_fragments(now);
+        }
+        received
+    }
+
+    pub(super) fn await_fragments(&mut self, now: Instant) {
+        let until = now + self.retransmission().patience();
+        let retired = self.retired.iter_mut().map(|retired| &mut retired.sa);
+        self.sa.iter_mut().chain(retired).for_each(|sa| sa.await_rest(until));
+    }
+
+    /// Gives up messages of which fragments are missing.
+    fn forget_fragments(&mut self, now: Instant) {
+        let retired = self.retired.iter_mut().map(|retired| &mut retired.sa);
+        self.sa.iter_mut().chain(retired).for_each(|sa| sa.forget_fragments(now));
     }
 }
