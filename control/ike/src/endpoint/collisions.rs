@@ -379,3 +379,56 @@ fn crossing_deletes_of_the_ike_sa_are_answered_as_usual() {
         assert_eq!(down, 1);
     }
 }
+
+// The end that somebody asks for while a pair is rekeyed is that of the pair which takes its place,
+// too; and while the Delete has to wait, the peer does not rekey it any more (RFC 7296, 2.25.1).
+#[test]
+fn a_pair_that_is_terminated_during_its_rekey_does_not_come_back() {
+    let mut pair = Pair::up(config());
+    let now = pair.now;
+    rekey_child(&mut pair.a, now);
+    delete_child(&mut pair.a, now);
+    pair.run(seconds(1));
+    assert_eq!(
+        said(&pair, now),
+        [
+            "A asks CREATE N(REKEY_SA) SA(ESP)",
+            "B answers CREATE SA(ESP)",
+            "A asks INFO D(1 ESP)",
+            "B answers INFO D(1 ESP)",
+            "A asks INFO D(1 ESP)",
+            "B answers INFO D(1 ESP)",
+        ]
+    );
+    assert!(pair.a.host.installed.is_empty() && pair.b.host.installed.is_empty());
+
+    let mut pair = Pair::up(with_more());
+    let (now, ike) = (pair.now, pair.a.sa().id);
+    pair.a.endpoint.rekey_ike(now, ike, &mut pair.a.host).unwrap();
+    delete_child(&mut pair.a, now);
+    rekey_child(&mut pair.b, now);
+    pair.run(seconds(60));
+    assert!(pair.a.host.installed.is_empty() && pair.b.host.installed.is_empty());
+}
+
+// The same where both rekey the pair at once: whichever of the two new ones stays, it goes.
+#[test]
+fn a_pair_that_is_terminated_while_both_rekey_it_does_not_come_back() {
+    for seed in 0..8 {
+        let mut pair = Pair::up(config());
+        let now = pair.now;
+        pair.a.host.reseed(2 * seed);
+        pair.b.host.reseed(2 * seed + 1);
+        let old = pair.a.child().id;
+        rekey_child(&mut pair.a, now);
+        rekey_child(&mut pair.b, now);
+        pair.run(Duration::from_millis(12));
+        assert_eq!(pair.a.host.installed.len(), 2, "B's new one beside the old one");
+        pair.a.endpoint.terminate_child(pair.now, old, &mut pair.a.host).unwrap();
+        pair.run(seconds(60));
+        for side in [&pair.a, &pair.b] {
+            assert!(side.host.installed.is_empty() && side.host.reserved.is_empty(), "{seed}");
+            assert_eq!(side.sa().state, IkeState::Established);
+        }
+    }
+}

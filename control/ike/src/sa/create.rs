@@ -85,26 +85,40 @@ impl Session {
         message: &Message,
     ) {
         let rival = request.rival.take();
+        let unwanted = request.wish.replaces.is_some_and(|old| self.is_terminated(old));
         let nonce_r = message.nonce().filter(|_| message.error().is_none());
-        if let (Some(rival), Some(nonce_r)) = (&rival, nonce_r)
+        let kept = if let (Some(rival), Some(nonce_r)) = (&rival, nonce_r)
             && lowest(&request.nonce_i, nonce_r) < rival.lowest
         {
             // RFC 7296, 2.8.1: this side's pair is the one too many. Nobody has used it yet, and its
             // maker deletes it; the peer deletes the old one.
             self.push_task(cx, Task::DeleteStray(request.spi_in));
-            return;
-        }
-        match self.finish_child(cx, &request, message, None) {
-            Ok(()) => {
-                if let Some(rival) = rival {
-                    self.make_redundant(cx, rival.id);
-                }
-                if let Some(old) = request.wish.replaces {
-                    self.replaced(cx, old);
-                }
+            rival.id
+        } else {
+            if let Err(failure) = self.finish_child(cx, &request, message, None) {
+                self.child_refused(cx, request.wish, message, failure);
+                return;
             }
-            Err(failure) => self.child_refused(cx, request.wish, message, failure),
+            let Some(made) = self.children.last().map(|c| c.id) else { return };
+            if let Some(rival) = &rival {
+                self.make_redundant(cx, rival.id);
+            }
+            if let Some(old) = request.wish.replaces {
+                self.replaced(cx, old);
+            }
+            made
+        };
+        if unwanted {
+            let others = rival.map(|rival| rival.id).filter(|id| *id != kept);
+            others.into_iter().chain([kept]).for_each(|id| self.terminate_child(cx, id));
         }
+    }
+
+    /// Whether somebody has asked for the end of this pair, which a rekey that was under way then is
+    /// not to bring back.
+    fn is_terminated(&self, id: ChildId) -> bool {
+        let terminated = |c: &Child| c.leaving == Some(DownReason::TerminatedLocally);
+        self.children.iter().any(|c| c.id == id && terminated(c))
     }
 
     /// RFC 7296, 2.8: whoever began the rekey deletes the old pair.

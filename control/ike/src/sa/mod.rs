@@ -375,7 +375,12 @@ impl Session {
     }
 
     pub(crate) fn terminate_child(&mut self, cx: &mut Cx<'_>, child: ChildId) {
-        self.push_task(cx, Task::DeleteChild(child, DownReason::TerminatedLocally));
+        let reason = DownReason::TerminatedLocally;
+        // From now on nobody is to rekey it, even if the Delete has to wait (RFC 7296, 2.25.1).
+        if let Some(child) = self.children.iter_mut().find(|c| c.id == child) {
+            child.leaving = Some(reason);
+        }
+        self.push_task(cx, Task::DeleteChild(child, reason));
     }
 
     /// The TCP connection in use, and the request for one.
