@@ -432,3 +432,30 @@ fn a_pair_that_is_terminated_while_both_rekey_it_does_not_come_back() {
         }
     }
 }
+
+// What waits for its turn behind a question whether the peer lives is not done when the peer has done
+// it meanwhile: one rekey of the IKE SA, and not two in a row.
+#[test]
+fn a_rekey_of_the_ike_sa_that_waits_is_forgotten_when_the_peer_does_it() {
+    let a = ConnectionConfig { dpd_delay: Some(seconds(30)), ..config() };
+    let b = ConnectionConfig { dpd_delay: None, ..crate::pair::mirror(&a) };
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(1));
+    let now = pair.now;
+    pair.net.lose = [1, 0];
+    pair.run(seconds(30));
+    rekey_ike(&mut pair.a, now);
+    let now = pair.now;
+    rekey_ike(&mut pair.b, now);
+    pair.run(seconds(1));
+    assert_eq!(
+        said(&pair, now),
+        [
+            "B asks CREATE SA(IKE)",
+            "A answers CREATE SA(IKE)",
+            "B asks INFO D(IKE)",
+            "A answers INFO",
+        ]
+    );
+}

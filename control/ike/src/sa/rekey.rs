@@ -153,6 +153,8 @@ impl Session {
         sa.fragment = self.sa.as_ref().and_then(|old| old.fragment);
         let old = self.sa.replace(sa);
         self.restart_clock(cx);
+        // One that waits for its turn has got what it was to bring.
+        self.tasks.retain(|task| !matches!(task, Task::RekeyIke(_)));
         if let Some(old) = old {
             self.retire(cx, old, delete_old);
         }
