@@ -478,3 +478,21 @@ fn transport_mode_stays_at_its_addresses() {
     pair.run(seconds(1));
     assert_way(&pair, Transport::Tcp);
 }
+
+// RFC 4555, 3.5; RFC 9329, 7.1: what the responder has asked goes to the peer's new address at once, and
+// not when its next repetition is due. The cookie that lets ESP go there is asked for behind it.
+#[test]
+fn a_request_of_the_responder_follows_the_peer_at_once() {
+    let mut pair = Pair::up(mobile());
+    pair.net.cut_off = Some(pair::A.parse().unwrap());
+    let id = pair.b.child().id;
+    pair.b.endpoint.rekey_child(pair.now, id, &mut pair.b.host).unwrap();
+    // The next repetition is 42 s away.
+    pair.run(seconds(48));
+    assert_eq!(pair.b.requests().len(), 5);
+    move_a(&mut pair, elsewhere());
+    pair.run(seconds(1));
+    pair.assert_child();
+    assert_way(&pair, Transport::Native);
+    assert!(pair.b.child().replaces.is_some());
+}

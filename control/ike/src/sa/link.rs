@@ -177,8 +177,9 @@ impl Session {
         }
     }
 
-    /// RFC 9329, 6.2: what waits for an answer is sent again on a new connection.
-    fn repeat_requests(&mut self, cx: &mut Cx<'_>) {
+    /// What waits for an answer is sent again: on a new connection (RFC 9329, 6.2), or to where the peer
+    /// has moved.
+    pub(super) fn repeat_requests(&mut self, cx: &mut Cx<'_>) {
         self.transmit(cx);
         self.repeat_deletes(cx);
     }

@@ -344,6 +344,7 @@ impl Session {
     /// The peer has moved there.
     fn follow(&mut self, cx: &mut Cx<'_>, path: &Path, found: Nat) {
         let elsewhere = self.path.remote.ip() != path.remote.ip();
+        let repeat = path.transport == Transport::Udp && self.path != *path;
         if path.transport == Transport::Udp && elsewhere {
             // IKE answers there; ESP follows when the cookie has come back.
             self.nat = found;
@@ -352,6 +353,19 @@ impl Session {
             self.tasks.push_front(Task::ReturnCheck);
         } else {
             self.take_path(cx, path, found);
+        }
+        if repeat {
+            self.repeat_elsewhere(cx);
+        }
+    }
+
+    /// RFC 4555, 3.5 with RFC 9329, 7.1: "all outstanding requests in this SA are immediately
+    /// retransmitted using this address". The waits for an answer from the old one were long by now, and
+    /// ESP waits too: the question for the cookie comes behind.
+    fn repeat_elsewhere(&mut self, cx: &mut Cx<'_>) {
+        if let Some(outstanding) = &mut self.outstanding {
+            outstanding.sent = 0;
+            self.repeat_requests(cx);
         }
     }
 
