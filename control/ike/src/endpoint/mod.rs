@@ -229,3 +229,5 @@ impl Endpoint {
 mod collisions;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unruly;

@@ -14,7 +14,12 @@ use crate::proposal::KeyExchange;
 use crate::sa::IkeSa;
 
 /// Sends a request of A by hand; gives B's answer.
-fn ask(pair: &mut Pair, sa: &mut IkeSa, exchange: ExchangeType, payloads: Vec<Payload>) -> Message {
+pub(super) fn ask(
+    pair: &mut Pair,
+    sa: &mut IkeSa,
+    exchange: ExchangeType,
+    payloads: Vec<Payload>,
+) -> Message {
     let (_, wire) = sa.request(exchange, payloads).unwrap();
     let path = pair.b.sa().path;
     pair.inject(false, &path, &wire.whole);
@@ -22,7 +27,7 @@ fn ask(pair: &mut Pair, sa: &mut IkeSa, exchange: ExchangeType, payloads: Vec<Pa
 }
 
 /// A's side of the IKE SA.
-fn take_sa(pair: &mut Pair) -> IkeSa {
+pub(super) fn take_sa(pair: &mut Pair) -> IkeSa {
     let id = pair.a.sa().id;
     pair.a.endpoint.table.get_mut(id).unwrap().sa_mut().take().unwrap()
 }

@@ -158,6 +158,12 @@ impl Session {
             (ExchangeType::CREATE_CHILD_SA, Phase::Established | Phase::Deleting(_)) => {
                 self.handle_create(cx, path, message);
             }
+            // RFC 7296, 2.21.3: "all requests having errors MUST result in a response". Without one
+            // the peer would repeat it, and ask nothing else, until it gives this side up.
+            (_, Phase::Established | Phase::Deleting(_)) => {
+                let error = CodecError::Syntax("exchange type");
+                self.answer_undecodable(cx, path, &message.header, error);
+            }
             _ => return Received::Dropped(DropReason::UnexpectedExchange),
         }
         Received::Accepted
