@@ -24,3 +24,37 @@ fn a_request_of_an_exchange_that_is_not_expected_is_answered_and_ends_the_ike_sa
         pair.b.assert_empty();
     }
 }
+
+// RFC 7296, 2.2: Message IDs never wrap. The last ones are not used.
+#[test]
+fn an_ike_sa_whose_message_ids_are_used_up_ends() {
+    let used_up = |events: &[Event]| {
+        let reason = DownReason::ProtocolError("its Message IDs are used up");
+        events.iter().any(|e| matches!(e, Event::IkeDown { reason: r, .. } if *r == reason))
+    };
+    for asked_by_a in [true, false] {
+        let mut pair = Pair::up(config());
+        for (side, is_a) in [(&mut pair.a, true), (&mut pair.b, false)] {
+            let id = side.sa().id;
+            let ids = if is_a == asked_by_a { (u32::MAX - 1, 0) } else { (0, u32::MAX - 1) };
+            let sa = side.endpoint.table.get_mut(id).unwrap().sa_mut();
+            sa.as_mut().unwrap().use_up(ids.0, ids.1);
+        }
+        let now = pair.now;
+        for _ in 0..2 {
+            let side = if asked_by_a { &mut pair.a } else { &mut pair.b };
+            let Some(id) = side.host.installed.values().next().map(|sa| sa.id) else { continue };
+            side.endpoint.rekey_child(now, id, &mut side.host).unwrap();
+        }
+        pair.run(Duration::from_secs(400));
+        let (own, other) = match asked_by_a {
+            true => (&pair.a, &pair.b),
+            false => (&pair.b, &pair.a),
+        };
+        assert!(used_up(&other.events), "the peer's are");
+        assert!(used_up(&own.events), "its own are");
+        assert!(own.host.installed.is_empty() && own.host.reserved.is_empty());
+        let last = |m: &Vec<u8>| m[20..24] == [0xff; 4];
+        assert!(!own.sent.iter().any(|(_, _, m)| last(m)));
+    }
+}

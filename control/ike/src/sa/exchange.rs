@@ -13,6 +13,9 @@ use crate::proposal::KeyExchange;
 use crate::time::Instant;
 use serde::{Deserialize, Serialize};
 
+/// Message IDs never wrap (RFC 7296, 2.2).
+const USED_UP: &str = "its Message IDs are used up";
+
 /// What an outstanding request asked for.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Asked {
@@ -221,7 +224,7 @@ impl Session {
             cx.send_wire(path, &wire);
         }
         if sa.is_exhausted() {
-            self.close(cx, DownReason::ProtocolError("its Message IDs are used up"));
+            self.close(cx, DownReason::ProtocolError(USED_UP));
         }
     }
 
@@ -304,6 +307,11 @@ impl Session {
         via: Option<Path>,
     ) {
         let Some(sa) = &mut self.sa else { return };
+        if sa.is_exhausted() {
+            self.abandon(cx, asked);
+            self.close(cx, DownReason::ProtocolError(USED_UP));
+            return;
+        }
         let Ok((message_id, wire)) = sa.request(exchange, payloads) else { return };
         let due = cx.now;
         self.outstanding =

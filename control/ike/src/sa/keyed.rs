@@ -81,6 +81,13 @@ impl IkeSa {
         }
     }
 
+    /// Uses Message IDs up: those of this side's requests before `next_out`, of the peer's before
+    /// `next_in`.
+    #[cfg(test)]
+    pub(crate) const fn use_up(&mut self, next_out: u32, next_in: u32) {
+        (self.next_out, self.next_in) = (next_out, next_in);
+    }
+
     /// Leaves IVs out.
     pub(super) const fn skip_ivs(&mut self, step: u64) {
         self.next_iv = self.next_iv.saturating_add(step);
