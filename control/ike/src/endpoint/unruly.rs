@@ -4,8 +4,19 @@ use std::time::Duration;
 
 use super::tests::{ask, take_sa};
 use crate::event::{DownReason, Event};
-use crate::message::{ExchangeType, NotifyType, Payload};
-use crate::pair::{Pair, config};
+use crate::message::{ExchangeType, Message, NotifyType, Payload, SelectorItem};
+use crate::negotiate;
+use crate::pair::{Pair, child, config};
+
+fn offer() -> Vec<Payload> {
+    let net = &config().children[0];
+    vec![
+        Payload::Sa(negotiate::esp_offer(&net.proposals, 0x5555, true)),
+        Payload::Nonce(vec![3; 32]),
+        Payload::selectors(true, &net.local_ts),
+        Payload::selectors(false, &net.remote_ts),
+    ]
+}
 
 // RFC 7296, 2.21.3: "all requests having errors MUST result in a response notifying the other end of the
 // error", and INVALID_SYNTAX is fatal in both peers. IKE_AUTH is over, 43 was not agreed on.
@@ -57,4 +68,26 @@ fn an_ike_sa_whose_message_ids_are_used_up_ends() {
         let last = |m: &Vec<u8>| m[20..24] == [0xff; 4];
         assert!(!own.sent.iter().any(|(_, _, m)| last(m)));
     }
+}
+
+// RFC 7296, 3.13: a TS payload may list 255 selectors. More than are kept are narrowed away, and nothing
+// is wrong with them.
+#[test]
+fn many_selectors_are_narrowed_to_the_first_ones() {
+    let mut pair = Pair::up(config());
+    let mut sa = take_sa(&mut pair);
+    let item = |n: u8| {
+        let net = child(&[&format!("10.1.0.{n}")], &["10.2.0.0/24"], "aes128gcm16");
+        SelectorItem::Range(net.local_ts[0])
+    };
+    let mut request = offer();
+    request[2] = Payload::TsI((0..255).map(item).collect());
+    let answer: Message = ask(&mut pair, &mut sa, ExchangeType::CREATE_CHILD_SA, request);
+    let Some(Payload::TsI(narrowed)) =
+        answer.payloads.iter().find(|p| matches!(p, Payload::TsI(_)))
+    else {
+        panic!("{:?}", answer.payloads)
+    };
+    assert_eq!(*narrowed, (0..16).map(item).collect::<Vec<_>>());
+    assert_eq!(pair.b.sa().children.len(), 2);
 }

@@ -12,7 +12,8 @@ use crate::ts::{SELECTORS_MAX, TrafficSelector};
 const NONCE_LEN: std::ops::RangeInclusive<usize> = 16..=256;
 /// Most SPIs of one Delete payload.
 const DELETE_SPIS_MAX: usize = 256;
-/// Most selectors of one TS payload on the wire: twice what is used, since peers may list more.
+/// Most selectors of one TS payload that are kept: twice what is used. A peer may list up to 255, and is
+/// narrowed to the first ones (RFC 7296, 2.9).
 const WIRE_SELECTORS_MAX: usize = 2 * SELECTORS_MAX;
 
 const TS_IPV4_ADDR_RANGE: u8 = 7;
@@ -242,10 +243,11 @@ fn selectors(body: &[u8]) -> Option<Vec<SelectorItem>> {
     let mut r = Reader::new(body);
     let count = usize::from(r.u8()?);
     r.take(3)?;
-    if count == 0 || count > WIRE_SELECTORS_MAX {
+    if count == 0 {
         return None;
     }
-    let items = (0..count).map(|_| selector(&mut r)).collect::<Option<_>>()?;
+    let mut items: Vec<_> = (0..count).map(|_| selector(&mut r)).collect::<Option<_>>()?;
+    items.truncate(WIRE_SELECTORS_MAX);
     (r.left() == 0).then_some(items)
 }
 
