@@ -30,6 +30,7 @@ mod table;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::event::{Event, IkeSaId, IkeSnapshot, Transmit};
 use crate::host::Host;
@@ -39,10 +40,13 @@ use crate::time::Instant;
 use guard::Guard;
 pub use limits::EndpointConfig;
 pub use outcome::{DropReason, InitiateError, Received, UnknownSa};
-use rate::Rate;
+pub(crate) use rate::Rate;
 pub use saved::Snapshot;
 use saved::Snapshots;
 use table::Table;
+
+/// How much is said to strangers: so many answers of a kind in each second (RFC 7296, 2.21.4).
+const TO_STRANGERS: Rate = Rate::new(10, Duration::from_secs(1));
 
 /// Every IKE SA of a gateway. See the crate's documentation for the order of calls.
 pub struct Endpoint {
@@ -71,8 +75,8 @@ impl Endpoint {
             next_id: 0,
             transmits: VecDeque::new(),
             events: VecDeque::new(),
-            strangers: Rate::default(),
-            refusals: Rate::default(),
+            strangers: TO_STRANGERS,
+            refusals: TO_STRANGERS,
             guard: Guard::default(),
             unused: VecDeque::new(),
             snapshots: Snapshots::default(),

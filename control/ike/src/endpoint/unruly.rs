@@ -7,6 +7,7 @@ use crate::event::{DownReason, Event};
 use crate::message::{ExchangeType, Message, NotifyType, Payload, SelectorItem};
 use crate::negotiate;
 use crate::pair::{Pair, child, config};
+use crate::sa::IkeSa;
 
 fn offer() -> Vec<Payload> {
     let net = &config().children[0];
@@ -34,6 +35,26 @@ fn a_request_of_an_exchange_that_is_not_expected_is_answered_and_ends_the_ike_sa
         pair.run(Duration::from_secs(10));
         pair.b.assert_empty();
     }
+}
+
+/// Whether a rekey of the IKE SA, or a new pair, is refused for now.
+fn put_off(pair: &mut Pair, sa: &mut IkeSa) -> bool {
+    let answer = ask(pair, sa, ExchangeType::CREATE_CHILD_SA, offer());
+    answer.payloads == [Payload::notify(NotifyType::TEMPORARY_FAILURE, [])]
+}
+
+// RFC 8019, 5: "If a peer initiates an abusive amount of CREATE_CHILD_SA exchanges to rekey IKE SAs or
+// Child SAs, the Responder SHOULD reply with TEMPORARY_FAILURE notifications".
+#[test]
+fn a_peer_that_asks_for_keys_without_end_is_slowed_down() {
+    let mut pair = Pair::up(config());
+    let mut sa = take_sa(&mut pair);
+    let granted = (0..1000).filter(|_| !put_off(&mut pair, &mut sa)).count();
+    assert_eq!(granted, 100, "more than all the pairs that it may have at once");
+    let alive = ask(&mut pair, &mut sa, ExchangeType::INFORMATIONAL, vec![]);
+    assert!(alive.payloads.is_empty(), "all else is answered as ever");
+    pair.run(Duration::from_secs(10));
+    assert!(!put_off(&mut pair, &mut sa));
 }
 
 // RFC 7296, 2.2: Message IDs never wrap. The last ones are not used.

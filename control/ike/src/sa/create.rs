@@ -8,15 +8,28 @@ use super::exchange::{Asked, Task};
 use super::lifetime::retry_wait;
 use super::{Cx, Phase, Session, TASKS_MAX};
 use crate::crypto::Private;
+use crate::endpoint::Rate;
 use crate::event::{ChildFailure, ChildId, DownReason, Event};
 use crate::message::{ExchangeType, Message, Notify, NotifyType, Payload, Proposal, Protocol};
 use crate::negotiate::{self, ChildKe};
 use crate::path::Path;
 use crate::proposal::KeyExchange;
+use std::time::Duration;
 
 /// How often a new CHILD SA may be put off: by the peer with TEMPORARY_FAILURE, or because a
 /// reauthentication needs it.
 const PUT_OFF_MAX: u32 = 5;
+
+/// How many CREATE_CHILD_SA requests of the peer are granted in each [`CREATES_PERIOD`]: all CHILD SAs
+/// that it may have at once, or some rekeys a second for ever. Each may cost two exponentiations, and
+/// a rekey of the IKE SA leaves nothing behind that would limit it.
+const CREATES_MAX: u32 = 100;
+const CREATES_PERIOD: Duration = Duration::from_secs(10);
+
+/// The pace at which a peer may ask.
+pub(super) const fn paced() -> Rate {
+    Rate::new(CREATES_MAX, CREATES_PERIOD)
+}
 
 /// The lower of the two nonces of an exchange, octet by octet (RFC 7296, 2.8.1).
 pub(super) fn lowest(nonce_i: &[u8], nonce_r: &[u8]) -> Vec<u8> {
@@ -231,8 +244,9 @@ impl Session {
     }
 
     fn answer_create(&mut self, cx: &mut Cx<'_>, message: &Message) -> Result<Created, Notify> {
-        // RFC 7296, 2.25.2.
-        if !matches!(self.phase, Phase::Established) {
+        // RFC 7296, 2.25.2. RFC 8019, 5: an abusive amount of requests is slowed down.
+        let paced = self.creates.take(cx.now);
+        if !paced || !matches!(self.phase, Phase::Established) {
             return Err(plain(NotifyType::TEMPORARY_FAILURE));
         }
         let (Some(proposals), Some(nonce_i)) = (proposals(message), message.nonce()) else {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::{ChildConfig, ConnectionConfig};
-use crate::endpoint::EndpointConfig;
+use crate::endpoint::{EndpointConfig, Rate};
 use crate::event::{ChildId, DownReason, Event, IkeSaId, RekeyCause, Transmit};
 use crate::host::Host;
 use crate::id::{IdKind, Identity};
@@ -194,6 +194,9 @@ pub(crate) struct Session {
     hinted: Option<Instant>,
     /// When a NAT before this side last saw a packet, as far as is known.
     kept_alive: Instant,
+    /// The peer's CREATE_CHILD_SA requests.
+    #[serde(skip, default = "create::paced")]
+    creates: Rate,
 }
 
 /// How older IKE SAs of the same peer are to go.
@@ -245,6 +248,7 @@ impl Session {
             outlived: false,
             hinted: None,
             kept_alive: now,
+            creates: create::paced(),
         }
     }
 
