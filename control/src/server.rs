@@ -17,7 +17,7 @@ use culvert_api::{
     Refusal, Reply, Request, Row, to_line,
 };
 use culvert_dataplane_config::Source;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
@@ -39,6 +39,8 @@ const QUEUE_LINES_MAX: usize = 64;
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 /// Octets read at once.
 const CHUNK_OCTETS: usize = 4096;
+/// How often a client that has ended its requests is looked at: whether it still waits for answers.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The engine, and the way to tell its loop that there is something to do.
 #[derive(Clone)]
@@ -144,7 +146,19 @@ async fn read(
             }
         }
     }
-    while requests.join_next().await.is_some() {}
+    tokio::select! {
+        () = async { while requests.join_next().await.is_some() {} } => Ok(()),
+        // What it has asked for may take hours, or never come.
+        gone = hung_up(&reader) => gone,
+    }
+}
+
+/// Waits until a client that has ended its requests has closed altogether.
+async fn hung_up(reader: &OwnedReadHalf) -> io::Result<()> {
+    let stream: &UnixStream = reader.as_ref();
+    while !stream.ready(Interest::WRITABLE).await?.is_write_closed() {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
     Ok(())
 }
 

@@ -179,3 +179,33 @@ fn a_connection_without_ike_sa_is_closed() {
     assert!(opened.elapsed() > Duration::from_secs(4), "five seconds, less what it took to see");
     eventually("it is forgotten", || (gateway.status().tcp_connections == 0).then_some(()));
 }
+
+/// A client that has gone counts no more, though nothing happens that it could be told of: whoever
+/// follows events on a quiet night and ends the command would fill the places of all others.
+#[test]
+fn whoever_waits_and_goes_leaves_its_place_to_others() {
+    let gateway = Gateway::start(&config());
+    let mut followers = Vec::new();
+    for _ in 0..64 {
+        let mut stream = UnixStream::connect(gateway.socket()).expect("connected");
+        stream.set_read_timeout(Some(support::PATIENCE)).expect("set");
+        stream.write_all(b"{\"id\":1,\"command\":\"events\",\"follow\":true}\n").expect("written");
+        let mut hello = String::new();
+        BufReader::new(&stream).read_line(&mut hello).expect("a hello");
+        followers.push(stream);
+    }
+    let ask = || {
+        let mut client = Client::connect(&gateway.socket()).ok()?;
+        client.rows(Command::Status).ok()
+    };
+    assert_eq!(ask(), None, "every place is taken");
+    // One has only said all that it wants to say, and listens on.
+    let listener = followers.pop().expect("one of them");
+    listener.shutdown(std::net::Shutdown::Write).expect("shut down");
+    drop(followers);
+    eventually("others are served", ask);
+    std::thread::sleep(Duration::from_millis(1500));
+    listener.set_nonblocking(true).expect("set");
+    let read = std::io::Read::read(&mut &listener, &mut [0]).expect_err("nothing to read");
+    assert_eq!(read.kind(), std::io::ErrorKind::WouldBlock, "it is not hung up on");
+}
