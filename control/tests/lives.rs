@@ -111,6 +111,37 @@ fn what_the_peer_deletes_comes_back_only_where_close_action_says_so() {
     assert_eq!(pair.left.sas(), []);
 }
 
+/// One of two pairs of a child goes, as when both ends have begun it: nothing is to be begun for it
+/// as long as the other stands.
+#[test]
+fn a_child_that_another_pair_still_stands_for_is_not_begun_again() {
+    let left = with(&config(&LEFT, "udp", "shared"), "", "start_action = \"start\"");
+    let right = config(&RIGHT, "auto", "shared");
+    let twin = right.replace("[secrets.ike]", "[connections.other.children.twin]\nlocal_ts = [\"10.2.0.0/24\"]\nremote_ts = [\"10.1.0.0/24\"]\n[secrets.ike]");
+    let pair = pair_of(&left, &twin, true);
+    eventually("it came up by itself", || (pair.right.status().child_sas == 1).then_some(()));
+    let child = Some("twin".to_owned());
+    let command = Command::Initiate { connection: "other".into(), child, wait_s: 15 };
+    ask(&pair.right, command).expect("up");
+    eventually("both stand", || (pair.left.status().child_sas == 2).then_some(()));
+    let first =
+        pair.right.sas()[0].children.iter().find(|c| c.name == "net").expect("it").spi_in.clone();
+    let command = Command::Terminate { target: Target::Child(first), wait_s: 15 };
+    ask(&pair.right, command).expect("deleted");
+    told(&pair.left, "CHILD SA net ");
+    eventually("one is gone", || {
+        let events = pair.left.events();
+        events.iter().any(|event| event.contains("down: deleted by the peer")).then_some(())
+    });
+    assert_eq!(now(&pair.left), (Standing::Up, None));
+    let events = pair.left.events();
+    assert!(!events.iter().any(|event| event.starts_with("next attempt")), "{events:#?}");
+    // What is left is what stands: with its end the child is begun anew.
+    let command = Command::Terminate { target: Target::Connection("other".into()), wait_s: 15 };
+    ask(&pair.right, command).expect("deleted");
+    told(&pair.left, "next attempt");
+}
+
 #[test]
 fn attempts_end_where_keyingtries_says_so() {
     let pair = pair("keyingtries = 2", "start_action = \"start\"");

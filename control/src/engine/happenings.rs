@@ -113,6 +113,9 @@ impl Engine {
         self.known.ike_gone(ike);
         self.known.successors.retain(|_, old| *old != ike);
         let when = (clock::now(), random_octet());
+        for (child, other) in self.known.standing_of(connection) {
+            self.starts.hand_over(connection, child, (ike, other), when.0);
+        }
         let next = self.starts.ike_down(connection, ike, reason, when);
         self.note_next(connection, next);
         if let Some(old) = self.known.successors.remove(&ike) {
@@ -241,13 +244,32 @@ impl Engine {
             Some(ike),
             Happening::ChildDown { child: name.clone(), spi_in, reason: text },
         );
-        // What ends with its IKE SA is begun anew with it, and a rekey has a successor.
-        if !matches!(reason, DownReason::Rekeyed | DownReason::IkeGone) {
-            self.ended(&connection, &reason.to_string());
-            let when = (clock::now(), random_octet());
-            let next = self.starts.down(&connection, ike, &name, Some(reason), when);
-            self.note_next(&connection, next);
+        // What ends with its IKE SA is begun anew with it.
+        if reason == DownReason::IkeGone {
+            return;
         }
+        if reason != DownReason::Rekeyed {
+            self.ended(&connection, &reason.to_string());
+        }
+        self.child_ended(&connection, ike, &name, Some(reason));
+    }
+
+    /// A pair of this child failed (without a reason) or has ended. What follows, unless another one
+    /// stands, be it the successor after a rekey.
+    fn child_ended(
+        &mut self,
+        connection: &str,
+        ike: IkeSaId,
+        name: &str,
+        reason: Option<DownReason>,
+    ) {
+        let now = clock::now();
+        if let Some(other) = self.known.standing(connection, name) {
+            self.starts.hand_over(connection, name, (ike, other), now);
+            return;
+        }
+        let next = self.starts.down(connection, ike, name, reason, (now, random_octet()));
+        self.note_next(connection, next);
     }
 
     fn child_failed(&mut self, ike: IkeSaId, name: String, reason: String) {
@@ -259,9 +281,7 @@ impl Engine {
             Some(ike),
             Happening::ChildFailed { child: name.clone(), reason },
         );
-        let when = (clock::now(), random_octet());
-        let next = self.starts.down(&connection, ike, &name, None, when);
-        self.note_next(&connection, next);
+        self.child_ended(&connection, ike, &name, None);
         let awaited = Awaited::ChildUp(ike, name);
         self.waiters.tell(|other| *other == awaited, &refusal);
     }

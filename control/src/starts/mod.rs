@@ -171,6 +171,23 @@ impl Starts {
         });
     }
 
+    /// A child stood or was tried with the first of these IKE SAs, and stands with the second.
+    pub fn hand_over(
+        &mut self,
+        connection: &str,
+        child: &str,
+        (from, to): (IkeSaId, IkeSaId),
+        now: Instant,
+    ) {
+        self.change(connection, child, |start| {
+            start.state = match start.state {
+                State::Up(ike, since) if ike == from => State::Up(to, since),
+                State::Trying(ike) if ike == from => State::Up(to, now),
+                other => other,
+            };
+        });
+    }
+
     /// A child could not be tried. What comes next.
     pub fn failed(&mut self, connection: &str, child: &str, now: Instant, random: u8) -> Next {
         let next = self.change(connection, child, |start| start.retry(now, random));
