@@ -125,21 +125,24 @@ pub async fn run(config: Config, harden: bool, log: Log) -> Result<(), RunError>
     let connections = config.connections.len();
     tracing::info!(config = %config.path.display(), connections, "control process ready");
     let engine = Rc::new(RefCell::new(Engine::new(config, log)));
-    let shared = Shared { engine, wake: Rc::new(Notify::new()) };
+    let shared = Shared { engine, wake: Rc::new(Notify::new()), readings: Rc::default() };
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     let path = sockets.control_path;
+    let mut dataplane = Dataplane::new(sockets.rendezvous)?;
     let result = LocalSet::new()
         .run_until(async {
             let server = tokio::task::spawn_local(server::serve(sockets.control, shared.clone()));
-            let result = drive(&shared, sockets.rendezvous, signals).await;
+            let result = drive(&shared, &mut dataplane, signals).await;
             server.abort();
             result
         })
         .await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    // Its absence tells `culvert` that there is no gateway.
+    // Its absence tells `culvert` that there is no gateway. As long as the rendezvous is held it is
+    // this process's, and not already that of the next one.
     let _ = std::fs::remove_file(path);
+    drop(dataplane);
     result
 }
 
@@ -161,8 +164,11 @@ impl Signals {
 }
 
 /// Takes turns until a signal ends it, then says farewell to the peers.
-async fn drive(shared: &Shared, listener: Listener, mut signals: Signals) -> Result<(), RunError> {
-    let mut dataplane = Dataplane::new(listener)?;
+async fn drive(
+    shared: &Shared,
+    dataplane: &mut Dataplane,
+    mut signals: Signals,
+) -> Result<(), RunError> {
     let mut farewell = None;
     loop {
         if turns(shared) {

@@ -5,7 +5,7 @@
 //! client reads, and a client that does not read at all is hung up on. So no client holds up the
 //! gateway or another client, and none makes it grow.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,6 +49,15 @@ pub struct Shared {
     pub engine: Rc<RefCell<Engine>>,
     /// Wakes the loop.
     pub wake: Rc<Notify>,
+    /// Which reading of the configuration was begun last, and which one was applied last.
+    pub readings: Rc<Cell<Readings>>,
+}
+
+/// Readings of the configuration, in the order in which they were begun.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readings {
+    begun: u64,
+    done: u64,
 }
 
 /// Serves clients for ever. Must run within a `LocalSet`.
@@ -248,11 +257,15 @@ async fn events(
     send(lines, &Reply { id, body: Body::End(End { rows: count }) }).await
 }
 
-/// Reads the configuration again and applies it. Reading may take its time: it is done beside.
+/// Reads the configuration again and applies it. Reading may take its time: it is done beside, and
+/// what another reading, begun later, has overtaken is not applied any more.
 ///
 /// # Errors
 /// The file is wrong, or needs the processes to be started anew.
 pub async fn reload(shared: &Shared) -> Result<Vec<Outcome>, Refusal> {
+    let Readings { begun, done } = shared.readings.get();
+    let reading = begun + 1;
+    shared.readings.set(Readings { begun: reading, done });
     let path = shared.engine.borrow().config_path();
     let read = tokio::task::spawn_blocking(move || {
         let source = Source::read(&path)?;
@@ -261,6 +274,12 @@ pub async fn reload(shared: &Shared) -> Result<Vec<Outcome>, Refusal> {
     });
     let read = read.await;
     let read = read.map_err(|_| Refusal::new(Code::Failed, "the configuration was not read"))?;
+    let Readings { begun, done } = shared.readings.get();
+    if reading < done {
+        let reason = "another reload has read the file meanwhile: what came of it counts";
+        return Err(Refusal::new(Code::Busy, reason));
+    }
+    shared.readings.set(Readings { begun, done: reading });
     let done = shared.engine.borrow_mut().reload(read);
     shared.wake.notify_one();
     done

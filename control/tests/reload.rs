@@ -256,3 +256,28 @@ fn a_hangup_signal_reloads() {
     told(&pair.left, "configuration refused: ");
     assert_eq!(names(&pair.left), ["branch", "other"]);
 }
+
+/// A file that takes long to read, here because of a pipe, must not undo what was read after it.
+#[test]
+fn a_reload_that_another_one_has_overtaken_is_not_applied() {
+    use rustix::fs::{CWD, FileType, Mode, OFlags};
+    let gateway = Gateway::start(&usual());
+    let pipe = gateway.dir.path().join("key");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
+    let slow = format!("[secrets.slow]\nsecret_file = \"{}\"\n", pipe.display());
+    gateway.configure(&(usual() + &connection("early", "c.example") + &slow));
+    std::thread::scope(|scope| {
+        let early = scope.spawn(|| ask(&gateway, Command::Reload));
+        let writer = eventually("it is being read", || {
+            rustix::fs::open(&pipe, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()
+        });
+        let late = usual() + &connection("late", "c.example");
+        assert_eq!(reload(&gateway, &late).expect("reloaded"), ["connection late added"]);
+        rustix::io::write(&writer, b"a key\n").expect("written");
+        drop(writer);
+        let (code, message) = early.join().expect("an answer").expect_err("overtaken");
+        assert_eq!(code, Code::Busy);
+        assert!(message.contains("another reload has read the file meanwhile"), "{message}");
+    });
+    assert_eq!(names(&gateway), ["late", "other"]);
+}
