@@ -30,8 +30,12 @@ use crate::net::mss;
 use crate::net::transport_mode;
 use crate::net::udp::Fill;
 
-/// Sequence numbers left when control is asked to rekey.
-const SEQUENCE_LOW: u64 = 1 << 24;
+/// Sequence numbers left when control is asked to rekey: the fastest core needs a minute and more for
+/// so many, in which an exchange whose messages are lost is repeated.
+const SEQUENCE_LOW: u64 = 1 << 28;
+
+/// Control is asked again after so many, should its ring have been full.
+const SEQUENCE_REMINDER: u64 = 1 << 24;
 
 /// Where an inner packet comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -216,7 +220,8 @@ impl<L: Link> Core<L> {
         let writer = self.view.sa(slot.index).ok_or(Counter::PolicyStale)?;
         let counter = writer.sequence();
         let number = counter.next(esn).map_err(|_| Counter::EspSequenceExhausted)?;
-        if counter.left(esn) == SEQUENCE_LOW {
+        let left = counter.left(esn);
+        if left <= SEQUENCE_LOW && left.is_multiple_of(SEQUENCE_REMINDER) {
             self.tell(&Up::SequenceNearlyExhausted { sa: slot });
         }
         Ok(number)

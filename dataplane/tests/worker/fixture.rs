@@ -354,6 +354,19 @@ impl Gateway {
         frames.iter().filter_map(|frame| packet_to(HOST_MAC, frame)).collect()
     }
 
+    /// Puts `to` in the place of these words of the shared memory, wherever they are.
+    pub(crate) fn rewrite(&self, from: &[u64], to: &[u64]) {
+        let octets = |words: &[u64]| words.iter().flat_map(|w| w.to_ne_bytes()).collect::<Vec<_>>();
+        let len = usize::try_from(self.region.layout().region_bytes()).unwrap();
+        let mut memory = vec![0; len];
+        rustix::io::pread(self.region.fd(), &mut memory[..], 0).unwrap();
+        let (from, to) = (octets(from), octets(to));
+        let found = (0..len - from.len()).step_by(8).filter(|at| memory[*at..].starts_with(&from));
+        let found: Vec<usize> = found.collect();
+        assert_eq!(found.len(), 1, "these words are to be found once");
+        rustix::io::pwrite(self.region.fd(), &to, found[0] as u64).unwrap();
+    }
+
     /// What a counter says, over all workers.
     pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.region.counter_total(counter)
@@ -374,7 +387,8 @@ impl Gateway {
                 }
                 Up::PathMoved { peer } => told.push(Told::PathMoved(peer)),
                 Up::Acquire { policy } => told.push(Told::Acquire(policy)),
-                Up::SequenceNearlyExhausted { .. } | Up::Restarted { .. } => {}
+                Up::SequenceNearlyExhausted { sa } => told.push(Told::SequenceLow(sa)),
+                Up::Restarted { .. } => {}
             }
         }
         told
@@ -389,6 +403,7 @@ pub(crate) enum Told {
     Closed { conn: ConnRef, reason: culvert_shm::CloseReason },
     ConnectFailed(u64, ConnectFailure),
     PathMoved(culvert_shm::SlotRef),
+    SequenceLow(culvert_shm::SlotRef),
     Acquire(u32),
 }
 

@@ -16,4 +16,5 @@ mod link;
 mod offload;
 mod paths;
 mod streams;
+mod sequence;
 mod transport_mode;
