@@ -29,7 +29,7 @@ use culvert_dpdk::{
 };
 use culvert_esp::Provider;
 use culvert_shm::{
-    Bell, ConnRef, ControlView, DataplaneView, Down, Layout, Name, Path, PeerConfig, Policy,
+    Bell, ConnRef, ControlView, DataplaneView, Down, Dscp, Layout, Name, Path, PeerConfig, Policy,
     Prefix, Region, SaConfig, Selector, SelectorList, SlotRef, Transport, Up, monotonic_ns,
 };
 use culvert_tcpstack::{Instant, TcpSecret};
@@ -240,7 +240,8 @@ impl Rig {
             };
             let path = Path { transport, local: path.0, remote: path.1, conn };
             let name = Name::new("bench");
-            let config = PeerConfig { connection: name, remote_id: name, owner: 0, path };
+            let config =
+                PeerConfig { connection: name, remote_id: name, owner: 0, path, dscp: None };
             peers.push(control.install_peer(&config)?);
             reserved.push(control.reserve_sa(0x5000_0000)?);
         }
@@ -291,7 +292,10 @@ impl Rig {
                         if originator {
                             let path =
                                 Path { transport: Transport::Tcp, local, remote, conn: Some(conn) };
-                            side.control.send(0, &Down::IkeSend { path, payload: &NO_MESSAGE })?;
+                            side.control.send(
+                                0,
+                                &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &NO_MESSAGE },
+                            )?;
                         }
                     }
                     Some((_, Ok(Up::TcpConnectFailed { reason, .. }))) => bail!("{reason:?}"),

@@ -82,7 +82,8 @@ impl Host for Services {
 
     fn install_child(&mut self, sa: &ChildSa) -> Result<(), InstallError> {
         let deadline_ns = self.deadline_ns(sa);
-        self.forwarding.install(sa, self.config.dataplane.replay_window, deadline_ns)
+        let dscp = self.config.dscp(&sa.connection);
+        self.forwarding.install(sa, self.config.dataplane.replay_window, deadline_ns, dscp)
     }
 
     fn enable_outbound(&mut self, _id: ChildId, spi_in: u32) {

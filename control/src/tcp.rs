@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use culvert_ike::{ConnToken, ConnectRequest, Instant};
-use culvert_shm::{Congestion, ConnRef};
+use culvert_shm::{Congestion, ConnRef, Dscp};
 
 use crate::convert;
 
@@ -34,14 +34,23 @@ pub struct Conn {
     proven: bool,
 }
 
+/// How a connection carries its packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// What governs it.
+    pub congestion: Congestion,
+    /// The service level of all its packets (RFC 9329, 9.3).
+    pub dscp: Dscp,
+}
+
 /// What a look at the connections shows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Visit {
     /// Nobody used these for [`UNUSED_MAX`].
     pub unused: Vec<ConnRef>,
     /// An authenticated peer uses these, and their workers have not been told
-    /// ([`Tcp::proven`]); each with what is to govern it.
-    pub proven: Vec<(ConnRef, Congestion)>,
+    /// ([`Tcp::proven`]); each with how it is to carry its packets.
+    pub proven: Vec<(ConnRef, Service)>,
 }
 
 /// A connection that was asked for.
@@ -131,19 +140,19 @@ impl Tcp {
     }
 
     /// Looks at all connections. `used` holds those that an IKE SA uses, and once its peer is
-    /// authenticated, the congestion control that the peer's connections are to have. One that is unused is named again after [`UNUSED_MAX`], should it still be
-    /// there.
-    pub fn visit(&mut self, now: Instant, used: &HashMap<ConnToken, Option<Congestion>>) -> Visit {
+    /// authenticated, how the peer's connections are to carry their packets. One that is unused is
+    /// named again after [`UNUSED_MAX`], should it still be there.
+    pub fn visit(&mut self, now: Instant, used: &HashMap<ConnToken, Option<Service>>) -> Visit {
         self.visited = now;
         let mut visit = Visit::default();
         for (token, conn) in &mut self.conns {
             let user = used.get(token);
             conn.in_use = user.is_some() && (conn.proven || conn.originator);
-            if let Some(Some(congestion)) = user
+            if let Some(Some(service)) = user
                 && !conn.proven
                 && !conn.originator
             {
-                visit.proven.push((conn.conn, *congestion));
+                visit.proven.push((conn.conn, *service));
             }
             if user.is_some() {
                 conn.unused_since = now;
@@ -171,6 +180,10 @@ mod tests {
         ConnRef { worker, index, generation: 1 }
     }
 
+    fn service(congestion: Congestion) -> Service {
+        Service { congestion, dscp: Dscp::DEFAULT }
+    }
+
     fn remote() -> SocketAddr {
         "198.51.100.7:4500".parse().expect("an address")
     }
@@ -182,7 +195,7 @@ mod tests {
         let start = Instant::from_micros(1);
         tcp.opened(start, conn(0, 1), remote(), false);
         tcp.opened(start, conn(0, 2), remote(), false);
-        let used = HashMap::from([(convert::token(conn(0, 2)), Some(Congestion::Bbr))]);
+        let used = HashMap::from([(convert::token(conn(0, 2)), Some(service(Congestion::Bbr)))]);
         assert!(tcp.is_visit_due(start));
         let just_before = start + UNUSED_MAX.saturating_sub(Duration::from_millis(1));
         assert_eq!(tcp.visit(just_before, &used).unused, []);
@@ -202,13 +215,13 @@ mod tests {
         let now = Instant::from_micros(1);
         tcp.opened(now, conn(0, 1), remote(), false);
         tcp.opened(now, conn(0, 2), remote(), true);
-        let used = |congestion| {
-            HashMap::from([1, 2].map(|index| (convert::token(conn(0, index)), congestion)))
-        };
+        let used =
+            |service| HashMap::from([1, 2].map(|index| (convert::token(conn(0, index)), service)));
         assert_eq!(tcp.visit(now, &used(None)), Visit::default(), "half-open");
         assert!(tcp.is_visit_due(now));
-        let authenticated = used(Some(Congestion::Cubic));
-        let own_needs_no_proof = [(conn(0, 1), Congestion::Cubic)];
+        let cubic = service(Congestion::Cubic);
+        let authenticated = used(Some(cubic));
+        let own_needs_no_proof = [(conn(0, 1), cubic)];
         assert_eq!(tcp.visit(now, &authenticated).proven, own_needs_no_proof);
         assert_eq!(tcp.visit(now, &authenticated).proven, own_needs_no_proof, "not told yet");
         tcp.proven(conn(0, 1));

@@ -137,6 +137,34 @@ fn rfc9329_6_1_the_flow_label_is_the_configured_connections_own() {
     assert_eq!(labels, [labels[0]; 2]);
 }
 
+// RFC 9329, 6.8 and 9.3: one connection, one service level, whatever carries it.
+#[test]
+fn rfc9329_9_3_a_connection_has_one_service_level() {
+    for transport in ["udp", "tcp"] {
+        let left = with(&config(&LEFT, transport, "shared"), "dscp = \"101110\"", "");
+        let right = with(&config(&RIGHT, "auto", "shared"), "dscp = \"001010\"", "");
+        let pair = pair_of(&left, &right, true);
+        initiate(&mut pair.left.client()).expect("up");
+        let levels =
+            |end: usize| pair.network.ends()[end].dscps.iter().copied().collect::<Vec<_>>();
+        let (left, right) = match transport {
+            // Until it is known who the peer is, its messages are answered as anybody's.
+            "udp" => (vec!["ESP", "IKE in UDP"], vec![("IKE in UDP", Some(0))]),
+            _ => (vec!["ESP", "TCP opened"], vec![]),
+        };
+        let of_right = if transport == "udp" { "IKE in UDP" } else { "TCP accepted" };
+        let left: Vec<_> = left.into_iter().map(|what| (what, Some(46))).collect();
+        let right = [vec![("ESP", Some(10))], right, vec![(of_right, Some(10))]].concat();
+        eventually("the workers know", || (levels(0) == left && levels(1) == right).then_some(()));
+    }
+    let pair = pair("udp", true, ["shared", "shared"]);
+    initiate(&mut pair.left.client()).expect("up");
+    eventually("packets bear the inner ones'", || {
+        let levels = &pair.network.ends()[0].dscps;
+        (*levels == [("ESP", None), ("IKE in UDP", Some(0))].into()).then_some(())
+    });
+}
+
 // RFC 9329, 5.1: TCP when UDP got no answer, with a new IKE_SA_INIT.
 #[test]
 fn over_tcp_where_udp_is_blocked() {

@@ -46,6 +46,9 @@ use crate::table::{FourTuple, Table};
 use crate::time::Instant;
 use crate::wheel::Wheel;
 
+/// The bits of a DSCP.
+const DSCP_MASK: u8 = 0x3f;
+
 /// The TCP connections of one worker. See the [crate] for where it stands in the gateway.
 pub struct Stack {
     config: StackConfig,
@@ -215,6 +218,16 @@ impl Stack {
     pub fn set_flow_label(&mut self, id: ConnId, label: u32) {
         if let Some(entry) = self.slots.named_mut(id) {
             entry.connection.set_flow_label(label & FLOW_LABEL_MASK);
+        }
+    }
+
+    /// Gives all packets of a connection from now on this DSCP, of six bits, in place of
+    /// [`Marking`]'s: it is to be one for all (RFC 9329, 9.3), so that this is called before the first
+    /// one leaves or, of what a peer has opened, as soon as it is known whose it is. Nothing happens
+    /// if the connection is gone.
+    pub fn set_dscp(&mut self, id: ConnId, dscp: u8) {
+        if let Some(entry) = self.slots.named_mut(id) {
+            entry.connection.set_dscp(dscp & DSCP_MASK);
         }
     }
 

@@ -10,12 +10,13 @@ use culvert_ike::{
     AddressMatch, ConnectionConfig, Fragmentation, Identity, IdentityPattern, IkeProposal,
     Lifetime, Retransmission, TransportChoice, Uniqueness,
 };
+use culvert_shm::Dscp;
 use serde_spanned::Spanned;
 
 use super::check::{Checker, LIST_MAX};
 use super::secret::Secrets;
 use super::section::{ConnectionSection, FragmentationSection, TransportSection, UniqueSection};
-use super::values::Time;
+use super::values::{self, Time};
 use super::{CONNECTIONS_MAX, Connection};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -85,8 +86,19 @@ impl Checker<'_> {
         let keyingtries = self.number("keyingtries", keyingtries, 0..=KEYINGTRIES_MAX, 0);
         let children = self.children(place, &mut ike);
         let keyingtries = u32::try_from(keyingtries).ok().filter(|tries| *tries > 0);
-        let tcp_congestion = section.tcp_congestion;
-        Some(Connection { ike: Arc::new(ike), children, tcp_congestion, keyingtries })
+        let (tcp_congestion, dscp) = (section.tcp_congestion, self.dscp(section));
+        Some(Connection { ike: Arc::new(ike), children, tcp_congestion, dscp, keyingtries })
+    }
+
+    /// The one service level of all its packets (RFC 9329, 6.8 and 9.3).
+    fn dscp(&mut self, section: &ConnectionSection) -> Option<Dscp> {
+        let text = section.dscp.as_ref()?;
+        let dscp = values::dscp(text.get_ref());
+        if dscp.is_none() {
+            let reason = "dscp is written in six binary digits, as in \"101110\"";
+            self.problem(&text.span(), reason);
+        }
+        dscp
     }
 
     /// Ports, transports, and what changes between them.

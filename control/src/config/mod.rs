@@ -22,8 +22,10 @@ use culvert_dataplane_config::{
     ConfigError, Congestion, Dataplane, Fixed, Problems, Restart, Source,
 };
 use culvert_ike::{ConnectionConfig, EndpointConfig};
-use culvert_shm as shm;
+use culvert_shm::{self as shm, Dscp};
 use serde::{Deserialize, Serialize};
+
+use crate::tcp::Service;
 
 pub use secret::{SecretError, SecretText, Secrets};
 
@@ -77,6 +79,9 @@ pub struct Connection {
     pub children: Vec<Child>,
     /// Congestion control of its TCP connections; `None`: the dataplane's.
     pub tcp_congestion: Option<Congestion>,
+    /// Service level of its outer packets; `None`: default forwarding, but of ESP in UDP and native
+    /// that of the packet inside.
+    pub dscp: Option<Dscp>,
     /// Attempts in a row to set up what is to stand; `None`: for ever.
     pub keyingtries: Option<u32>,
 }
@@ -183,6 +188,19 @@ impl Config {
             Congestion::Bbr => shm::Congestion::Bbr,
             Congestion::Cubic => shm::Congestion::Cubic,
         }
+    }
+
+    /// The service level of the outer packets of this connection, if it has one of its own.
+    #[must_use]
+    pub fn dscp(&self, connection: &str) -> Option<Dscp> {
+        self.connection(connection).and_then(|connection| connection.dscp)
+    }
+
+    /// What is to govern the TCP connections with the peers of this connection.
+    #[must_use]
+    pub fn tcp_service(&self, connection: &str) -> Service {
+        let dscp = self.dscp(connection).unwrap_or_default();
+        Service { congestion: self.tcp_congestion(connection), dscp }
     }
 
     /// The connection of this name.

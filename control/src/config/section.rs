@@ -77,6 +77,7 @@ pub(super) struct ConnectionSection {
     pub(super) remote_port: Option<Spanned<u64>>,
     pub(super) tcp_remote_port: Option<Spanned<u64>>,
     pub(super) tcp_congestion: Option<dataplane::Congestion>,
+    pub(super) dscp: Option<Spanned<String>>,
     pub(super) transport: Option<TransportSection>,
     pub(super) fallback_after: Option<Spanned<u64>>,
     pub(super) encap: Option<bool>,

@@ -295,6 +295,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "mode = \"transport\"\nstart_action = \"trap\"",
         "22: traffic cannot set up a child in transport mode: use \"start\"",
     ),
+    (
+        "fallback_after = 3",
+        "dscp = \"46\"",
+        "13: dscp is written in six binary digits, as in \"101110\"",
+    ),
     ("fallback_after = 3", "udp_probe = 1", "13: udp_probe must be between 10s and 1d"),
     ("fallback_after = 3", "dpd_delay = \"2d\"", "13: dpd_delay must be between 1s and 1d"),
     ("fallback_after = 3", "fragment_size = 100", "13: fragment_size must be between 576 and 9000"),

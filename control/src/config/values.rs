@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use culvert_shm::Dscp;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -13,6 +14,12 @@ pub(super) struct Time(pub(super) Duration);
 /// An amount: a number, or a text with `K`, `M`, `G` or `T` for powers of 1024, such as `"500M"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Amount(pub(super) u64);
+
+/// A code point as swanctl writes it: six binary digits.
+pub(super) fn dscp(text: &str) -> Option<Dscp> {
+    let digits = text.len() == 6 && text.bytes().all(|digit| matches!(digit, b'0' | b'1'));
+    u8::from_str_radix(text, 2).ok().filter(|_| digits).and_then(Dscp::new)
+}
 
 /// A number with a unit, of which each stands for so many.
 fn with_unit(text: &str, units: &[(char, u64)]) -> Option<u64> {
@@ -100,6 +107,14 @@ mod tests {
         let amount = |text| with_unit(text, AMOUNT.units);
         assert_eq!(["7", "2K", "1M", "3G"].map(amount), [7, 2048, 1 << 20, 3 << 30].map(Some));
         assert_eq!(amount("1k"), None);
+    }
+
+    #[test]
+    fn code_points_are_six_binary_digits() {
+        assert_eq!(["000000", "101110", "111111"].map(dscp), [0, 46, 63].map(Dscp::new));
+        for wrong in ["", "46", "10111", "1011100", "101112", "+10111", "0b1011", "ef"] {
+            assert_eq!(dscp(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -23,8 +23,9 @@ use std::time::Duration;
 
 use culvert_api::{Event, Happening};
 use culvert_dataplane_config::Dataplane;
+use culvert_ike::message::Header;
 use culvert_ike::{Endpoint, IkeSaId, IkeState, Instant, Transmit};
-use culvert_shm::{ControlView, Down, Layout};
+use culvert_shm::{ControlView, Down, Dscp, Layout};
 use tokio::sync::broadcast;
 
 use crate::config::Config;
@@ -33,7 +34,7 @@ use crate::history::History;
 use crate::host::{self, Services};
 use crate::log::Log;
 use crate::starts::{Next, Starts};
-use crate::tcp::Tcp;
+use crate::tcp::{Service, Tcp};
 use crate::traps::Traps;
 use crate::{clock, convert};
 
@@ -248,25 +249,28 @@ impl Engine {
         match transmit {
             Transmit::Message { path, octets } => {
                 self.trace_message("sending", true, &path, &octets);
+                let dscp = self.dscp_of(&octets);
                 let path = convert::shm_path(&path);
                 let worker = path.conn.map(|conn| conn.worker);
                 let worker =
                     worker.unwrap_or_else(|| self.services.forwarding.worker_for(path.remote));
-                self.send(worker, &Down::IkeSend { path, payload: &octets });
+                self.send(worker, &Down::IkeSend { path, dscp, payload: &octets });
             }
             Transmit::Keepalive { path } => {
                 let worker = self.services.forwarding.worker_for(path.remote);
                 let (path, payload) = (convert::shm_path(&path), &[culvert_shm::NAT_KEEPALIVE][..]);
-                self.send(worker, &Down::IkeSend { path, payload });
+                // It holds a NAT's state, and says nothing.
+                let dscp = Dscp::DEFAULT;
+                self.send(worker, &Down::IkeSend { path, dscp, payload });
             }
             Transmit::Connect { request, connection, local, remote } => {
                 let worker = self.services.forwarding.worker_for(remote);
                 let token = self.tcp.ask(request, worker, self.epoch());
-                let congestion = self.services.config.tcp_congestion(&connection);
+                let Service { congestion, dscp } = self.services.config.tcp_service(&connection);
                 // RFC 9329, 6.1: the same for all of them, whatever address they are from.
                 let view = self.services.forwarding.view();
                 let flow_label = view.map_or(0, |view| view.region().flow_label(&connection));
-                let ask = Down::TcpConnect { token, local, remote, congestion, flow_label };
+                let ask = Down::TcpConnect { token, local, remote, congestion, flow_label, dscp };
                 if !self.send(worker, &ask) {
                     self.tcp.answered(token);
                     let reason = "the dataplane is not running or does not keep up";
@@ -278,6 +282,17 @@ impl Engine {
                 self.send(conn.worker, &Down::TcpClose { conn, abort: false });
             }
         }
+    }
+
+    /// The service level of an IKE message in UDP: its connection's, as soon as that is known.
+    fn dscp_of(&self, octets: &[u8]) -> Dscp {
+        let connection = || {
+            let (header, _) = Header::decode(octets).ok()?;
+            let own = if header.from_initiator { header.spi_i } else { header.spi_r };
+            self.endpoint.connection_by_spi(own)
+        };
+        let dscp = connection().and_then(|name| self.services.config.dscp(name));
+        dscp.unwrap_or_default()
     }
 
     /// The dataplane's life.

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 
 use culvert_api::Happening;
 use culvert_ike::{ConnToken, IkeState, Instant, Received};
-use culvert_shm::{CloseReason, Congestion, ConnRef, ConnectFailure, Down, Path, SlotRef, Up};
+use culvert_shm::{CloseReason, ConnRef, ConnectFailure, Down, Path, SlotRef, Up};
 
 use super::{Engine, RECORDS_A_TURN_MAX};
 use crate::convert::Way;
+use crate::tcp::Service;
 use crate::{clock, convert};
 
 /// A record that was taken out of the shared memory.
@@ -174,20 +175,20 @@ impl Engine {
         let config = &self.services.config;
         let sas = self.endpoint.sas().filter_map(|sa| {
             let authenticated = sa.state == IkeState::Established;
-            let congestion = authenticated.then(|| config.tcp_congestion(&sa.connection));
-            Some((sa.path.conn?, congestion))
+            let service = authenticated.then(|| config.tcp_service(&sa.connection));
+            Some((sa.path.conn?, service))
         });
-        let mut used: HashMap<ConnToken, Option<Congestion>> = sas.collect();
+        let mut used: HashMap<ConnToken, Option<Service>> = sas.collect();
         if let Some(view) = self.services.forwarding.view() {
             // Orphaned SAs still send their packets over theirs.
             used.extend(self.services.forwarding.orphans().iter().filter_map(|orphan| {
                 let conn = view.peer_state(orphan.peer)?.path.conn?;
-                Some((convert::token(conn), Some(config.tcp_congestion(&orphan.connection))))
+                Some((convert::token(conn), Some(config.tcp_service(&orphan.connection))))
             }));
         }
         let visit = self.tcp.visit(now, &used);
-        for (conn, congestion) in visit.proven {
-            if self.send(conn.worker, &Down::TcpProven { conn, congestion }) {
+        for (conn, Service { congestion, dscp }) in visit.proven {
+            if self.send(conn.worker, &Down::TcpProven { conn, congestion, dscp }) {
                 self.tcp.proven(conn);
             }
         }

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 
 use culvert_ike::{ChildId, ChildPath, ChildSa, IkeSaId, InstallError, Instant};
 use culvert_shm::{
-    ControlView, Down, KeyMaterial, Name, Path, PeerConfig, Policy, SaConfig, SlotRef,
+    ControlView, Down, Dscp, KeyMaterial, Name, Path, PeerConfig, Policy, SaConfig, SlotRef,
 };
 
 use crate::policies::{self, Match, WIDTH_SHIFT};
@@ -123,6 +123,7 @@ impl Forwarding {
         sa: &ChildSa,
         replay_window: u32,
         deadline_ns: u64,
+        dscp: Option<Dscp>,
     ) -> Result<(), InstallError> {
         let failed = |reason: &dyn std::fmt::Display| InstallError(reason.to_string());
         if let Some(orphan) = self.unfinished.remove(&sa.spi_in) {
@@ -132,7 +133,7 @@ impl Forwarding {
         let slot = slot.ok_or_else(|| failed(&"its SPI was not reserved"))?;
         let matches =
             policies::matches(&sa.local_ts, &sa.remote_ts).map_err(|error| failed(&error))?;
-        let (peer, owner) = self.peer(sa)?;
+        let (peer, owner) = self.peer(sa, dscp)?;
         let config = config(sa, peer, owner, replay_window, deadline_ns)
             .ok_or_else(|| failed(&"its keys or selectors do not fit the table"))?;
         let view = self.view.as_mut().ok_or_else(|| failed(&"there is no dataplane"))?;
@@ -243,7 +244,7 @@ impl Forwarding {
     // Peers.
 
     /// The peer of an SA and its worker. The first SA of an IKE SA makes the peer.
-    fn peer(&mut self, sa: &ChildSa) -> Result<(SlotRef, u16), InstallError> {
+    fn peer(&mut self, sa: &ChildSa, dscp: Option<Dscp>) -> Result<(SlotRef, u16), InstallError> {
         if let Some(peer) = self.peers.get(&sa.ike) {
             return Ok((peer.slot, peer.owner));
         }
@@ -255,6 +256,7 @@ impl Forwarding {
             remote_id: Name::new(&sa.remote_id.to_string()),
             owner,
             path,
+            dscp,
         };
         let view = self.view.as_mut().ok_or_else(|| InstallError("no dataplane".into()))?;
         let slot = view.install_peer(&config).map_err(|full| InstallError(full.to_string()))?;

@@ -34,7 +34,7 @@ fn left_behind(pairs: u32, sending: u32) -> (Forwarding, Vec<u32>) {
     let mut spis = Vec::new();
     for number in 0..pairs {
         let name = Name::new("branch");
-        let peer = PeerConfig { connection: name, remote_id: name, owner: 0, path };
+        let peer = PeerConfig { connection: name, remote_id: name, owner: 0, path, dscp: None };
         let peer = view.install_peer(&peer).expect("room");
         let (sa, spi_in) = view.reserve_sa(number).expect("room");
         let keys = || KeyMaterial::new(&[7; 20]).expect("20 octets");

@@ -29,7 +29,13 @@ fn connection(name: &str, children: &[(&str, [Action; 3])], tries: Option<u32>) 
         ike.children.push(Arc::new(ChildConfig::new(child, ts.clone(), ts)));
         list.push(actions(*start, *close, *dpd));
     }
-    Connection { ike: Arc::new(ike), children: list, tcp_congestion: None, keyingtries: tries }
+    Connection {
+        ike: Arc::new(ike),
+        children: list,
+        tcp_congestion: None,
+        dscp: None,
+        keyingtries: tries,
+    }
 }
 
 fn starts_of(connections: &[Connection]) -> Starts {

@@ -8,7 +8,7 @@
 mod network;
 pub(crate) mod pair;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use culvert_api::{Client, IkeSa, Item, Row, Status};
 use culvert_shm::rendezvous::{self, Bundle, Link};
 use culvert_shm::{
-    CloseReason, Congestion, ConnInfo, ConnRef, ConnStats, DataplaneView, Down, Layout, Load,
+    CloseReason, Congestion, ConnInfo, ConnRef, ConnStats, DataplaneView, Down, Dscp, Layout, Load,
     Path as EspPath, Policy, SaConfig, Transport, Up, WorkerView,
 };
 
@@ -211,6 +211,8 @@ pub(crate) struct Dataplane {
     pub(crate) closed: Vec<ConnRef>,
     /// Connections that control says an authenticated peer uses.
     pub(crate) proven: Vec<ConnRef>,
+    /// Service levels: of what, and which.
+    pub(crate) dscps: BTreeSet<(&'static str, Option<u8>)>,
     /// Flow labels of the connections that it was asked to open.
     pub(crate) labels: Vec<u32>,
 }
@@ -238,6 +240,7 @@ impl Dataplane {
             paths: HashMap::new(),
             closed: Vec::new(),
             proven: Vec::new(),
+            dscps: BTreeSet::new(),
             labels: Vec::new(),
         };
         // What is there already, as after a restart of the dataplane.
@@ -377,13 +380,20 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
     let mut looks = Vec::new();
     while let Some(record) = dataplane.worker.receive() {
         match record.expect("a record with meaning") {
-            Down::IkeSend { path, payload } => out.push(Out::Message(path, payload.to_vec())),
-            Down::TcpConnect { token, local, remote, congestion, flow_label } => {
+            Down::IkeSend { path, dscp, payload } => {
+                if path.transport == Transport::Udp {
+                    dataplane.dscps.insert(("IKE in UDP", Some(dscp.bits())));
+                }
+                out.push(Out::Message(path, payload.to_vec()));
+            }
+            Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
+                dataplane.dscps.insert(("TCP opened", Some(dscp.bits())));
                 dataplane.labels.push(flow_label);
                 out.push(Out::Connect { token, local, remote, congestion });
             }
             Down::TcpClose { conn, .. } => out.push(Out::Close(conn)),
-            Down::TcpProven { conn, congestion } => {
+            Down::TcpProven { conn, congestion, dscp } => {
+                dataplane.dscps.insert(("TCP accepted", Some(dscp.bits())));
                 dataplane.govern(conn, congestion);
                 dataplane.proven.push(conn);
             }
@@ -391,7 +401,10 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
             Down::PolicyChanged { index } => dataplane.look_at_policy(index),
             Down::PeerChanged { index } => {
                 match dataplane.worker.load_peer(index) {
-                    Load::Live(_, (_, path)) => dataplane.paths.insert(index, path),
+                    Load::Live(_, (peer, path)) => {
+                        dataplane.dscps.insert(("ESP", peer.dscp.map(Dscp::bits)));
+                        dataplane.paths.insert(index, path)
+                    }
                     Load::Gone => dataplane.paths.remove(&index),
                 };
             }

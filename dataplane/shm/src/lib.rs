@@ -42,6 +42,7 @@ pub mod conn;
 mod control;
 pub mod counters;
 mod dataplane;
+mod dscp;
 pub mod layout;
 pub mod message;
 pub mod peer;
@@ -61,6 +62,7 @@ pub use conn::{Congestion, ConnInfo, ConnState, ConnStats};
 pub use control::{Collected, ControlView, InstallError, TableFull};
 pub use counters::Counter;
 pub use dataplane::{AttachError, DataplaneView, Load, WorkerView};
+pub use dscp::Dscp;
 pub use layout::{Layout, LayoutError};
 pub use message::{CloseReason, ConnectFailure, Down, Malformed, NAT_KEEPALIVE, Up};
 pub use peer::{PeerConfig, PeerState, PeerWriter};
@@ -78,4 +80,4 @@ pub use types::{ConnRef, Name, Path, Prefix, Selector, SelectorList, Transport};
 
 /// Version of what lies in the memory. Raise it with every change of layout or meaning; two
 /// processes of different versions refuse each other in the rendezvous.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;

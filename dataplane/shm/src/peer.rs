@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cell::Cell;
+use crate::dscp::Dscp;
 use crate::slot::Slot;
 use crate::types::{Name, Path};
 use crate::words::{Record, WordReader, WordWriter};
@@ -18,7 +19,13 @@ pub struct PeerConfig {
     pub owner: u16,
     /// The path to begin with. The owner moves it as authentic packets arrive from elsewhere.
     pub path: Path,
+    /// The service level of the packets to it, which in UDP and natively otherwise have that of the
+    /// packet inside.
+    pub dscp: Option<Dscp>,
 }
+
+/// In place of a DSCP where there is none.
+const NO_DSCP: u16 = u16::MAX;
 
 impl Record for PeerConfig {
     const WORDS: usize = 2 * Name::WORDS + 1 + Path::WORDS;
@@ -26,17 +33,19 @@ impl Record for PeerConfig {
     fn encode(&self, out: &mut WordWriter<'_>) {
         self.connection.encode(out);
         self.remote_id.encode(out);
-        out.put(u64::from(self.owner));
+        let dscp = self.dscp.map_or(NO_DSCP, |dscp| dscp.bits().into());
+        out.put_quad([self.owner, dscp, 0, 0]);
         self.path.encode(out);
     }
 
     fn decode(words: &mut WordReader<'_>) -> Option<PeerConfig> {
-        Some(PeerConfig {
-            connection: Name::decode(words)?,
-            remote_id: Name::decode(words)?,
-            owner: u16::try_from(words.take()?).ok()?,
-            path: Path::decode(words)?,
-        })
+        let (connection, remote_id) = (Name::decode(words)?, Name::decode(words)?);
+        let [owner, dscp, ..] = words.take_quad()?;
+        let dscp = match dscp {
+            NO_DSCP => None,
+            bits => Some(Dscp::try_from(bits).ok()?),
+        };
+        Some(PeerConfig { connection, remote_id, owner, path: Path::decode(words)?, dscp })
     }
 }
 

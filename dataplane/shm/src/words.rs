@@ -209,7 +209,9 @@ mod tests {
         assert_same(&path);
         assert_same(&ConnInfo { local, remote, originator: true, opened_ns: 7 });
         let (connection, remote_id) = (Name::new("branch"), Name::new("branch.example"));
-        assert_same(&PeerConfig { connection, remote_id, owner: 1, path });
+        for dscp in [None, crate::Dscp::new(46)] {
+            assert_same(&PeerConfig { connection, remote_id, owner: 1, path, dscp });
+        }
         assert_same(&Policy {
             remote: Prefix::new("10.2.0.0".parse().unwrap(), 16).unwrap(),
             remote_ports: (0, u16::MAX),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use culvert_shm::rendezvous::{Bundle, Link, Listener, connect};
 use culvert_shm::{
-    Bell, ControlView, DataplaneView, Down, Load, Region, Saved, Shelf, SlotRef, Up,
+    Bell, ControlView, DataplaneView, Down, Dscp, Load, Region, Saved, Shelf, SlotRef, Up,
 };
 use support::{LAYOUT, is_whole, path, peer, sa};
 
@@ -142,7 +142,10 @@ fn child_installs_sas() {
         if installed.len() > 6 {
             control.retire_sa(installed.remove(random as usize % 6));
         }
-        let _ = control.send(0, &Down::IkeSend { path: path(1), payload: &[random as u8; 999] });
+        let _ = control.send(
+            0,
+            &Down::IkeSend { path: path(1), dscp: Dscp::DEFAULT, payload: &[random as u8; 999] },
+        );
         let _ = control.install_peer(&peer(0)).map(|peer| control.retire_peer(peer));
         control.collect(false);
         control.receive();

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use culvert_shm::{
-    AttachError, Bell, ControlView, Counter, DataplaneView, Down, InstallError, Load, Malformed,
-    Region, SaDrop, SequenceCounter, Shelf, SlotRef, SlotState, Up, WorkerView,
+    AttachError, Bell, ControlView, Counter, DataplaneView, Down, Dscp, InstallError, Load,
+    Malformed, Region, SaDrop, SequenceCounter, Shelf, SlotRef, SlotState, Up, WorkerView,
 };
 use support::{LAYOUT, is_whole, path, peer, sa};
 
@@ -254,7 +254,7 @@ fn a_worker_whose_ring_is_full_holds_a_retired_slot() {
     let (mut control, mut workers, _bell) = gateway();
     let (slot, _) = install(&mut control, 0x5000_0000, 0);
     let payload = vec![0; 60_000];
-    let message = Down::IkeSend { path: path(1), payload: &payload };
+    let message = Down::IkeSend { path: path(1), dscp: Dscp::DEFAULT, payload: &payload };
     while control.send(1, &message).is_ok() {}
     while control.send(1, &Down::PeerChanged { index: 0 }).is_ok() {}
     control.retire_sa(slot);

@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use culvert_shm::{Counter, NAT_KEEPALIVE, Path, Transport, Up};
+use culvert_shm::{Counter, Dscp, NAT_KEEPALIVE, Path, Transport, Up};
 use culvert_tcpstack::framing::{self, NON_ESP_MARKER};
 use culvert_tcpstack::{ConnError, ConnId};
 
@@ -28,7 +28,7 @@ impl<L: Link> Core<L> {
     ///
     /// A message longer than the MTU goes in IP fragments where the family lets this gateway make
     /// them as if it were a router, so over IPv4; over IPv6 it is dropped and counted.
-    fn send_datagram(&mut self, path: &Path, message: &[u8]) -> Result<(), Counter> {
+    fn send_datagram(&mut self, path: &Path, dscp: Dscp, message: &[u8]) -> Result<(), Counter> {
         let bare = path.local.port() == super::IKE_PORT || *message == [NAT_KEEPALIVE];
         let marker: &[u8] = if bare { &[] } else { &NON_ESP_MARKER };
         let own = self.net.outer.own.contains(path.local.ip());
@@ -41,26 +41,26 @@ impl<L: Link> Core<L> {
         if len <= mtu {
             let mut packet = self.pool.alloc().ok_or(Counter::PoolEmpty)?;
             let out = packet.append(len).ok_or(Counter::IkeTooBig)?;
-            self.write_datagram(path, marker, message, out)?;
+            self.write_datagram((path, dscp), marker, message, out)?;
             self.send_outer(packet, path.remote.ip());
             return Ok(());
         }
         let mut whole = std::mem::take(&mut self.big_datagram);
-        let sent = self.send_in_fragments(path, [marker, message], &mut whole, len);
+        let sent = self.send_in_fragments((path, dscp), [marker, message], &mut whole, len);
         self.big_datagram = whole;
         sent
     }
 
     fn send_in_fragments(
         &mut self,
-        path: &Path,
+        (path, dscp): (&Path, Dscp),
         [marker, message]: [&[u8]; 2],
         whole: &mut [u8],
         len: usize,
     ) -> Result<(), Counter> {
         let mtu = self.net.outer.mtu;
         let out = whole.get_mut(..len).ok_or(Counter::IkeTooBig)?;
-        self.write_datagram(path, marker, message, out)?;
+        self.write_datagram((path, dscp), marker, message, out)?;
         let header = ip::parse(out).map_err(|_| Counter::IkeTooBig)?;
         let mut cut = fragment::fragments(out, &header, mtu).map_err(|_| Counter::IkeTooBig)?;
         while let Some(piece) = self.next_fragment(&mut cut, mtu) {
@@ -71,7 +71,7 @@ impl<L: Link> Core<L> {
 
     fn write_datagram(
         &mut self,
-        path: &Path,
+        (path, dscp): (&Path, Dscp),
         marker: &[u8],
         message: &[u8],
         out: &mut [u8],
@@ -85,7 +85,7 @@ impl<L: Link> Core<L> {
         let outer = Outer {
             source: path.local.ip(),
             destination: path.remote.ip(),
-            traffic_class: 0,
+            traffic_class: dscp.bits() << 2,
             hop_limit: ip::HOP_LIMIT,
             dont_fragment: false,
             identification: self.identification,
@@ -99,9 +99,9 @@ impl<L: Link> Core<L> {
 
 impl<L: Link> Worker<L> {
     /// Sends a message for control.
-    pub(crate) fn ike_down(&mut self, path: &Path, message: &[u8]) {
+    pub(crate) fn ike_down(&mut self, path: &Path, dscp: Dscp, message: &[u8]) {
         let sent = match path.transport {
-            Transport::Native | Transport::Udp => self.core.send_datagram(path, message),
+            Transport::Native | Transport::Udp => self.core.send_datagram(path, dscp, message),
             Transport::Tcp => self.send_ike_frame(path, message),
         };
         self.core.count(sent.err().unwrap_or(Counter::IkeDown));

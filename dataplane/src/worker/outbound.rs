@@ -9,7 +9,7 @@
 
 use culvert_dpdk::Mbuf;
 use culvert_esp::{FRONT_LEN, OutboundSa};
-use culvert_shm::{ConnRef, Counter, Path, SaDrop, SlotRef, Transport, Up};
+use culvert_shm::{ConnRef, Counter, Dscp, Path, SaDrop, SlotRef, Transport, Up};
 use culvert_tcpstack::ConnId;
 use culvert_tcpstack::framing::{self, ESP_OVERHEAD_BYTES};
 
@@ -372,10 +372,11 @@ impl<L: Link> Core<L> {
             self.identification = self.identification.wrapping_add(1);
         }
         let flow_label = peer.index.wrapping_mul(0x9e37_79b1) ^ peer.generation;
+        let dscp = self.peers.get(peer).and_then(|peer| peer.dscp).map(Dscp::bits);
         Outer {
             source: path.local.ip(),
             destination: path.remote.ip(),
-            traffic_class: encap::outer_traffic_class(content.traffic_class, EcnMode::Normal, None),
+            traffic_class: encap::outer_traffic_class(content.traffic_class, EcnMode::Normal, dscp),
             hop_limit: content.hop_limit,
             dont_fragment: content.dont_fragment,
             identification: if content.dont_fragment { 0 } else { self.identification },

@@ -1,6 +1,6 @@
 //! The peers (IKE SAs) that this worker owns, and the way to each.
 
-use culvert_shm::{ConnRef, Load, Path, SlotRef, Transport, WorkerView};
+use culvert_shm::{ConnRef, Dscp, Load, Path, SlotRef, Transport, WorkerView};
 
 use super::age::{AgeDrop, OCTETS_FREE};
 use super::rooms::Rooms;
@@ -11,6 +11,8 @@ use crate::net::Nanos;
 pub(crate) struct Peer {
     pub(crate) slot: SlotRef,
     pub(crate) path: Path,
+    /// The service level of all packets to it in UDP or natively; `None`: that of the packet inside.
+    pub(crate) dscp: Option<Dscp>,
     /// When to drop packets because those before them wait on another worker's connection.
     pub(crate) age: AgeDrop,
 }
@@ -43,7 +45,9 @@ impl PeerTable {
     pub(crate) fn reload(&mut self, view: &WorkerView, index: u32) {
         let Some(entry) = self.slots.get_mut(index as usize) else { return };
         *entry = match view.load_peer(index) {
-            Load::Live(slot, (_, path)) => Some(Peer { slot, path, age: AgeDrop::default() }),
+            Load::Live(slot, (config, path)) => {
+                Some(Peer { slot, path, dscp: config.dscp, age: AgeDrop::default() })
+            }
             Load::Gone => None,
         };
     }
@@ -111,7 +115,7 @@ mod tests {
     fn moves(old: Path, new: Path, may_move: bool) -> bool {
         let slot = SlotRef { index: 0, generation: 1 };
         let arrival = Arrival { path: new, traffic_class: 0, hop_limit: 64, may_move };
-        PeerTable::moves(&Peer { slot, path: old, age: AgeDrop::default() }, &arrival)
+        PeerTable::moves(&Peer { slot, path: old, dscp: None, age: AgeDrop::default() }, &arrival)
     }
 
     // RFC 9329, 6.1: the connection of the last valid packet, whatever address it comes from.

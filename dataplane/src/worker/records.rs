@@ -37,17 +37,17 @@ impl<L: Link> Worker<L> {
 
     fn obey(&mut self, record: Down<'static>) {
         match record {
-            Down::IkeSend { path, .. } => {
+            Down::IkeSend { path, dscp, .. } => {
                 let message = std::mem::take(&mut self.message);
-                self.ike_down(&path, &message);
+                self.ike_down(&path, dscp, &message);
                 self.message = message;
             }
-            Down::TcpConnect { token, local, remote, congestion, flow_label } => {
+            Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
                 let local = local.or_else(|| self.core.net.outer.own.source_for(remote.ip()));
                 let own = local.filter(|&local| self.core.net.outer.own.contains(local));
                 let now = super::stack_time(self.core.now_ns);
                 let begun = own.ok_or(ConnectFailure::NoAddress).and_then(|local| {
-                    self.tcp.connect(now, token, (local, remote), (congestion, flow_label))
+                    self.tcp.connect(now, token, (local, remote), (congestion, flow_label, dscp))
                 });
                 if let Err(reason) = begun {
                     self.core.tell(&Up::TcpConnectFailed { token, reason });
@@ -59,10 +59,10 @@ impl<L: Link> Worker<L> {
                     self.tcp.close(&self.core.view, id, abort);
                 }
             }
-            Down::TcpProven { conn, congestion } => {
+            Down::TcpProven { conn, congestion, dscp } => {
                 let id = ConnId { index: conn.index, generation: conn.generation };
                 if conn.worker == self.core.view.worker() {
-                    self.tcp.proven(&self.core.view, id, congestion);
+                    self.tcp.proven(&self.core.view, id, (congestion, dscp));
                 }
             }
             Down::SaChanged { index } => self.reload_sa(index),
@@ -143,16 +143,16 @@ impl<L: Link> Worker<L> {
 /// the next one.
 fn detach(record: Down<'_>, message: &mut Vec<u8>) -> Down<'static> {
     match record {
-        Down::IkeSend { path, payload } => {
+        Down::IkeSend { path, dscp, payload } => {
             message.clear();
             message.extend_from_slice(payload);
-            Down::IkeSend { path, payload: &[] }
+            Down::IkeSend { path, dscp, payload: &[] }
         }
-        Down::TcpConnect { token, local, remote, congestion, flow_label } => {
-            Down::TcpConnect { token, local, remote, congestion, flow_label }
+        Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
+            Down::TcpConnect { token, local, remote, congestion, flow_label, dscp }
         }
         Down::TcpClose { conn, abort } => Down::TcpClose { conn, abort },
-        Down::TcpProven { conn, congestion } => Down::TcpProven { conn, congestion },
+        Down::TcpProven { conn, congestion, dscp } => Down::TcpProven { conn, congestion, dscp },
         Down::SaChanged { index } => Down::SaChanged { index },
         Down::PolicyChanged { index } => Down::PolicyChanged { index },
         Down::PeerChanged { index } => Down::PeerChanged { index },

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use culvert_shm::{
-    CloseReason, Congestion, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Path,
+    CloseReason, Congestion, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Dscp, Path,
     Transport, Up, WorkerView,
 };
 use culvert_tcpstack::framing::{self, Decoder};
@@ -109,7 +109,7 @@ impl Tcp {
         now: tcpstack::Instant,
         token: u64,
         (local, remote): (IpAddr, SocketAddr),
-        (congestion, flow_label): (Congestion, u32),
+        (congestion, flow_label, dscp): (Congestion, u32, Dscp),
     ) -> Result<(), ConnectFailure> {
         let id = self.stack.connect(now, local, remote).map_err(|error| match error {
             ConnectError::Address => ConnectFailure::NoAddress,
@@ -118,6 +118,7 @@ impl Tcp {
         })?;
         self.stack.set_congestion_control(id, control_of(congestion));
         self.stack.set_flow_label(id, flow_label);
+        self.stack.set_dscp(id, dscp.bits());
         let decoder = Decoder::for_originator();
         let path = self.path(id, SocketAddr::new(local, 0), remote);
         self.insert(Conn { token, prefix_due: true, ..Conn::new(id, path, true, decoder) });
@@ -167,10 +168,17 @@ impl Tcp {
         self.watch.disarm(id.index);
     }
 
-    /// An authenticated peer uses the connection, and this is to govern it.
-    pub(crate) fn proven(&mut self, view: &WorkerView, id: ConnId, congestion: Congestion) {
+    /// An authenticated peer uses the connection, and this is to govern it. Whose it was could not be
+    /// known before, nor which service level its packets are to have.
+    pub(crate) fn proven(
+        &mut self,
+        view: &WorkerView,
+        id: ConnId,
+        (congestion, dscp): (Congestion, Dscp),
+    ) {
         self.stack.vouch(id);
         self.stack.set_congestion_control(id, control_of(congestion));
+        self.stack.set_dscp(id, dscp.bits());
         self.show(view, id);
     }
 

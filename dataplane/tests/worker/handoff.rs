@@ -1,6 +1,6 @@
 //! Two workers: connections on one, SAs on the other.
 
-use culvert_shm::{Congestion, Counter, Down, Transport};
+use culvert_shm::{Congestion, Counter, Down, Dscp, Transport};
 
 use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, PEER_V4, Told};
 use crate::packets::{ip, ping, udp};
@@ -104,6 +104,7 @@ fn segments_find_the_worker_whose_port_they_are_for() {
             remote,
             congestion: Congestion::Bbr,
             flow_label: 0,
+            dscp: Dscp::DEFAULT,
         };
         gateway.control.send(worker, &connect).unwrap();
         peer.exchange(&mut gateway);

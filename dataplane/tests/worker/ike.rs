@@ -1,7 +1,7 @@
 //! IKE over UDP, between the wire and control.
 
 use culvert_dataplane::net::ip as ip_format;
-use culvert_shm::{Counter, Down, NAT_KEEPALIVE, Path, Transport};
+use culvert_shm::{Counter, Down, Dscp, NAT_KEEPALIVE, Path, Transport};
 
 use crate::fixture::{Gateway, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told};
 use crate::packets::{ip, udp};
@@ -35,7 +35,10 @@ fn messages_pass_both_ways_on_ports_500_and_4500() {
         );
 
         for path in [native, natt] {
-            gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+            gateway
+                .control
+                .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
+                .unwrap();
         }
         gateway.turn();
         let sent = gateway.outer_packets();
@@ -69,7 +72,7 @@ fn keepalives_and_other_ports_are_only_counted() {
 fn a_keepalive_goes_as_it_is() {
     let mut gateway = Gateway::new();
     let path = ike_path(Transport::Udp, OUTER_V4, PEER_V4, 1025);
-    let keepalive = Down::IkeSend { path, payload: &[NAT_KEEPALIVE] };
+    let keepalive = Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &[NAT_KEEPALIVE] };
     gateway.control.send(0, &keepalive).unwrap();
     gateway.turn();
     let packets = gateway.outer_packets();
@@ -82,7 +85,10 @@ fn a_message_longer_than_the_mtu_goes_in_fragments_over_ipv4_only() {
     let mut gateway = Gateway::new();
     let message = ike_message(4000);
     let path = ike_path(Transport::Native, OUTER_V4, PEER_V4, 500);
-    gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
+        .unwrap();
     gateway.turn();
     let packets = gateway.outer_packets();
     assert_eq!(packets.len(), 3);
@@ -93,7 +99,10 @@ fn a_message_longer_than_the_mtu_goes_in_fragments_over_ipv4_only() {
     assert_eq!(datagram[8..], message[..]);
 
     let path = ike_path(Transport::Native, OUTER_V6, PEER_V6, 500);
-    gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
+        .unwrap();
     gateway.turn();
     assert_eq!(gateway.count(Counter::IkeTooBig), 1);
 }
@@ -102,7 +111,10 @@ fn a_message_longer_than_the_mtu_goes_in_fragments_over_ipv4_only() {
 fn nothing_is_sent_from_an_address_that_is_not_ours() {
     let mut gateway = Gateway::new();
     let path = ike_path(Transport::Native, "192.0.2.99", PEER_V4, 500);
-    gateway.control.send(0, &Down::IkeSend { path, payload: &ike_message(28) }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &ike_message(28) })
+        .unwrap();
     gateway.turn();
     assert_eq!(gateway.count(Counter::IkeDownNoPath), 1);
     assert!(gateway.outer_frames().is_empty());
@@ -118,7 +130,10 @@ fn answers_that_a_peer_does_not_take_are_bounded() {
     let path = path(Transport::Tcp, Some(conn));
     let message = ike_message(4000);
     let answer = |gateway: &mut Gateway| {
-        gateway.control.send(0, &Down::IkeSend { path, payload: &message }).unwrap();
+        gateway
+            .control
+            .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
+            .unwrap();
         gateway.turn();
     };
     (0..100).for_each(|_| answer(&mut gateway));

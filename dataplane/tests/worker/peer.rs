@@ -7,7 +7,7 @@ use culvert_dataplane::net::{checksum, ip as ip_format};
 use culvert_esp::{Algorithm, InboundSa, OpenError, OutboundSa, Provider, ReplayWindow};
 use culvert_shm::sa::Algorithm as ShmAlgorithm;
 use culvert_shm::{
-    ConnRef, KeyMaterial, Mode, Name, Path, PeerConfig, Policy, Prefix, SaConfig, Selector,
+    ConnRef, Dscp, KeyMaterial, Mode, Name, Path, PeerConfig, Policy, Prefix, SaConfig, Selector,
     SelectorList, SlotRef, Transport, TransportEnds,
 };
 use culvert_tcpstack::framing::{self, Decoder, Frame, Gathering};
@@ -237,11 +237,13 @@ pub(crate) struct Wanted {
     pub(crate) deadline_ns: u64,
     /// Not the networks, but what the two ends say to each other.
     pub(crate) transport: Option<TransportEnds>,
+    /// Service level of the peer's packets.
+    pub(crate) dscp: Option<Dscp>,
 }
 
 impl Wanted {
     pub(crate) fn by(path: Path) -> Self {
-        Self { path, owner: 0, esn: true, deadline_ns: u64::MAX, transport: None }
+        Self { path, owner: 0, esn: true, deadline_ns: u64::MAX, transport: None, dscp: None }
     }
 
     /// In transport mode between the ends of `path`.
@@ -261,13 +263,14 @@ pub(crate) fn path(transport: Transport, conn: Option<ConnRef>) -> Path {
 impl Sa {
     /// Installs a peer, an SA pair and its policies as control does.
     pub(crate) fn install(gateway: &mut Gateway, wanted: Wanted) -> Self {
-        let Wanted { path, owner, esn, deadline_ns, transport } = wanted;
+        let Wanted { path, owner, esn, deadline_ns, transport, dscp } = wanted;
         let control = &mut gateway.control;
         let peer = PeerConfig {
             connection: Name::new("branch"),
             remote_id: Name::new("branch.example"),
             owner,
             path,
+            dscp,
         };
         let peer = control.install_peer(&peer).unwrap();
         let (slot, spi_in) = control.reserve_sa(0x1234_5600).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use culvert_dataplane::net::icmp::Problem;
-use culvert_shm::{CloseReason, Congestion, ConnRef, ConnectFailure, Counter, Down};
+use culvert_shm::{CloseReason, Congestion, ConnRef, ConnectFailure, Counter, Down, Dscp};
 use culvert_tcpstack::Instant;
 use culvert_tcpstack::framing::{MESSAGE_BYTES_MAX, PREFIX};
 
@@ -156,7 +156,10 @@ fn a_connection_gives_way_until_its_peer_is_authenticated() {
     let mut gateway = Gateway::new();
     let mut peer = Peer::new(1);
     let (authenticated, conn) = peer.begin(&mut gateway);
-    gateway.control.send(0, &Down::TcpProven { conn, congestion: Congestion::Bbr }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::TcpProven { conn, congestion: Congestion::Bbr, dscp: Dscp::DEFAULT })
+        .unwrap();
     gateway.turn();
     let (stranger, _) = peer.begin(&mut gateway);
     for _ in 1..LAYOUT.conn_slots / 4 {
@@ -180,7 +183,10 @@ fn control_answers_in_frames_and_without_a_prefix() {
     let [Told::Ike(path, _)] = &told[..] else { panic!("{told:?}") };
     assert_eq!(path.conn, Some(conn));
     let answer = ike_message(300);
-    gateway.control.send(0, &Down::IkeSend { path: *path, payload: &answer }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::IkeSend { path: *path, dscp: Dscp::DEFAULT, payload: &answer })
+        .unwrap();
     peer.exchange(&mut gateway);
     assert_eq!(frames(&peer.read(id)), [answer]);
 }
@@ -194,7 +200,10 @@ fn a_message_too_long_for_a_frame_is_an_error() {
     let path = crate::peer::path(culvert_shm::Transport::Tcp, Some(conn));
     for (len, fits) in [(MESSAGE_BYTES_MAX - 4, true), (MESSAGE_BYTES_MAX - 3, false)] {
         let payload = ike_message(len);
-        gateway.control.send(0, &Down::IkeSend { path, payload: &payload }).unwrap();
+        gateway
+            .control
+            .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &payload })
+            .unwrap();
         peer.exchange(&mut gateway);
         let read = peer.read(id);
         assert_eq!(read.len(), if fits { usize::from(u16::MAX) } else { 0 });
@@ -212,7 +221,17 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
     let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion, flow_label: 0 })
+        .send(
+            0,
+            &Down::TcpConnect {
+                token: 9,
+                local: None,
+                remote,
+                congestion,
+                flow_label: 0,
+                dscp: Dscp::DEFAULT,
+            },
+        )
         .unwrap();
     peer.exchange(&mut gateway);
     let told = gateway.told();
@@ -221,7 +240,10 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
     path.remote = remote;
     for len in [60, 70] {
         let payload = ike_message(len);
-        gateway.control.send(0, &Down::IkeSend { path, payload: &payload }).unwrap();
+        gateway
+            .control
+            .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &payload })
+            .unwrap();
         peer.exchange(&mut gateway);
     }
     let id = peer.events.iter().find_map(|event| match event {
@@ -245,14 +267,34 @@ fn a_refused_connection_is_reported_by_its_token() {
     let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 5, local: None, remote, congestion, flow_label: 0 })
+        .send(
+            0,
+            &Down::TcpConnect {
+                token: 5,
+                local: None,
+                remote,
+                congestion,
+                flow_label: 0,
+                dscp: Dscp::DEFAULT,
+            },
+        )
         .unwrap();
     peer.exchange(&mut gateway);
     // An address that is not the gateway's.
     let local = Some(ip("192.0.2.99"));
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 6, local, remote, congestion, flow_label: 0 })
+        .send(
+            0,
+            &Down::TcpConnect {
+                token: 6,
+                local,
+                remote,
+                congestion,
+                flow_label: 0,
+                dscp: Dscp::DEFAULT,
+            },
+        )
         .unwrap();
     peer.exchange(&mut gateway);
     let failed = [
@@ -270,7 +312,17 @@ fn a_connection_that_the_network_refuses_is_reported_by_its_token() {
     let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 5, local: None, remote, congestion, flow_label: 0 })
+        .send(
+            0,
+            &Down::TcpConnect {
+                token: 5,
+                local: None,
+                remote,
+                congestion,
+                flow_label: 0,
+                dscp: Dscp::DEFAULT,
+            },
+        )
         .unwrap();
     gateway.turn();
     let syn = gateway.outer_packets().pop().unwrap();
@@ -299,7 +351,10 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     assert_eq!(shown(&gateway, accepted), Congestion::Bbr);
     let _ = gateway.told();
     let congestion = Congestion::Cubic;
-    gateway.control.send(0, &Down::TcpProven { conn: accepted, congestion }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::TcpProven { conn: accepted, congestion, dscp: Dscp::DEFAULT })
+        .unwrap();
     gateway.turn();
     assert_eq!(shown(&gateway, accepted), Congestion::Cubic);
 
@@ -307,7 +362,17 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     let remote = (ip(crate::fixture::PEER_V4), 4500).into();
     gateway
         .control
-        .send(0, &Down::TcpConnect { token: 9, local: None, remote, congestion, flow_label: 0 })
+        .send(
+            0,
+            &Down::TcpConnect {
+                token: 9,
+                local: None,
+                remote,
+                congestion,
+                flow_label: 0,
+                dscp: Dscp::DEFAULT,
+            },
+        )
         .unwrap();
     peer.exchange(&mut gateway);
     let told = gateway.told();
@@ -317,7 +382,10 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     // The stream goes on.
     let path = crate::peer::path(culvert_shm::Transport::Tcp, Some(accepted));
     let payload = ike_message(300);
-    gateway.control.send(0, &Down::IkeSend { path, payload: &payload }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &payload })
+        .unwrap();
     peer.exchange(&mut gateway);
     assert_eq!(frames(&peer.read(id)), [payload]);
 }
@@ -348,7 +416,9 @@ fn the_flow_label_outlives_connections_and_the_dataplane() {
         answers.extend(labels(&mut gateway));
 
         let (congestion, flow_label) = (Congestion::Bbr, 0x4_5678);
-        let connect = Down::TcpConnect { token: 1, local: None, remote, congestion, flow_label };
+        let dscp = Dscp::DEFAULT;
+        let connect =
+            Down::TcpConnect { token: 1, local: None, remote, congestion, flow_label, dscp };
         gateway.control.send(0, &connect).unwrap();
         gateway.turn();
         assert_eq!(labels(&mut gateway), BTreeSet::from([flow_label]));

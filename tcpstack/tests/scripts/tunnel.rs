@@ -222,14 +222,15 @@ fn rfc9329_9_1_each_segment_behind_two_holes_has_its_own_delay() {
 #[test]
 fn rfc9329_9_3_marks_are_constant() {
     let marking = Marking { dscp: 46, ..Marking::default() };
-    let config = StackConfig { marking, ..config() };
-    let mut stacks =
-        [Stack::new(config.clone(), [1; 32]).unwrap(), Stack::new(config, [2; 32]).unwrap()];
+    let marked = StackConfig { marking, ..config() };
+    let mut stacks = [Stack::new(config(), [1; 32]).unwrap(), Stack::new(marked, [2; 32]).unwrap()];
     stacks[1].listen(4500);
     let now = Instant(1_000_000);
     let remote: SocketAddr = "[2001:db8::2]:4500".parse().unwrap();
     let id = stacks[0].connect(now, "2001:db8::1".parse().unwrap(), remote).unwrap();
     stacks[0].set_flow_label(id, 0x4_5678);
+    // The other end's own setting is what is asked for here of one connection.
+    stacks[0].set_dscp(id, 46);
     let (mut seen, mut labels) = (0, [BTreeSet::new(), BTreeSet::new()]);
     for turn in 0..8 {
         if turn == 4 {

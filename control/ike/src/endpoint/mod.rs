@@ -213,6 +213,12 @@ impl Endpoint {
         self.table.by_spi(spi)
     }
 
+    /// The name of the connection that the IKE SA of an SPI of this gateway is of, once that is known.
+    pub fn connection_by_spi(&self, spi: u64) -> Option<&str> {
+        let session = self.table.get(self.table.by_spi(spi)?)?;
+        session.connection.as_ref().map(|connection| connection.name.as_str())
+    }
+
     /// The row of one IKE SA.
     pub fn sa(&self, ike: IkeSaId) -> Option<IkeSnapshot> {
         self.table.get(ike).and_then(Session::snapshot)

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::Malformed;
 use crate::conn::Congestion;
+use crate::dscp::Dscp;
 use crate::ring::{FIELDS_MAX, RawRecord, Ring, RingCorrupt, RingFull};
 use crate::slot::SlotRef;
 use crate::types::{ConnRef, Path};
@@ -21,6 +22,8 @@ pub enum Down<'a> {
         /// The way to send it. Over TCP the connection must still be there, or the message is
         /// dropped and counted.
         path: Path,
+        /// Service level of its datagrams; over TCP the connection's counts.
+        dscp: Dscp,
         /// The message.
         payload: &'a [u8],
     },
@@ -36,6 +39,8 @@ pub enum Down<'a> {
         congestion: Congestion,
         /// IPv6 flow label of its packets, of 20 bits.
         flow_label: u32,
+        /// Service level of its packets.
+        dscp: Dscp,
     },
     /// Close a connection: in order, or with a reset.
     TcpClose {
@@ -51,6 +56,8 @@ pub enum Down<'a> {
         conn: ConnRef,
         /// What governs it from now on.
         congestion: Congestion,
+        /// Service level of its packets from now on.
+        dscp: Dscp,
     },
     /// Look at this SA's slot again.
     SaChanged {
@@ -81,17 +88,19 @@ impl Down<'_> {
         let mut fields = [0; FIELDS_MAX];
         let mut out = WordWriter::new(&mut fields);
         let (kind, payload): (u8, &[u8]) = match self {
-            Down::IkeSend { path, payload } => {
+            Down::IkeSend { path, dscp, payload } => {
                 path.encode(&mut out);
+                out.put(dscp.bits().into());
                 (1, payload)
             }
-            Down::TcpConnect { token, local, remote, congestion, flow_label } => {
+            Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
                 out.put(*token);
                 out.put(u64::from(local.is_some()));
                 out.put_address(local.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)));
                 out.put_socket(*remote);
                 out.put(*congestion as u64);
                 out.put(u64::from(*flow_label));
+                out.put(dscp.bits().into());
                 (2, &[])
             }
             Down::TcpClose { conn, abort } => {
@@ -116,9 +125,10 @@ impl Down<'_> {
                 path.encode(&mut out);
                 (7, &[])
             }
-            Down::TcpProven { conn, congestion } => {
+            Down::TcpProven { conn, congestion, dscp } => {
                 conn.encode(&mut out);
                 out.put(*congestion as u64);
+                out.put(dscp.bits().into());
                 (8, &[])
             }
         };
@@ -138,7 +148,10 @@ pub(crate) fn decode_down(
 fn down_fields<'a>(record: &RawRecord<'a>) -> Option<Down<'a>> {
     let words = &mut WordReader::new(record.fields);
     Some(match record.kind {
-        1 => Down::IkeSend { path: Path::decode(words)?, payload: record.payload },
+        1 => {
+            let (path, dscp) = (Path::decode(words)?, words.take_number()?);
+            Down::IkeSend { path, dscp, payload: record.payload }
+        }
         2 => {
             let token = words.take()?;
             let has_local = words.take()? == 1;
@@ -147,14 +160,18 @@ fn down_fields<'a>(record: &RawRecord<'a>) -> Option<Down<'a>> {
             let congestion = words.take_number()?;
             let flow_label = u32::try_from(words.take()?).ok()?;
             let local = has_local.then_some(local);
-            Down::TcpConnect { token, local, remote, congestion, flow_label }
+            let dscp = words.take_number()?;
+            Down::TcpConnect { token, local, remote, congestion, flow_label, dscp }
         }
         3 => Down::TcpClose { conn: ConnRef::decode(words)?, abort: words.take()? == 1 },
         4 => Down::SaChanged { index: u32::try_from(words.take()?).ok()? },
         5 => Down::PolicyChanged { index: u32::try_from(words.take()?).ok()? },
         6 => Down::PeerChanged { index: u32::try_from(words.take()?).ok()? },
         7 => Down::PathSet { peer: SlotRef::decode(words)?, path: Path::decode(words)? },
-        8 => Down::TcpProven { conn: ConnRef::decode(words)?, congestion: words.take_number()? },
+        8 => {
+            let (conn, congestion) = (ConnRef::decode(words)?, words.take_number()?);
+            Down::TcpProven { conn, congestion, dscp: words.take_number()? }
+        }
         _ => return None,
     })
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::conn::Congestion;
+use crate::dscp::Dscp;
 use crate::ring::{FIELDS_MAX, RawRecord, Ring, RingCorrupt, RingFull};
 use crate::slot::SlotRef;
 use crate::types::{ConnRef, Path, Transport};
@@ -68,6 +69,7 @@ proptest! {
         payload in proptest::collection::vec(any::<u8>(), 0..3000),
         reason in 1u16..=7,
         congestion in prop_oneof![Just(Congestion::Bbr), Just(Congestion::Cubic)],
+        dscp in (0u8..64).prop_map(|bits| Dscp::new(bits).unwrap()),
     ) {
         assert_up(Up::IkeMessage { path, payload: &payload });
         assert_up(Up::TcpOpened { conn, local, remote, originator: flag, token });
@@ -81,15 +83,16 @@ proptest! {
         assert_up(Up::Restarted { epoch: token });
         assert_up(Up::Acquire { policy: slot.index });
 
-        assert_down(Down::IkeSend { path, payload: &payload });
+        assert_down(Down::IkeSend { path, dscp, payload: &payload });
         let local = flag.then(|| local.ip());
-        assert_down(Down::TcpConnect { token, local, remote, congestion, flow_label: slot.index });
+        let flow_label = slot.index;
+        assert_down(Down::TcpConnect { token, local, remote, congestion, flow_label, dscp });
         assert_down(Down::TcpClose { conn, abort: flag });
         assert_down(Down::SaChanged { index: slot.index });
         assert_down(Down::PolicyChanged { index: slot.index });
         assert_down(Down::PeerChanged { index: slot.index });
         assert_down(Down::PathSet { peer: slot, path });
-        assert_down(Down::TcpProven { conn, congestion });
+        assert_down(Down::TcpProven { conn, congestion, dscp });
     }
 
     #[test]

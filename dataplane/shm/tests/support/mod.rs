@@ -55,7 +55,7 @@ pub(crate) fn is_whole(config: &SaConfig) -> bool {
 /// A peer over UDP, whose port tells its path apart.
 pub(crate) fn peer(owner: u16) -> PeerConfig {
     let (connection, remote_id) = (Name::new("branch"), Name::new("branch.example"));
-    PeerConfig { connection, remote_id, owner, path: path(4500) }
+    PeerConfig { connection, remote_id, owner, path: path(4500), dscp: None }
 }
 
 /// A path that a port tells apart from others.

@@ -266,6 +266,11 @@ impl Connection {
         self.marks
     }
 
+    /// Sets the DSCP of its packets.
+    pub(crate) fn set_dscp(&mut self, dscp: u8) {
+        self.marks.dscp = dscp;
+    }
+
     /// Sets the flow label of its packets.
     pub(crate) fn set_flow_label(&mut self, flow_label: u32) {
         self.marks.flow_label = flow_label;
