@@ -257,27 +257,42 @@ fn a_hangup_signal_reloads() {
     assert_eq!(names(&pair.left), ["branch", "other"]);
 }
 
-/// A file that takes long to read, here because of a pipe, must not undo what was read after it.
+/// A file that takes long to read, here because it is a pipe, must not undo what was read after it.
 #[test]
 fn a_reload_that_another_one_has_overtaken_is_not_applied() {
     use rustix::fs::{CWD, FileType, Mode, OFlags};
     let gateway = Gateway::start(&usual());
-    let pipe = gateway.dir.path().join("key");
-    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
-    let slow = format!("[secrets.slow]\nsecret_file = \"{}\"\n", pipe.display());
-    gateway.configure(&(usual() + &connection("early", "c.example") + &slow));
+    let (file, pipe) = (gateway.dir.path().join("culvert.toml"), gateway.dir.path().join("pipe"));
+    gateway.configure(&(usual() + &connection("early", "c.example")));
+    let early = std::fs::read(&file).expect("read");
+    std::fs::remove_file(&file).expect("removed");
+    rustix::fs::mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
     std::thread::scope(|scope| {
-        let early = scope.spawn(|| ask(&gateway, Command::Reload));
+        let slow = scope.spawn(|| ask(&gateway, Command::Reload));
         let writer = eventually("it is being read", || {
-            rustix::fs::open(&pipe, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()
+            rustix::fs::open(&file, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()
         });
+        std::fs::rename(&file, &pipe).expect("moved away");
         let late = usual() + &connection("late", "c.example");
         assert_eq!(reload(&gateway, &late).expect("reloaded"), ["connection late added"]);
-        rustix::io::write(&writer, b"a key\n").expect("written");
+        assert_eq!(rustix::io::write(&writer, &early).expect("written"), early.len());
         drop(writer);
-        let (code, message) = early.join().expect("an answer").expect_err("overtaken");
+        let (code, message) = slow.join().expect("an answer").expect_err("overtaken");
         assert_eq!(code, Code::Busy);
         assert!(message.contains("another reload has read the file meanwhile"), "{message}");
     });
     assert_eq!(names(&gateway), ["late", "other"]);
+}
+
+/// Whoever loads must not make the gateway wait.
+#[test]
+fn a_secret_in_a_pipe_is_refused() {
+    use rustix::fs::{CWD, FileType, Mode};
+    let gateway = Gateway::start(&usual());
+    let pipe = gateway.dir.path().join("pipe");
+    rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).expect("made");
+    let text = format!("[secrets.slow]\nsecret_file = \"{}\"\n", pipe.display());
+    let (code, message) = load(&gateway, &text).expect_err("refused");
+    let expected = (Code::Failed, "more.toml:2: the secret's file is no regular file".to_owned());
+    assert_eq!((code, message), expected);
 }

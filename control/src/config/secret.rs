@@ -7,6 +7,7 @@ use std::path::Path;
 
 use culvert_ike::id::IdError;
 use culvert_ike::{Identity, IdentityPattern, Secret};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -175,6 +176,9 @@ pub enum SecretError {
     /// Its file.
     #[error("the secret's file cannot be read: {0}")]
     File(#[from] io::Error),
+    /// Its file is none.
+    #[error("the secret's file is no regular file")]
+    NotAFile,
     /// One of its owners.
     #[error(transparent)]
     Owner(#[from] IdError),
@@ -196,11 +200,18 @@ pub(super) fn parse(text: &str) -> Result<Secret, SecretError> {
     }
 }
 
-/// Reads a key from a file, without the line feeds at its end.
+/// Reads a key from a file, without the line feeds at its end. A pipe or device would have the gateway
+/// wait, for ever perhaps.
 pub(super) fn read(path: &Path) -> Result<Secret, SecretError> {
     use io::Read;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from)?;
+    let file = std::fs::File::from(file);
+    if !file.metadata()?.is_file() {
+        return Err(SecretError::NotAFile);
+    }
     let mut text = Zeroizing::new(String::new());
-    let mut file = std::fs::File::open(path)?.take(SECRET_FILE_OCTETS_MAX + 1);
+    let mut file = file.take(SECRET_FILE_OCTETS_MAX + 1);
     if file.read_to_string(&mut text)? as u64 > SECRET_FILE_OCTETS_MAX {
         return Err(SecretError::TooLong);
     }
@@ -267,6 +278,18 @@ mod tests {
         assert_eq!(octets("0x"), Err(SecretError::Empty.to_string()));
         assert_eq!(octets(""), Err(SecretError::Empty.to_string()));
         assert_eq!(octets(&"x".repeat(1025)), Err(SecretError::TooLong.to_string()));
+    }
+
+    #[test]
+    fn nothing_but_a_regular_file_is_read() {
+        use rustix::fs::{CWD, FileType};
+        let dir = tempfile::tempdir().expect("a directory");
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).expect("made");
+        for path in [&pipe, Path::new("/dev/zero"), dir.path()] {
+            let refused = read(path).err().expect("no file").to_string();
+            assert_eq!(refused, SecretError::NotAFile.to_string(), "{}", path.display());
+        }
     }
 
     // RFC 4648, 10.
