@@ -110,6 +110,20 @@ fn a_line_without_end_is_cut_off() {
     assert_eq!(gateway.status().connections, 1, "others are served on");
 }
 
+/// A file that is too long to be loaded at once is no sign that the gateway has gone.
+#[test]
+fn a_request_that_the_gateway_would_not_take_is_not_sent() {
+    let gateway = Gateway::start(&config());
+    let mut client = gateway.client();
+    let text = culvert_api::Confidential::new("#".repeat(8 * REQUEST_OCTETS_MAX));
+    let load = Command::Load { name: "big.toml".into(), text };
+    let refused = client.rows(load).expect_err("too long");
+    assert!(
+        matches!(refused, ClientError::RequestTooLong(octets) if octets > 8 * REQUEST_OCTETS_MAX)
+    );
+    assert_eq!(client.rows(Command::Connections).expect("it goes on").len(), 1);
+}
+
 #[test]
 fn the_dataplane_comes_and_goes() {
     let gateway = Gateway::start(&config());

@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::{
-    API_VERSION, Body, Command, Event, Hello, LineBuffer, LineTooLong, REPLY_OCTETS_MAX, Refusal,
-    Reply, Request, Row, to_line,
+    API_VERSION, Body, Command, Event, Hello, LineBuffer, LineTooLong, REPLY_OCTETS_MAX,
+    REQUEST_OCTETS_MAX, Refusal, Reply, Request, Row, to_line,
 };
 
 /// Octets read at once.
@@ -52,6 +52,11 @@ pub enum ClientError {
     /// The gateway sent a line that is longer than the protocol allows.
     #[error("the gateway's answer cannot be read: {0}")]
     TooLong(#[from] LineTooLong),
+    /// The request is longer than the gateway takes.
+    #[error(
+        "this would be a request of {0} octets, and the gateway takes {REQUEST_OCTETS_MAX}: divide it"
+    )]
+    RequestTooLong(usize),
     /// The gateway said no.
     #[error("{0}")]
     Refused(#[from] Refusal),
@@ -103,12 +108,15 @@ impl Client {
     /// Asks, and hands each row and event to `each` as it comes, until the answer is complete.
     ///
     /// # Errors
-    /// The gateway said no, went away or cannot be understood.
+    /// The request is too long, or the gateway said no, went away or cannot be understood.
     pub fn ask(&mut self, command: Command, mut each: impl FnMut(Item)) -> Result<(), ClientError> {
         let id = self.next_id;
         self.next_id += 1;
         // It may hold secrets.
         let line = Zeroizing::new(to_line(&Request { id, command })?);
+        if line.len() > REQUEST_OCTETS_MAX {
+            return Err(ClientError::RequestTooLong(line.len()));
+        }
         self.stream.write_all(&line)?;
         loop {
             let reply: Reply = self.read()?;

@@ -121,7 +121,7 @@ fn explain(failure: &Failure, arguments: &Arguments) -> ExitCode {
             eprintln!("culvert: {error}");
             ExitCode::from(EXIT_UNREACHABLE)
         }
-        Failure::Client(error @ ClientError::Refused(_)) => {
+        Failure::Client(error @ (ClientError::Refused(_) | ClientError::RequestTooLong(_))) => {
             // A file may have several mistakes, each on its line.
             for line in error.to_string().lines() {
                 eprintln!("culvert: {}", table::printable(line));
