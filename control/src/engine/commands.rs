@@ -122,9 +122,8 @@ impl Engine {
 
     /// The child, if it stands.
     fn standing(&self, connection: &str, child: &str) -> Option<Outcome> {
-        let stands =
-            |sa: &IkeSnapshot| sa.connection == connection && sa.state == IkeState::Established;
-        let (ike, spi_in) = self.endpoint.sas().filter(stands).find_map(|sa| {
+        let stands = |sa: &IkeSnapshot| sa.state == IkeState::Established;
+        let (ike, spi_in) = self.endpoint.sas_of(connection).filter(stands).find_map(|sa| {
             let pair = sa.children.iter().find(|pair| pair.name == child)?;
             Some((sa.id.0, format!("{:08x}", pair.spi_in)))
         })?;

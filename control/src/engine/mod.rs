@@ -389,8 +389,7 @@ impl Engine {
     /// The IKE SA in which a CHILD SA of a connection can be asked for: one that stands, or else one
     /// that this gateway is setting up; the youngest if there are several.
     fn usable(&self, connection: &str) -> Option<IkeSaId> {
-        let of_connection = self.endpoint.sas().filter(|sa| sa.connection == connection);
-        let usable = of_connection.filter_map(|sa| match sa.state {
+        let usable = self.endpoint.sas_of(connection).filter_map(|sa| match sa.state {
             IkeState::Established => Some((true, sa.id)),
             IkeState::Connecting | IkeState::HalfOpen => sa.initiator.then_some((false, sa.id)),
             IkeState::Deleting => None,

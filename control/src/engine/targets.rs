@@ -22,8 +22,7 @@ impl Engine {
     pub(super) fn targeted(&self, target: &Target) -> Result<Vec<IkeSnapshot>, Refusal> {
         let fits = |sa: &IkeSnapshot| match target {
             Target::Ike(ike) => sa.id.0 == *ike,
-            Target::Child(_) => false,
-            Target::Connection(name) => sa.connection == *name,
+            Target::Child(_) | Target::Connection(_) => false,
             Target::Peer(peer) => is_peer(sa, peer),
             Target::All {} => true,
         };
@@ -33,6 +32,7 @@ impl Engine {
                 let ike = self.named_child(spi_in)?.ike;
                 self.endpoint.sa(ike).into_iter().collect()
             }
+            Target::Connection(name) => self.endpoint.sas_of(name).collect(),
             _ => self.endpoint.sas().filter(fits).collect(),
         };
         if found.is_empty() { Err(self.nothing_fits(target)) } else { Ok(found) }

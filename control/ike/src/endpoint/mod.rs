@@ -208,6 +208,11 @@ impl Endpoint {
         self.table.sessions().filter_map(Session::snapshot)
     }
 
+    /// The rows of [`Self::sas`] that are of one connection.
+    pub fn sas_of(&self, connection: &str) -> impl Iterator<Item = IkeSnapshot> + use<'_> {
+        self.table.by_connection(connection).filter_map(Session::snapshot)
+    }
+
     /// The IKE SA to which messages with this SPI of this gateway belong.
     pub fn by_spi(&self, spi: u64) -> Option<IkeSaId> {
         self.table.by_spi(spi)

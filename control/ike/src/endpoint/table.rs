@@ -120,7 +120,7 @@ impl Table {
     }
 
     /// The sessions of a configured connection.
-    pub(super) fn by_connection(&self, name: &str) -> impl Iterator<Item = &Session> {
+    pub(super) fn by_connection(&self, name: &str) -> impl Iterator<Item = &Session> + use<'_> {
         let ids = self.by_connection.get(name).into_iter().flatten();
         ids.filter_map(|id| self.get(*id))
     }
