@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use culvert_api::SOCKET_NAME;
+use culvert_ike::Instant;
 use culvert_shm::ControlView;
 use culvert_shm::rendezvous::{Bundle, Caller, Link, Listener, RendezvousError};
 use tokio::io::unix::AsyncFd;
@@ -31,6 +32,8 @@ pub const RENDEZVOUS_NAME: &str = "shm.sock";
 const FAREWELL_MAX: Duration = Duration::from_secs(3);
 /// Callers met at once; more than the rendezvous lets wait.
 const CALLERS_MAX: usize = 16;
+/// How often systemd is told that the process is alive.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// Where groups are listed.
 const GROUP_FILE: &str = "/etc/group";
 
@@ -170,7 +173,9 @@ async fn drive(
     mut signals: Signals,
 ) -> Result<(), RunError> {
     let mut farewell = None;
+    let mut alive = Alive::default();
     loop {
+        alive.tell(clock::now());
         if turns(shared) {
             tokio::task::yield_now().await;
             continue;
@@ -198,6 +203,21 @@ async fn drive(
         if stops && farewell.is_none() {
             shared.engine.borrow_mut().stop();
             farewell = Some(clock::now() + FAREWELL_MAX);
+        }
+    }
+}
+
+/// Tells systemd now and then that the loop turns, so that it can end a process that does not.
+#[derive(Default)]
+struct Alive {
+    told: Instant,
+}
+
+impl Alive {
+    fn tell(&mut self, now: Instant) {
+        if now.since(self.told) >= ALIVE_INTERVAL {
+            self.told = now;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
         }
     }
 }

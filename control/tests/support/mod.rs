@@ -49,9 +49,14 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it with this configuration, to which `[control]` is added.
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, |_| {})
+    }
+
+    /// [`Self::start`], with something of the process set before.
+    pub(crate) fn start_with(config: &str, set: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         configure(dir.path(), config);
-        let process = spawn(dir.path());
+        let process = spawn(dir.path(), set);
         let gateway = Self { dir, process };
         gateway.client();
         gateway
@@ -77,7 +82,7 @@ impl Gateway {
 
     /// Starts another one in the place of one that has ended.
     pub(crate) fn restart(&mut self) {
-        self.process = spawn(self.dir.path());
+        self.process = spawn(self.dir.path(), |_| {});
         self.client();
     }
 
@@ -162,7 +167,7 @@ fn configure(dir: &Path, config: &str) {
     std::fs::set_permissions(&path, mode).expect("its secrets are nobody else's");
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(dir: &Path, set: impl FnOnce(&mut Command)) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_culvert-control"));
     command.arg("--config").arg(dir.join("culvert.toml")).arg("--log").arg("debug");
     let log = std::fs::File::options()
@@ -171,6 +176,7 @@ fn spawn(dir: &Path) -> Child {
         .open(dir.join("log"))
         .expect("a log file");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
+    set(&mut command);
     command.spawn().expect("started")
 }
 

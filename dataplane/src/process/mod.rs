@@ -79,6 +79,7 @@ fn provider(aead: Aead) -> Provider {
 fn wait_for_memory(rendezvous: &mut Rendezvous, stop: &AtomicBool) -> Option<DataplaneView> {
     let mut refused = false;
     while !stop.load(Ordering::Relaxed) {
+        notify(&[NotifyState::Watchdog]);
         rendezvous.turn();
         if let Some(bundle) = rendezvous.bundle() {
             if let Some(errno) = bundle.region.protection_warning() {
