@@ -67,6 +67,8 @@ pub enum Handed {
 pub struct Mesh<T> {
     to: Vec<Option<Producer<T>>>,
     from: Vec<Consumer<T>>,
+    /// The ring that is looked at first: the one behind that of the last item.
+    turn: usize,
 }
 
 impl<T> Mesh<T> {
@@ -75,7 +77,11 @@ impl<T> Mesh<T> {
     #[must_use]
     pub fn between(workers: usize, capacity: usize) -> Vec<Self> {
         let mut meshes: Vec<Self> = (0..workers)
-            .map(|_| Self { to: Vec::with_capacity(workers), from: Vec::with_capacity(workers) })
+            .map(|_| Self {
+                to: Vec::with_capacity(workers),
+                from: Vec::with_capacity(workers),
+                turn: 0,
+            })
             .collect();
         for sender in 0..workers {
             for receiver in 0..workers {
@@ -115,10 +121,16 @@ impl<T> Mesh<T> {
         u16::try_from(self.to.len()).unwrap_or(u16::MAX)
     }
 
-    /// The next item that any other worker has handed over; each ring in turn is emptied before
-    /// the next, so the caller bounds how many it takes in one batch.
+    /// The next item that any other worker has handed over. The rings take turns: one that is never
+    /// empty, because its worker is flooded, must not stop the others.
     pub fn receive(&mut self) -> Option<T> {
-        self.from.iter_mut().find_map(|ring| ring.pop().ok())
+        let rings = self.from.len();
+        (0..rings).find_map(|step| {
+            let ring = (self.turn + step) % rings;
+            let item = self.from.get_mut(ring)?.pop().ok()?;
+            self.turn = ring + 1;
+            Some(item)
+        })
     }
 }
 
@@ -137,6 +149,24 @@ mod tests {
         assert_eq!(meshes[2].receive(), Some("a"));
         assert_eq!(meshes[2].receive(), Some("b"));
         assert_eq!(meshes[2].receive(), None);
+    }
+
+    /// One worker's queue of the NIC is flooded with packets that it hands over, as fast as they are
+    /// taken: those of the others get through all the same.
+    #[test]
+    fn a_ring_that_is_never_empty_does_not_stop_the_others() {
+        let mut meshes = Mesh::between(3, 4);
+        (0..4).for_each(|_| meshes[0].send(2, "flood").unwrap());
+        (0..4).for_each(|_| meshes[1].send(2, "peer").unwrap());
+        let mut taken = Vec::new();
+        for _ in 0..8 {
+            let item = meshes[2].receive().unwrap();
+            if item == "flood" {
+                meshes[0].send(2, item).unwrap();
+            }
+            taken.push(item);
+        }
+        assert_eq!(taken.iter().filter(|item| **item == "peer").count(), 4, "{taken:?}");
     }
 
     #[test]
