@@ -277,6 +277,7 @@ impl Rig {
             remote,
             congestion: culvert_shm::Congestion::Bbr,
             flow_label: 0,
+            dscp: Dscp::DEFAULT,
         };
         // What is sent to a worker before its first turn is not for it.
         self.turn(&[], 0);

@@ -11,7 +11,7 @@ use crate::bell::Bell;
 use crate::conn::{ConnSlot, ConnWriter};
 use crate::counters::Counter;
 use crate::layout::WorkerBlock;
-use crate::message::{Down, Malformed, Up, decode_down};
+use crate::message::{Down, Malformed, Standing, Up, decode_down};
 use crate::peer::{PeerConfig, PeerWriter};
 use crate::policy::Policy;
 use crate::region::Region;
@@ -226,12 +226,20 @@ impl WorkerView {
 
     // Rings.
 
-    /// Sends a record to control; the bell rings at the end of the batch.
+    /// Sends a record of the worker's own to control; the bell rings at the end of the batch.
     ///
     /// # Errors
     /// [`RingFull`] when control does not keep up; count it.
     pub fn send(&mut self, message: &Up<'_>) -> Result<(), RingFull> {
-        message.push(self.region.up(self.worker).ok_or(RingFull)?)?;
+        self.send_for(Standing::Worker, message)
+    }
+
+    /// The same for what somebody else has caused: the ring is full for it sooner.
+    ///
+    /// # Errors
+    /// As [`WorkerView::send`].
+    pub fn send_for(&mut self, standing: Standing, message: &Up<'_>) -> Result<(), RingFull> {
+        message.push(self.region.up(self.worker).ok_or(RingFull)?, standing)?;
         self.pushed = true;
         Ok(())
     }

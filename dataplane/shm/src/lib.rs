@@ -64,7 +64,7 @@ pub use counters::Counter;
 pub use dataplane::{AttachError, DataplaneView, Load, WorkerView};
 pub use dscp::Dscp;
 pub use layout::{Layout, LayoutError};
-pub use message::{CloseReason, ConnectFailure, Down, Malformed, NAT_KEEPALIVE, Up};
+pub use message::{CloseReason, ConnectFailure, Down, Malformed, NAT_KEEPALIVE, Standing, Up};
 pub use peer::{PeerConfig, PeerState, PeerWriter};
 pub use policy::Policy;
 pub use region::{Region, RegionError, WorkerStats};

@@ -12,8 +12,8 @@ use num_enum::TryFromPrimitive;
 
 pub(crate) use down::decode_down;
 pub use down::{Down, NAT_KEEPALIVE};
-pub use up::Up;
 pub(crate) use up::decode_up;
+pub use up::{Standing, Up};
 
 /// A record that could not be understood: the other process wrote nonsense, or the memory is
 /// damaged. The record, or all that waited in a damaged ring, was dropped.

@@ -79,6 +79,11 @@ impl<'a> Ring<'a> {
         Ring { positions, data }
     }
 
+    /// Words of its data.
+    pub(crate) fn words(&self) -> u64 {
+        self.data.len() as u64
+    }
+
     /// Words ever written, as the producer published them.
     pub(crate) fn head(&self) -> u64 {
         self.positions.head.0.load(Ordering::Acquire)
@@ -91,13 +96,24 @@ impl<'a> Ring<'a> {
 
     /// Writes a record. Producer only.
     pub(crate) fn push(&self, kind: u8, fields: &[u64], payload: &[u8]) -> Result<(), RingFull> {
+        self.push_within(self.words(), kind, fields, payload)
+    }
+
+    /// Writes a record if not more than `limit` words are in use then. Producer only.
+    pub(crate) fn push_within(
+        &self,
+        limit: u64,
+        kind: u8,
+        fields: &[u64],
+        payload: &[u8],
+    ) -> Result<(), RingFull> {
         if fields.len() > FIELDS_MAX || payload.len() > PAYLOAD_OCTETS_MAX {
             return Err(RingFull);
         }
         let head = self.positions.head.0.load(Ordering::Relaxed);
         let used = head.wrapping_sub(self.tail());
         let words = (1 + fields.len() + payload.len().div_ceil(8)) as u64;
-        if used.saturating_add(words) > self.data.len() as u64 {
+        if used.saturating_add(words) > limit.min(self.words()) {
             return Err(RingFull);
         }
         let header = (payload.len() as u64) << 32 | (fields.len() as u64) << 8 | u64::from(kind);

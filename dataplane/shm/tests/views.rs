@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use culvert_shm::{
     AttachError, Bell, ControlView, Counter, DataplaneView, Down, Dscp, InstallError, Load,
-    Malformed, Region, SaDrop, SequenceCounter, Shelf, SlotRef, SlotState, Up, WorkerView,
+    Malformed, Region, SaDrop, SequenceCounter, Shelf, SlotRef, SlotState, Standing, Up,
+    WorkerView,
 };
 use support::{LAYOUT, is_whole, path, peer, sa};
 
@@ -270,6 +271,25 @@ fn a_worker_whose_ring_is_full_holds_a_retired_slot() {
     while workers[1].receive().is_some() {}
     workers[1].batch_boundary();
     assert_eq!(control.collect(false).freed, 1);
+}
+
+// Strangers can send without end: their records leave room for those of known peers, and these for
+// the worker's own.
+#[test]
+fn a_ring_is_full_for_strangers_first_and_for_the_worker_last() {
+    let (mut control, mut workers, _bell) = gateway();
+    let message = Up::IkeMessage { path: path(1), payload: &[0; 1024] };
+    let mut fill = |standing| {
+        let send = |worker: &mut WorkerView| worker.send_for(standing, &message).is_ok();
+        (0..).take_while(|_| send(&mut workers[0])).count()
+    };
+    let counts = [Standing::Stranger, Standing::Peer, Standing::Worker].map(&mut fill);
+    let [strangers, peers, own] = counts;
+    let quarter = strangers / 2;
+    assert!(quarter > 10 && peers.abs_diff(quarter) < 2 && own.abs_diff(quarter) < 2, "{counts:?}");
+    assert_eq!(fill(Standing::Stranger), 0);
+    while control.receive().is_some() {}
+    assert!(fill(Standing::Stranger) > strangers - 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use culvert_dpdk::{Burst, Mbuf, Pool};
-use culvert_shm::{Counter, Up, WorkerView};
+use culvert_shm::{Counter, Standing, Up, WorkerView};
 use culvert_tcpstack::framing::Gathering;
 
 use super::drops;
@@ -63,9 +63,16 @@ impl<L: Link> Core<L> {
 
     /// Tells control something; what its ring has no room for is counted.
     pub(crate) fn tell(&mut self, message: &Up<'_>) {
-        if self.view.send(message).is_err() {
+        let _ = self.tell_for(Standing::Worker, message);
+    }
+
+    /// The same of what somebody else has caused; whether there was room.
+    pub(crate) fn tell_for(&mut self, standing: Standing, message: &Up<'_>) -> bool {
+        let told = self.view.send_for(standing, message).is_ok();
+        if !told {
             self.count(Counter::RingUpFull);
         }
+        told
     }
 
     /// An empty buffer, or a counted want of one.

@@ -5,7 +5,9 @@
 
 use std::net::SocketAddr;
 
-use culvert_shm::{Counter, Dscp, NAT_KEEPALIVE, Path, Transport, Up};
+use culvert_shm::{
+    CloseReason, ConnRef, Counter, Dscp, NAT_KEEPALIVE, Path, Standing, Transport, Up,
+};
 use culvert_tcpstack::framing::{self, NON_ESP_MARKER};
 use culvert_tcpstack::{ConnError, ConnId};
 
@@ -18,10 +20,18 @@ use crate::net::ip;
 use crate::net::udp::Fill;
 
 impl<L: Link> Core<L> {
-    /// Hands a message to control.
-    pub(crate) fn ike_up(&mut self, path: &Path, message: &[u8]) {
-        self.count(Counter::IkeUp);
-        self.tell(&Up::IkeMessage { path: *path, payload: message });
+    /// Hands a message to control, if there is room for one of such a sender.
+    pub(crate) fn ike_up(&mut self, standing: Standing, path: &Path, message: &[u8]) {
+        let message = Up::IkeMessage { path: *path, payload: message };
+        if self.tell_for(standing, &message) {
+            self.count(Counter::IkeUp);
+        }
+    }
+
+    /// Control means a connection that is gone: it did not hear of that, because its ring was full, or
+    /// has not heard yet. It is told (again), or it would wait for ever for what cannot come.
+    pub(crate) fn tell_gone(&mut self, conn: ConnRef) {
+        self.tell(&Up::TcpClosed { conn, reason: CloseReason::Local });
     }
 
     /// Sends a message in UDP, on any port but 500 behind the marker (RFC 3948, 2.2).
@@ -116,7 +126,11 @@ impl<L: Link> Worker<L> {
         let id = ConnId { index: conn.index, generation: conn.generation };
         self.tcp.write_urgent(id, &header, message).map_err(|error| match error {
             ConnError::Full => Counter::IkeDownFull,
-            ConnError::Gone | ConnError::NotOpen => Counter::IkeDownNoPath,
+            ConnError::NotOpen => Counter::IkeDownNoPath,
+            ConnError::Gone => {
+                self.core.tell_gone(conn);
+                Counter::IkeDownNoPath
+            }
         })
     }
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_dataplane_config::IKE_NATT_PORT;
 use culvert_dpdk::{Burst, ChecksumStatus, Mbuf};
-use culvert_shm::{Counter, Path, Transport};
+use culvert_shm::{Counter, Path, Standing, Transport};
 use culvert_tcpstack::EphemeralPorts;
 
 use super::Worker;
@@ -300,7 +300,7 @@ impl<L: Link> Core<L> {
         }
         let path = ike::datagram_path(transport, local, remote);
         match kind {
-            Encapsulated::Ike(message) => self.ike_up(&path, message),
+            Encapsulated::Ike(message) => self.ike_up(Standing::Stranger, &path, message),
             Encapsulated::Keepalive => self.count(Counter::UdpKeepalive),
             Encapsulated::Esp => {
                 let behind = packet.len() - header.header_len - udp::HEADER_LEN - udp.payload_len;

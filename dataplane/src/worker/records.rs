@@ -55,8 +55,10 @@ impl<L: Link> Worker<L> {
             }
             Down::TcpClose { conn, abort } => {
                 let id = ConnId { index: conn.index, generation: conn.generation };
-                if conn.worker == self.core.view.worker() {
-                    self.tcp.close(&self.core.view, id, abort);
+                if conn.worker == self.core.view.worker()
+                    && !self.tcp.close(&self.core.view, id, abort)
+                {
+                    self.core.tell_gone(conn);
                 }
             }
             Down::TcpProven { conn, congestion, dscp } => {

@@ -2,7 +2,7 @@
 
 use culvert_dpdk::Mbuf;
 use culvert_esp::OpenError;
-use culvert_shm::{CloseReason, Counter, Up};
+use culvert_shm::{CloseReason, Counter, Standing, Up};
 use culvert_tcpstack::framing::{Frame, FramingError};
 use culvert_tcpstack::{self as tcpstack, ConnId, DropReason, RxChecksum, SegmentOutcome};
 
@@ -126,6 +126,7 @@ fn take_frames<L: Link>(
     if let Some(slot) = core.view.conn(conn.id.index) {
         slot.frame(core.now_ns);
     }
+    let standing = conn.standing;
     loop {
         let frame = conn.decoder.next_frame(&mut core.gathering, &mut octets)?;
         // RFC 9329, 6.1: the prefix has come whole if there is a frame.
@@ -133,7 +134,7 @@ fn take_frames<L: Link>(
             report(core, &mut conn.reported, &arrival);
         }
         let known = match frame {
-            Some(Frame::Ike(message)) => take_ike(core, &arrival, message),
+            Some(Frame::Ike(message)) => take_ike(core, standing, &arrival, message),
             Some(Frame::Esp(packet)) => take_esp(core, &arrival, packet)?,
             Some(Frame::Keepalive | Frame::Empty) => {
                 // RFC 9329, 3 and 6.6: ignored; no sign of life of the peer either.
@@ -157,23 +158,29 @@ fn take_frames<L: Link>(
     Ok(())
 }
 
-/// Tells control of a connection that the peer opened, once, before its first message.
+/// Tells control of a connection that the peer opened, once, before its first message. Anybody may
+/// open many: while control is behind, it hears of one with a later message.
 fn report<L: Link>(core: &mut Core<L>, reported: &mut bool, arrival: &Arrival) {
     let path = &arrival.path;
     if let (false, Some(conn)) = (*reported, path.conn) {
-        *reported = true;
         let (local, remote) = (path.local, path.remote);
-        core.tell(&Up::TcpOpened { conn, local, remote, originator: false, token: 0 });
+        let opened = Up::TcpOpened { conn, local, remote, originator: false, token: 0 };
+        *reported = core.tell_for(Standing::Peer, &opened);
     }
 }
 
 /// An IKE message; false when it cannot be one. More than that only control can say.
-fn take_ike<L: Link>(core: &mut Core<L>, arrival: &Arrival, message: &[u8]) -> bool {
+fn take_ike<L: Link>(
+    core: &mut Core<L>,
+    standing: Standing,
+    arrival: &Arrival,
+    message: &[u8],
+) -> bool {
     core.count(Counter::FramingIke);
     let length = message.get(24..IKE_HEADER_LEN).and_then(|field| field.try_into().ok());
     let plausible = length.is_some_and(|field| u32::from_be_bytes(field) as usize == message.len());
     if plausible {
-        core.ike_up(&arrival.path, message);
+        core.ike_up(standing, &arrival.path, message);
     } else {
         core.count(Counter::IkeMalformed);
     }

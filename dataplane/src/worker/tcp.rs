@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use culvert_shm::{
     CloseReason, Congestion, ConnInfo, ConnRef, ConnStats, ConnectFailure, Counter, Dscp, Path,
-    Transport, Up, WorkerView,
+    Standing, Transport, Up, WorkerView,
 };
 use culvert_tcpstack::framing::{self, Decoder};
 use culvert_tcpstack::{
@@ -42,6 +42,8 @@ pub(crate) struct Conn {
     pub(crate) strangers: u8,
     /// Control has been told of it.
     pub(crate) reported: bool,
+    /// What it may ask of control's ring.
+    pub(crate) standing: Standing,
     /// The prefix is still to be written, before the first frame.
     prefix_due: bool,
     /// When to drop packets because those before them wait.
@@ -177,6 +179,9 @@ impl Tcp {
         (congestion, dscp): (Congestion, Dscp),
     ) {
         self.stack.vouch(id);
+        if let Some(conn) = self.conn(id) {
+            conn.standing = Standing::Peer;
+        }
         self.stack.set_congestion_control(id, control_of(congestion));
         self.stack.set_dscp(id, dscp.bits());
         self.show(view, id);
@@ -219,18 +224,19 @@ impl Tcp {
         }
     }
 
-    /// Closes a connection on control's word.
-    pub(crate) fn close(&mut self, view: &WorkerView, id: ConnId, abort: bool) {
-        let Some(conn) = self.conn(id) else { return };
+    /// Closes a connection on control's word; false if there is no such connection.
+    pub(crate) fn close(&mut self, view: &WorkerView, id: ConnId, abort: bool) -> bool {
+        let Some(conn) = self.conn(id) else { return false };
         conn.verdict = Some(CloseReason::Local);
         if abort {
             self.stack.abort(id);
-            return;
+            return true;
         }
         if let Some(slot) = view.conn(id.index) {
             slot.closing();
         }
         self.stack.close(id);
+        true
     }
 
     /// Ends one connection whose peer has not sent the prefix in time; false when there is none.
@@ -414,6 +420,7 @@ impl Conn {
             decoder,
             strangers: 0,
             reported: false,
+            standing: if originator { Standing::Peer } else { Standing::Stranger },
             prefix_due: false,
             age: AgeDrop::default(),
             token: 0,

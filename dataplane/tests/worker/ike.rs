@@ -1,11 +1,11 @@
 //! IKE over UDP, between the wire and control.
 
 use culvert_dataplane::net::ip as ip_format;
-use culvert_shm::{Counter, Down, Dscp, NAT_KEEPALIVE, Path, Transport};
+use culvert_shm::{CloseReason, Congestion, Counter, Down, Dscp, NAT_KEEPALIVE, Path, Transport};
 
 use crate::fixture::{Gateway, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told};
 use crate::packets::{ip, udp};
-use crate::peer::{Peer, ike_message, path};
+use crate::peer::{Peer, ike_frame, ike_message, path};
 
 fn ike_path(transport: Transport, own: &str, other: &str, other_port: u16) -> Path {
     let own_port = if transport == Transport::Native { 500 } else { 4500 };
@@ -146,4 +146,64 @@ fn answers_that_a_peer_does_not_take_are_bounded() {
     peer.exchange(&mut gateway);
     answer(&mut gateway);
     assert_eq!(gateway.count(Counter::IkeDownFull), full);
+}
+
+// Anybody can send more IKE messages than control can take. Over TCP a peer's do not come again
+// (RFC 9329, 6.2), and of a lost connection control is told only once.
+#[test]
+fn a_flood_of_strangers_crowds_out_neither_known_peers_nor_what_control_has_to_know() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (known, conn) = peer.begin(&mut gateway);
+    let (unknown, other) = peer.begin(&mut gateway);
+    let congestion = Congestion::Bbr;
+    gateway.control.send(0, &Down::TcpProven { conn, congestion, dscp: Dscp::DEFAULT }).unwrap();
+    gateway.turn();
+    let _ = gateway.told();
+    let flood = udp((PEER_V4, 500), (OUTER_V4, 500), &ike_message(1400));
+    while gateway.count(Counter::RingUpFull) == 0 {
+        gateway.outer_packet(&flood);
+        gateway.turn();
+    }
+    let passed = gateway.count(Counter::IkeUp);
+
+    let message = ike_message(1200);
+    peer.send(&mut gateway, unknown, &ike_frame(&ike_message(1400)));
+    assert_eq!(gateway.count(Counter::RingUpFull), 2, "a connection alone proves nothing");
+    peer.send(&mut gateway, known, &ike_frame(&message));
+    peer.stack.abort(unknown);
+    peer.exchange(&mut gateway);
+
+    assert_eq!(gateway.count(Counter::RingUpFull), 2);
+    assert_eq!(gateway.count(Counter::IkeUp), passed + 1);
+    let told = gateway.told();
+    let (strangers, rest) = told.split_at(passed as usize);
+    assert!(strangers.iter().all(|told| matches!(told, Told::Ike(..))));
+    let [Told::Ike(way, payload), closed] = rest else { panic!("{rest:?}") };
+    assert_eq!((way.conn, payload), (Some(conn), &message));
+    assert_eq!(*closed, Told::Closed { conn: other, reason: CloseReason::Reset });
+}
+
+// Control may have missed the end of a connection while its ring was full. What it asks of one that
+// is gone is answered by that: its peer would wait for ever for what cannot come.
+#[test]
+fn who_means_a_connection_that_is_gone_is_told_so() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    peer.stack.abort(id);
+    peer.exchange(&mut gateway);
+    assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Reset }]);
+    let path = path(Transport::Tcp, Some(conn));
+    let asked = [
+        Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &ike_message(60) },
+        Down::TcpClose { conn, abort: false },
+        Down::TcpClose { conn, abort: true },
+    ];
+    for down in asked {
+        gateway.control.send(0, &down).unwrap();
+        gateway.turn();
+        assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Local }]);
+    }
+    assert_eq!(gateway.count(Counter::IkeDownNoPath), 1);
 }

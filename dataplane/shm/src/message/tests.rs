@@ -52,7 +52,10 @@ fn through_ring<T>(
 }
 
 fn assert_up(message: Up<'_>) {
-    through_ring(|ring| message.push(ring), |record| assert_eq!(decode_up(record), Ok(message)));
+    through_ring(
+        |ring| message.push(ring, Standing::Worker),
+        |record| assert_eq!(decode_up(record), Ok(message)),
+    );
 }
 
 fn assert_down(message: Down<'_>) {

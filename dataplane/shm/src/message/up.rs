@@ -69,8 +69,32 @@ pub enum Up<'a> {
     },
 }
 
+/// Who is behind a record to control, and so how much of the ring may be in use after it. Anybody
+/// can send as many IKE messages as the wire takes: they must crowd out neither those of known peers
+/// nor what control has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody knows: half of the ring.
+    Stranger,
+    /// A peer on a TCP connection that is its own, where messages do not come again (RFC 9329, 6.2):
+    /// three quarters.
+    Peer,
+    /// The worker: all of it.
+    Worker,
+}
+
+impl Standing {
+    fn of(self, words: u64) -> u64 {
+        match self {
+            Self::Stranger => words / 2,
+            Self::Peer => words / 4 * 3,
+            Self::Worker => words,
+        }
+    }
+}
+
 impl Up<'_> {
-    pub(crate) fn push(&self, ring: Ring<'_>) -> Result<(), RingFull> {
+    pub(crate) fn push(&self, ring: Ring<'_>, standing: Standing) -> Result<(), RingFull> {
         let mut fields = [0; FIELDS_MAX];
         let mut out = WordWriter::new(&mut fields);
         let (kind, payload): (u8, &[u8]) = match self {
@@ -114,7 +138,7 @@ impl Up<'_> {
             }
         };
         let used = out.used();
-        ring.push(kind, &fields[..used], payload)
+        ring.push_within(standing.of(ring.words()), kind, &fields[..used], payload)
     }
 }
 
