@@ -244,6 +244,9 @@ counters! {
     EspBadPadding = "esp_bad_padding",
     /// Dummy ESP packets, which are dropped (RFC 4303, 2.6).
     EspDummy = "esp_dummy",
+    /// ESP packets whose inner packets were dropped because the TCP segment met congestion (RFC 9329,
+    /// 9.5).
+    EspCongestion = "esp_congestion",
     /// Authentic ESP packets that hold neither IPv4 nor IPv6.
     EspNextHeader = "esp_next_header",
     /// Packets that transport mode cannot carry: fragments, with options or extension headers.

@@ -361,6 +361,15 @@ fn nested(outer: Fragment, inner: Fragment) -> Result<Fragment, DropReason> {
     if outer == Fragment::Whole { Ok(inner) } else { Err(DropReason::IpBadFragment) }
 }
 
+/// DSCP and ECN of a packet whose header nobody needs to know whole; `None` if it is too short.
+#[inline]
+pub fn traffic_class(packet: &[u8]) -> Option<u8> {
+    match *packet.first_chunk::<2>()? {
+        [0x40..=0x4f, class] => Some(class),
+        [head, class] => Some(head << 4 | class >> 4),
+    }
+}
+
 /// Takes one hop off a packet that [`parse`] accepted and mends IPv4's checksum (RFC 1624).
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use culvert_dpdk::Mbuf;
 use culvert_esp::{OpenError, ReplayWindow};
-use culvert_shm::{Counter, SaDrop, SlotRef, Up};
+use culvert_shm::{Counter, SaDrop, SlotRef, Transport, Up};
 
 use super::core::Core;
 use super::drops::open_error;
@@ -129,6 +129,11 @@ impl<L: Link> Core<L> {
 
     /// Sends an inner packet on its way: `packet` is what ESP held.
     pub(crate) fn deliver(&mut self, mut packet: Mbuf, opened: &Opened, arrival: &Arrival) {
+        // RFC 9329, 9.5: a segment has no inner header of its own to take the mark over.
+        let in_stream = arrival.path.transport == Transport::Tcp;
+        if in_stream && Ecn::of(arrival.traffic_class) == Ecn::Ce {
+            return self.count(Counter::EspCongestion);
+        }
         let mode = self.sas.get(opened.sa).and_then(|sa| sa.transport_mode);
         let v4 = match (mode, opened.next_header) {
             (None, protocol::IPV4) => true,

@@ -22,7 +22,8 @@ pub(crate) struct Peer {
 pub struct Arrival {
     /// The way back.
     pub(crate) path: Path,
-    /// Outer DSCP and ECN; zero over TCP, whose segments carry no packet of their own.
+    /// Outer DSCP and ECN; over TCP, whose segments carry no packet of their own, only whether the
+    /// segment was marked CE.
     pub(crate) traffic_class: u8,
     /// What is left of the outer TTL or hop limit; over TCP that of a new packet.
     pub(crate) hop_limit: u8,

@@ -12,7 +12,8 @@ use super::inbound::{Place, Refused};
 use super::link::Link;
 use super::peer::Arrival;
 use super::tcp::{Conn, Tcp};
-use crate::net::ip::HOP_LIMIT;
+use crate::net::encap::Ecn;
+use crate::net::ip::{self, HOP_LIMIT};
 
 /// Messages of nobody's in a row on one connection before it is closed. RFC 9329, 6.1: a few must
 /// not close it, SAs come and go; too many mean that the stream has lost its frames.
@@ -36,6 +37,8 @@ impl From<FramingError> for Fault {
 /// What the frames of a segment ask for, once the stack is free again.
 #[derive(Default)]
 struct Met {
+    /// The segment met congestion on its way.
+    congested: bool,
     begun: Option<ConnId>,
     fault: Option<(ConnId, Fault)>,
 }
@@ -48,7 +51,7 @@ impl Met {
             return count; // Nothing behind a fault can be trusted.
         }
         let had_begun = conn.decoder.is_begun();
-        if let Err(fault) = take_frames(core, conn, octets) {
+        if let Err(fault) = take_frames(core, conn, octets, self.congested) {
             self.fault = Some((conn.id, fault));
         }
         if !had_begun && conn.decoder.is_begun() {
@@ -70,7 +73,8 @@ impl Tcp {
         packet: &mut [u8],
         checksum: RxChecksum,
     ) -> Result<(), DropReason> {
-        let mut met = Met::default();
+        let congested = ip::traffic_class(packet).is_some_and(|class| Ecn::of(class) == Ecn::Ce);
+        let mut met = Met { congested, ..Met::default() };
         let (stack, mut conns) = self.stack_and_conns();
         let outcome = stack.handle_segment(now, packet, checksum, &mut |id, octets| {
             // What comes before the connection was reported waits for its event.
@@ -115,14 +119,17 @@ fn count_fault<L: Link>(core: &Core<L>, fault: &Fault) {
     });
 }
 
-/// Takes the frames in `octets`; what is left of them waits in the decoder.
+/// Takes the frames in `octets`; what is left of them waits in the decoder. Those that end in a
+/// segment that met congestion have met it, too: one that came behind a hole is not told apart any more.
 fn take_frames<L: Link>(
     core: &mut Core<L>,
     conn: &mut Conn,
     mut octets: &mut [u8],
+    congested: bool,
 ) -> Result<(), Fault> {
     let (path, hop_limit) = (conn.path, HOP_LIMIT);
-    let arrival = Arrival { path, traffic_class: 0, hop_limit, may_move: !conn.originator };
+    let traffic_class = if congested { Ecn::Ce as u8 } else { 0 };
+    let arrival = Arrival { path, traffic_class, hop_limit, may_move: !conn.originator };
     if let Some(slot) = core.view.conn(conn.id.index) {
         slot.frame(core.now_ns);
     }

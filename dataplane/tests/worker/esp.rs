@@ -2,12 +2,15 @@
 
 use culvert_dataplane::net::ip as ip_format;
 use culvert_shm::{Counter, SaDrop, Transport};
+use culvert_tcpstack::framing;
 
 use crate::fixture::{
-    FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6,
+    FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told,
 };
 use crate::packets::{esp, ip, ping, too_big, udp, with_hop_limit};
-use crate::peer::{Peer, Sa, Wanted, esp_frame, frames, path, path_between};
+use crate::peer::{
+    Peer, Sa, Wanted, esp_frame, frames, ike_frame, ike_message, path, path_between,
+};
 
 /// What an inner packet looks like one hop further on.
 fn one_hop_on(packet: &[u8]) -> Vec<u8> {
@@ -270,4 +273,40 @@ fn a_narrow_outer_path_gets_smaller_segments() {
     let sent = frames(&peer.read(id));
     let [frame] = &sent[..] else { panic!("{} frames", sent.len()) };
     assert_eq!(sa.open(frame).unwrap().1, one_hop_on(&outbound));
+}
+
+// RFC 9329, 9.5: the mark of a segment cannot be handed on to the inner packets, which are dropped
+// instead. They were authentic, and neither IKE nor the stream suffers.
+#[test]
+fn inner_packets_of_a_segment_that_met_congestion_are_dropped() {
+    for (own, other) in [(OUTER_V4, PEER_V4), (OUTER_V6, PEER_V6)] {
+        let mut gateway = Gateway::new();
+        let mut peer = Peer::new(1);
+        let id = peer.connect_from(&mut gateway, other, own, 4500);
+        peer.send(&mut gateway, id, &framing::PREFIX);
+        let told = gateway.told();
+        let [Told::Opened { conn, .. }] = told[..] else { panic!("{told:?}") };
+        let mut sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Tcp, Some(conn))));
+        let mut marked = ike_frame(&ike_message(60));
+        for number in 0..2 {
+            let packet = sa.seal(&ping(FAR_V4, HOST_V4, &[number; 40]));
+            marked.extend(esp_frame(&packet));
+        }
+        let last = esp_frame(&sa.seal(&ping(FAR_V4, HOST_V4, b"begins there")));
+        let (begun, rest) = last.split_at(30);
+        marked.extend(begun);
+
+        peer.congested = true;
+        peer.send(&mut gateway, id, &marked);
+        peer.congested = false;
+        assert_eq!(gateway.count(Counter::EspCongestion), 2);
+        assert_eq!(gateway.count(Counter::EspOpened), 0);
+        assert!(gateway.inner_packets().is_empty());
+        assert!(matches!(gateway.told()[..], [Told::Ike(..)]), "IKE is not the inner hosts'");
+        assert!(gateway.control.peer_state(sa.peer).unwrap().last_authentic_ns > 0);
+
+        peer.send(&mut gateway, id, rest);
+        assert_eq!(gateway.inner_packets().len(), 1, "what ends in another segment passes");
+        assert!(!peer.closed(id));
+    }
 }

@@ -116,6 +116,16 @@ pub(crate) fn first_fragment(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
+/// Marks an outer packet "congestion experienced" (RFC 3168, 5).
+pub(crate) fn mark_congestion(packet: &mut [u8]) {
+    if packet[0] >> 4 == 4 {
+        packet[1] |= 3;
+        mend(packet);
+    } else {
+        packet[1] |= 0x30;
+    }
+}
+
 fn mend(packet: &mut [u8]) {
     checksum::fill(checksum::Sum::new(), &mut packet[..ip::V4_HEADER_LEN], 10, false);
 }

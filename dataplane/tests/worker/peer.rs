@@ -17,7 +17,7 @@ use culvert_tcpstack::{
 };
 
 use crate::fixture::{Gateway, OUTER_V4, PEER_V4};
-use crate::packets::ip;
+use crate::packets::{ip, mark_congestion};
 
 /// Another host's TCP.
 pub(crate) struct Peer {
@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     pub(crate) worker: usize,
     /// Its device and the gateway's fill in checksums, and neither cuts or coalesces.
     device: bool,
+    /// Its packets meet congestion on their way.
+    pub(crate) congested: bool,
     /// Octets of the longest packet that it got.
     pub(crate) longest: usize,
 }
@@ -69,7 +71,7 @@ impl Peer {
         let device = config.tx_checksum == TxChecksum::Device;
         let config = StackConfig { ephemeral_ports: ports, ..config };
         let stack = Stack::new(config, [number; 32]).unwrap();
-        Self { stack, events: Vec::new(), worker: 0, device, longest: 0 }
+        Self { stack, events: Vec::new(), worker: 0, device, congested: false, longest: 0 }
     }
 
     /// Carries packets both ways until nobody has anything to say.
@@ -89,6 +91,9 @@ impl Peer {
             for packet in &mut out.0 {
                 if self.device {
                     fill_checksum(packet);
+                }
+                if self.congested {
+                    mark_congestion(packet);
                 }
                 gateway.outer_packet_to(self.worker, packet);
             }
