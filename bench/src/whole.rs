@@ -238,7 +238,7 @@ impl Rig {
                 Some((conn, path)) => (Some(conn), path),
                 None => (None, addresses(side)),
             };
-            let path = Path { transport, local: path.0, remote: path.1, conn };
+            let path = Path { transport, local: path.0, remote: path.1, conn, pinned: false };
             let name = Name::new("bench");
             let config =
                 PeerConfig { connection: name, remote_id: name, owner: 0, path, dscp: None };
@@ -291,8 +291,13 @@ impl Rig {
                     Some((_, Ok(Up::TcpOpened { conn, local, remote, originator, .. }))) => {
                         *opened = Some((conn, (local, remote)));
                         if originator {
-                            let path =
-                                Path { transport: Transport::Tcp, local, remote, conn: Some(conn) };
+                            let path = Path {
+                                transport: Transport::Tcp,
+                                local,
+                                remote,
+                                conn: Some(conn),
+                                pinned: false,
+                            };
                             side.control.send(
                                 0,
                                 &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &NO_MESSAGE },

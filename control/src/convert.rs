@@ -53,6 +53,7 @@ pub fn shm_path(path: &ike::Path) -> shm::Path {
         local: path.local,
         remote: path.remote,
         conn: path.conn.map(conn),
+        pinned: false,
     }
 }
 
@@ -66,7 +67,8 @@ pub fn esp_path(path: &ike::ChildPath) -> shm::Path {
     };
     let end = |end: SocketAddr| SocketAddr::new(end.ip(), port.unwrap_or(end.port()));
     let conn = path.conn.map(conn);
-    shm::Path { transport, local: end(path.local), remote: end(path.remote), conn }
+    let (local, remote) = (end(path.local), end(path.remote));
+    shm::Path { transport, local, remote, conn, pinned: path.pinned }
 }
 
 /// The way that a worker moved a peer to.
@@ -79,7 +81,8 @@ pub fn child_path(path: &shm::Path) -> ike::ChildPath {
     };
     let end = |end: SocketAddr| SocketAddr::new(end.ip(), port.unwrap_or(end.port()));
     let conn = path.conn.map(token);
-    ike::ChildPath { transport, local: end(path.local), remote: end(path.remote), conn }
+    let (local, remote) = (end(path.local), end(path.remote));
+    ike::ChildPath { transport, local, remote, conn, pinned: path.pinned }
 }
 
 /// The algorithm of an SA.
@@ -171,6 +174,7 @@ mod tests {
             local: local.parse().unwrap(),
             remote: remote.parse().unwrap(),
             conn: None,
+            pinned: true,
         };
         let esp = esp_path(&path);
         assert_eq!((esp.local.port(), esp.remote.port()), (0, 0));

@@ -160,7 +160,7 @@ fn garbage_from_the_network_is_counted() {
     let mut dataplane = Dataplane::connect(&gateway);
     let local = "192.0.2.1:500".parse().expect("an address");
     let remote = "203.0.113.9:500".parse().expect("an address");
-    let path = Path { transport: Transport::Udp, local, remote, conn: None };
+    let path = Path { transport: Transport::Udp, local, remote, conn: None, pinned: false };
     for payload in [&b""[..], b"garbage", &[0; 28], &[0xff; 2000]] {
         dataplane.send(&Up::IkeMessage { path, payload });
     }

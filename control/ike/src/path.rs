@@ -90,4 +90,7 @@ pub struct ChildPath {
     pub remote: SocketAddr,
     /// The connection, exactly for [`Transport::Tcp`].
     pub conn: Option<ConnToken>,
+    /// ESP that comes over UDP from another address than `remote` does not move the peer there
+    /// (RFC 7296, 2.23).
+    pub pinned: bool,
 }

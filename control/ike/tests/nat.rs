@@ -60,6 +60,31 @@ fn a_new_mapping_of_the_nat_moves_the_path_and_a_replay_does_not() {
     assert!(pair.b.events.iter().any(|e| matches!(e, Event::PathMoved { .. })));
 }
 
+// RFC 7296, 2.23: only a peer behind a NAT may be seen elsewhere. Who is behind one itself, or sees no
+// NAT at all, is not led away by one packet that somebody sends on from another address.
+#[test]
+fn esp_moves_only_a_peer_that_is_behind_a_nat() {
+    let mut pair = Pair::new(config(), mirror(&config()));
+    pair.net.nat = true;
+    pair.initiate();
+    pair.run(seconds(1));
+    assert!(pair.a.child().path.pinned, "it is the initiator that is behind the NAT");
+    assert!(!pair.b.child().path.pinned);
+
+    // Encapsulated without a NAT: the one that believes in none follows nobody.
+    let mut forced = config();
+    forced.encap = true;
+    let mut unforced = mirror(&forced);
+    unforced.encap = false;
+    let mut pair = started(forced, unforced);
+    pair.run(seconds(1));
+    for side in [&pair.a, &pair.b] {
+        assert_eq!(side.child().path.transport, Transport::Udp);
+        assert_eq!(side.child().path.pinned, !side.sa().nat_remote);
+    }
+    assert!(pair.a.child().path.pinned && !pair.b.child().path.pinned);
+}
+
 #[test]
 fn encapsulation_can_be_forced_without_a_nat() {
     let mut a = config();

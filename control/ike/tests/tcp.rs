@@ -293,7 +293,8 @@ fn ike_follows_the_path_of_esp() {
     let sa = pair.b.sa();
     let conn = Some(culvert_ike::ConnToken(999));
     let remote = "198.51.100.7:7777".parse().unwrap();
-    let path = ChildPath { transport: Transport::Tcp, local: sa.path.local, remote, conn };
+    let path =
+        ChildPath { transport: Transport::Tcp, local: sa.path.local, remote, conn, pinned: false };
     pair.b.endpoint.path_moved(pair.now, sa.id, &path, &mut pair.b.host);
     assert_eq!((pair.b.sa().path.conn, pair.b.sa().path.remote), (conn, remote));
 }

@@ -28,7 +28,13 @@ fn left_behind(pairs: u32, sending: u32) -> (Forwarding, Vec<u32>) {
     let region = Arc::new(Region::create(&LAYOUT).expect("memory"));
     let mut view = ControlView::new(Arc::clone(&region)).expect("nobody else's");
     let ends = ["192.0.2.1:4500", "192.0.2.2:4500"].map(|end| end.parse().expect("an address"));
-    let path = Path { transport: Transport::Udp, local: ends[0], remote: ends[1], conn: None };
+    let path = Path {
+        transport: Transport::Udp,
+        local: ends[0],
+        remote: ends[1],
+        conn: None,
+        pinned: false,
+    };
     let list = policies::selectors(&selectors()).expect("few");
     let found = policies::matches(&selectors(), &selectors()).expect("few")[0];
     let mut spis = Vec::new();

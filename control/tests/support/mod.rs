@@ -349,7 +349,7 @@ impl Dataplane {
         let peer = self.sas.values().next().expect("an SA").peer;
         let local = self.paths[&peer.index].local;
         let local = SocketAddr::new(local.ip(), 4500);
-        let path = EspPath { transport: Transport::Udp, local, remote, conn: None };
+        let path = EspPath { transport: Transport::Udp, local, remote, conn: None, pinned: false };
         self.worker.peer(peer).expect("a slot").set_path(path);
         self.paths.insert(peer.index, path);
         self.send(&Up::PathMoved { peer });

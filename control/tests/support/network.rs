@@ -100,7 +100,7 @@ fn arrive(from: &mut Dataplane, to: &mut Dataplane, out: Out, udp_left: &AtomicU
                 return;
             }
             let (local, remote) = (path.remote, path.local);
-            let path = EspPath { transport: path.transport, local, remote, conn };
+            let path = EspPath { transport: path.transport, local, remote, conn, pinned: false };
             to.send(&Up::IkeMessage { path, payload: &payload });
         }
         Out::Connect { token, local, remote, congestion } => {

@@ -66,25 +66,34 @@ pub struct Path {
     pub remote: SocketAddr,
     /// The connection, present with [`Transport::Tcp`] as long as there is one.
     pub conn: Option<ConnRef>,
+    /// ESP that comes over UDP from another address does not move the peer there (RFC 7296, 2.23).
+    /// Control's word; of no meaning in how a packet came.
+    pub pinned: bool,
 }
 
 impl Record for Path {
     const WORDS: usize = 1 + 2 * SOCKET_WORDS + ConnRef::WORDS;
 
     fn encode(&self, out: &mut WordWriter<'_>) {
-        out.put_quad([self.transport as u16, u16::from(self.conn.is_some()), 0, 0]);
+        out.put_quad([
+            self.transport as u16,
+            u16::from(self.conn.is_some()),
+            u16::from(self.pinned),
+            0,
+        ]);
         out.put_socket(self.local);
         out.put_socket(self.remote);
         self.conn.unwrap_or(ConnRef { worker: 0, index: 0, generation: 0 }).encode(out);
     }
 
     fn decode(words: &mut WordReader<'_>) -> Option<Path> {
-        let [transport, has_conn, _, _] = words.take_quad()?;
+        let [transport, has_conn, pinned, _] = words.take_quad()?;
         let transport = Transport::try_from(transport).ok()?;
         let local = words.take_socket()?;
         let remote = words.take_socket()?;
         let conn = ConnRef::decode(words)?;
-        Some(Path { transport, local, remote, conn: (has_conn == 1).then_some(conn) })
+        let conn = (has_conn == 1).then_some(conn);
+        Some(Path { transport, local, remote, conn, pinned: pinned == 1 })
     }
 }
 

@@ -205,7 +205,7 @@ mod tests {
     fn values_come_out_as_they_went_in() {
         let local = "192.0.2.1:4500".parse().unwrap();
         let remote = "[2001:db8::7]:4500".parse().unwrap();
-        let path = Path { transport: Transport::Udp, local, remote, conn: None };
+        let path = Path { transport: Transport::Udp, local, remote, conn: None, pinned: true };
         assert_same(&path);
         assert_same(&ConnInfo { local, remote, originator: true, opened_ns: 7 });
         let (connection, remote_id) = (Name::new("branch"), Name::new("branch.example"));

@@ -137,7 +137,7 @@ impl<L: Link> Worker<L> {
 
 /// The path of a message that came in UDP.
 pub(crate) fn datagram_path(transport: Transport, local: SocketAddr, remote: SocketAddr) -> Path {
-    Path { transport, local, remote, conn: None }
+    Path { transport, local, remote, conn: None, pinned: false }
 }
 
 /// What a datagram to port 4500 holds (RFC 3948, 2).

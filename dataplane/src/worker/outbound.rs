@@ -408,7 +408,7 @@ mod tests {
         for (local, remote) in ends {
             for transport in [Transport::Native, Transport::Udp, Transport::Tcp] {
                 let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());
-                let path = Path { transport, local, remote, conn: None };
+                let path = Path { transport, local, remote, conn: None, pinned: false };
                 for outer_mtu in 1280..1290 {
                     let in_udp = transport != Transport::Native;
                     let room = outer_mtu - encap::overhead(local.is_ipv4(), in_udp);

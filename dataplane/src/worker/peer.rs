@@ -88,13 +88,16 @@ impl PeerTable {
     /// Whether an authentic and newest packet that came by `arrival` moves the peer.
     ///
     /// RFC 9329, 6.1: the TCP Responder answers on the connection of the last valid packet. Over
-    /// UDP, RFC 7296, 2.23 does the same for a NAT that renumbers. The transport itself never
+    /// UDP, RFC 7296, 2.23 does the same for a NAT that renumbers; where control knows of none that
+    /// could, a packet from elsewhere has been carried there by somebody who wants the answers. The transport itself never
     /// changes by ESP alone: an SA that uses TCP stays there (RFC 9329, 5) until IKE moves it.
     pub(crate) fn moves(peer: &Peer, arrival: &Arrival) -> bool {
         let (old, new) = (&peer.path, &arrival.path);
         match (old.transport, new.transport) {
             (Transport::Tcp, Transport::Tcp) => arrival.may_move && old.conn != new.conn,
-            (Transport::Udp, Transport::Udp) => old.remote != new.remote || old.local != new.local,
+            (Transport::Udp, Transport::Udp) => {
+                !old.pinned && (old.remote != new.remote || old.local != new.local)
+            }
             _ => false,
         }
     }
@@ -110,6 +113,7 @@ mod tests {
             local: "192.0.2.1:4500".parse().unwrap(),
             remote: remote.parse().unwrap(),
             conn: conn.map(|index| ConnRef { worker: 0, index, generation: 1 }),
+            pinned: false,
         }
     }
 
@@ -145,6 +149,11 @@ mod tests {
         let tcp = path(Transport::Tcp, "198.51.100.7:40000", Some(1));
         assert!(!moves(tcp, udp, true));
         assert!(!moves(udp, tcp, true));
+        assert!(!moves(
+            Path { pinned: true, ..udp },
+            path(Transport::Udp, "198.51.100.7:1025", None),
+            true
+        ));
         let native = path(Transport::Native, "198.51.100.7:0", None);
         assert!(!moves(native, path(Transport::Native, "198.51.100.8:0", None), true));
     }

@@ -128,7 +128,13 @@ impl Tcp {
     }
 
     fn path(&self, id: ConnId, local: SocketAddr, remote: SocketAddr) -> Path {
-        Path { transport: Transport::Tcp, local, remote, conn: Some(self.conn_ref(id)) }
+        Path {
+            transport: Transport::Tcp,
+            local,
+            remote,
+            conn: Some(self.conn_ref(id)),
+            pinned: false,
+        }
     }
 
     fn insert(&mut self, conn: Conn) {

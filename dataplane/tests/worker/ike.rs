@@ -14,6 +14,7 @@ fn ike_path(transport: Transport, own: &str, other: &str, other_port: u16) -> Pa
         local: (ip(own), own_port).into(),
         remote: (ip(other), other_port).into(),
         conn: None,
+        pinned: false,
     }
 }
 

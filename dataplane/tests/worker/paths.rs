@@ -5,7 +5,7 @@ use culvert_dataplane::net::ip as ip_format;
 use culvert_shm::{Counter, Down, Path, Transport};
 
 use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, PEER_V4, Told};
-use crate::packets::{ping, udp};
+use crate::packets::{ip, ping, udp};
 use crate::peer::{Peer, Sa, Wanted, esp_frame, frames, path};
 
 fn current(gateway: &Gateway, sa: &Sa) -> Path {
@@ -75,6 +75,33 @@ fn over_udp_the_path_follows_a_nat() {
     let packets = gateway.outer_packets();
     let header = ip_format::parse(&packets[0]).unwrap();
     assert_eq!(header.upper(&packets[0])[2..4], 1025u16.to_be_bytes());
+}
+
+// RFC 7296, 2.23: who has no NAT before the peer, or is behind one, is not led astray by a single
+// packet that somebody has caught and sent on from elsewhere. The packet itself is as good as any.
+#[test]
+fn a_pinned_path_follows_nobody() {
+    let mut gateway = Gateway::new();
+    let pinned = Path { pinned: true, ..path(Transport::Udp, None) };
+    let mut sa = Sa::install(&mut gateway, Wanted::by(pinned));
+    let astray = |gateway: &mut Gateway, sa: &mut Sa| {
+        let packet = sa.seal(&ping(FAR_V4, HOST_V4, b"caught"));
+        gateway.outer_packet(&udp((FAR_V4, 6666), (OUTER_V4, 4500), &packet));
+        gateway.turn();
+    };
+    astray(&mut gateway, &mut sa);
+    assert_eq!(gateway.inner_packets().len(), 1);
+    assert_eq!(current(&gateway, &sa), pinned);
+    assert_eq!(gateway.count(Counter::PathMoved), 0);
+
+    // Not by a restart either, and only as long as control says so.
+    gateway.restart_dataplane();
+    astray(&mut gateway, &mut sa);
+    assert_eq!(current(&gateway, &sa), pinned);
+    let behind_nat = path(Transport::Udp, None);
+    gateway.control.send(0, &Down::PathSet { peer: sa.peer, path: behind_nat }).unwrap();
+    astray(&mut gateway, &mut sa);
+    assert_eq!(current(&gateway, &sa).remote, (ip(FAR_V4), 6666).into());
 }
 
 // RFC 9329, 5: an SA that uses TCP stays there until IKE moves it.

@@ -262,7 +262,13 @@ impl Wanted {
 /// A path between the usual addresses.
 pub(crate) fn path(transport: Transport, conn: Option<ConnRef>) -> Path {
     let port = if transport == Transport::Native { 0 } else { 4500 };
-    Path { transport, local: (ip(OUTER_V4), port).into(), remote: (ip(PEER_V4), port).into(), conn }
+    Path {
+        transport,
+        local: (ip(OUTER_V4), port).into(),
+        remote: (ip(PEER_V4), port).into(),
+        conn,
+        pinned: false,
+    }
 }
 
 impl Sa {
@@ -379,5 +385,11 @@ fn one_or(networks: &[Selector], address: Option<IpAddr>) -> Vec<Selector> {
 /// The path of an address pair other than the usual one.
 pub(crate) fn path_between(transport: Transport, local: IpAddr, remote: IpAddr) -> Path {
     let port = if transport == Transport::Native { 0 } else { 4500 };
-    Path { transport, local: (local, port).into(), remote: (remote, port).into(), conn: None }
+    Path {
+        transport,
+        local: (local, port).into(),
+        remote: (remote, port).into(),
+        conn: None,
+        pinned: false,
+    }
 }

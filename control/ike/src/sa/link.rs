@@ -153,7 +153,8 @@ impl Session {
             // UPDATE_SA_ADDRESSES says where it is (RFC 4555, 3.8).
             _ => {
                 self.path.transport == Transport::Udp
-                    && (self.nat.remote && !self.mobike || matches!(self.phase, Phase::HalfOpen(_)))
+                    && (self.nat_may_move() && !self.mobike
+                        || matches!(self.phase, Phase::HalfOpen(_)))
             }
         };
         if moves {
@@ -211,7 +212,16 @@ impl Session {
             transport => transport,
         };
         let Path { local, remote, conn, .. } = self.path;
-        ChildPath { transport, local, remote, conn }
+        ChildPath { transport, local, remote, conn, pinned: !self.nat_may_move() }
+    }
+
+    /// Whether the peer may be seen at another address without a word: a NAT before it may forget it.
+    ///
+    /// RFC 7296, 2.23: who is behind a NAT should not follow, because somebody on the way could take
+    /// the SA elsewhere with a single packet. A responder behind one is reached by a mapping that does
+    /// not change, so that its peers' NATs are what does, and follows them.
+    fn nat_may_move(&self) -> bool {
+        self.nat.remote && !(self.nat.local && self.initiator)
     }
 
     /// When a liveness check is due (RFC 7296, 2.4; RFC 9329, 6.7: by IKE, never by TCP).

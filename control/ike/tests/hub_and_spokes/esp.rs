@@ -79,7 +79,7 @@ impl World {
         let Some(path) = self.nodes[HUB].host.paths.get_mut(&ike) else { return };
         let follows = match (path.transport, seen.transport) {
             (Transport::Tcp, Transport::Tcp) => path.conn != seen.conn,
-            (Transport::Udp, Transport::Udp) => path.remote != seen.remote,
+            (Transport::Udp, Transport::Udp) => !path.pinned && path.remote != seen.remote,
             _ => false,
         };
         if follows {

@@ -32,8 +32,15 @@ fn conn() -> impl Strategy<Value = ConnRef> {
 fn path() -> impl Strategy<Value = Path> {
     let transport =
         prop_oneof![Just(Transport::Native), Just(Transport::Udp), Just(Transport::Tcp)];
-    (transport, socket(), socket(), proptest::option::of(conn()))
-        .prop_map(|(transport, local, remote, conn)| Path { transport, local, remote, conn })
+    (transport, socket(), socket(), proptest::option::of(conn())).prop_map(
+        |(transport, local, remote, conn)| Path {
+            transport,
+            local,
+            remote,
+            conn,
+            pinned: conn.is_none(),
+        },
+    )
 }
 
 fn slot() -> impl Strategy<Value = SlotRef> {

@@ -62,5 +62,5 @@ pub(crate) fn peer(owner: u16) -> PeerConfig {
 pub(crate) fn path(port: u16) -> Path {
     let local = "192.0.2.1:4500".parse().expect("an address");
     let remote = std::net::SocketAddr::from(([198, 51, 100, 7], port));
-    Path { transport: Transport::Udp, local, remote, conn: None }
+    Path { transport: Transport::Udp, local, remote, conn: None, pinned: false }
 }
