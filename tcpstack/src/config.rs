@@ -57,12 +57,12 @@ pub struct StackConfig {
     /// connections is sized by it once. While there are some for which the caller has not vouched,
     /// a sixteenth of the places, at most 64, is kept free for those that come.
     pub connections_max: u32,
-    /// Connections of all states with one source network (an IPv4 /24 or an IPv6 /56): high enough
-    /// for a large NAT.
+    /// Connections with one source network (an IPv4 /24 or an IPv6 /56): high enough for a large NAT.
+    /// Those that linger after a close do not count.
     pub prefix_connections_max: u32,
     /// Incoming connections for which the caller has not vouched ([`Stack::vouch`](crate::Stack)).
-    /// When another comes, the oldest of them makes room, so that a flood cannot lock out peers
-    /// that prove themselves in time.
+    /// When another comes, the oldest of those from the source network that has most of them makes
+    /// room, so that a flood cannot lock out peers that prove themselves in time.
     pub unproven_max: u32,
     /// Memory of all send and receive buffers together, in octets. Octets behind holes get at most
     /// half of it, what waits to be sent or acknowledged at most three quarters.

@@ -17,11 +17,11 @@
 mod ending;
 mod holders;
 mod memory;
-mod prefixes;
 mod receive;
 mod replies;
 mod resets;
 mod slots;
+mod sources;
 mod transmit;
 
 use std::collections::VecDeque;
@@ -30,9 +30,9 @@ use std::net::{IpAddr, SocketAddr};
 use zeroize::Zeroize;
 
 use self::holders::Holders;
-use self::prefixes::Prefixes;
 use self::replies::Replies;
 use self::slots::{Entry, Queue, Slots};
+use self::sources::Sources;
 use crate::api::{CloseReason, ConnError, ConnId, ConnInfo, ConnectError, Event, Stats};
 use crate::config::{ConfigError, StackConfig};
 use crate::engine::Shared;
@@ -63,13 +63,9 @@ pub struct Stack {
     /// The connection of the last segment.
     last_found: u32,
     wheel: Wheel,
-    /// Accepted connections in their order, for which the caller has not vouched, with some for
-    /// which it has: at most twice `unproven_max`. It doubles a few times in its life and never shrinks.
-    unproven: VecDeque<ConnId>,
-    unproven_count: u32,
     /// Connections that are over for the caller, oldest first, with some that are gone.
     ended: VecDeque<ConnId>,
-    prefixes: Prefixes,
+    sources: Sources,
     /// Connections that may have something to send.
     due: Queue,
     /// Connections of which the caller has not been told everything.
@@ -105,10 +101,12 @@ impl Stack {
             table: Table::new(limit),
             last_found: 0,
             wheel: Wheel::new(Instant::ZERO, limit),
-            unproven: VecDeque::new(),
-            unproven_count: 0,
             ended: VecDeque::new(),
-            prefixes: Prefixes::new(config.prefix_connections_max, (secret.draw(), secret.draw())),
+            sources: Sources::new(
+                limit,
+                config.prefix_connections_max,
+                (secret.draw(), secret.draw()),
+            ),
             due: Queue::new(limit),
             eventful: Queue::new(limit),
             starved: Queue::new(limit),
@@ -165,7 +163,8 @@ impl Stack {
     /// Makes a new connection known to the table and the timers.
     fn adopt(&mut self, id: ConnId, tuple: &FourTuple) {
         self.table.insert(&self.secret, tuple, id.index);
-        self.prefixes.add(tuple.remote.ip());
+        let stranger = self.slots.get(id.index).is_some_and(|entry| entry.unproven);
+        self.sources.add(id.index, tuple.remote.ip(), stranger);
         self.wheel.grow(self.slots.used());
     }
 
@@ -206,7 +205,7 @@ impl Stack {
         if let Some(entry) = self.slots.named_mut(id)
             && std::mem::take(&mut entry.unproven)
         {
-            self.unproven_count -= 1;
+            self.sources.prove(id.index);
             entry.connection.prove();
             self.note_holding(id.index);
         }

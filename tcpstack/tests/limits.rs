@@ -185,6 +185,55 @@ fn a_source_network_has_its_limit() {
     assert_eq!(net.deliver(B, &third), SegmentOutcome::Accepted);
 }
 
+/// Those that linger after a close do not count: who opens and closes, and then acknowledges nothing,
+/// would lock out everybody behind the same NAT for as long as that is waited for.
+#[test]
+fn what_lingers_does_not_count_against_its_network() {
+    let config = StackConfig { prefix_connections_max: 2, ..StackConfig::default() };
+    let mut net = Net::new(9, Link::PERFECT, &StackConfig::default(), V4);
+    net.stacks[B] = Stack::new(config, [9; 32]).unwrap();
+    net.stacks[B].listen(4500);
+    let open = [net.open(), net.open()];
+    open.iter().for_each(|[here, _]| net.stacks[A].close(*here));
+    for packet in net.take(A) {
+        net.deliver(B, &packet);
+    }
+    assert_eq!(net.events(B), open.map(|[_, there]| closed(there, CloseReason::PeerClosed)));
+    assert_eq!(net.take(B).len(), 2, "each has its FIN to be acknowledged");
+    net.connect();
+    let syn = net.take(A).remove(0);
+    assert_eq!(net.deliver(B, &syn), SegmentOutcome::Accepted);
+}
+
+/// Whoever completes handshakes without end, from a few networks, pushes out what he has opened himself
+/// and not the peer from elsewhere that has not proven itself yet.
+#[test]
+fn a_flood_of_handshakes_pushes_out_its_own() {
+    let config = StackConfig { connections_max: 64, unproven_max: 16, ..StackConfig::default() };
+    let mut net = Net::new(9, Link::PERFECT, &StackConfig::default(), V4);
+    net.stacks[B] = Stack::new(config, [9; 32]).unwrap();
+    net.stacks[B].listen(4500);
+    let open_from = |net: &mut Net, source: [u8; 4]| {
+        let remote = SocketAddr::new(net.addresses[B], 4500);
+        net.stacks[A].connect(net.now, source.into(), remote).unwrap();
+        net.run_for(Duration::from_millis(20));
+        let opened = |event| match event {
+            Event::Opened { id, .. } => Some(id),
+            _ => None,
+        };
+        net.events(B).into_iter().find_map(opened).unwrap()
+    };
+    let peer = open_from(&mut net, [203, 0, 113, 7]);
+    for n in 0..100 {
+        open_from(&mut net, [198, 51, n % 7, n]);
+    }
+    assert!(net.stacks[B].info(peer).is_some());
+    assert_eq!(net.stacks[B].stats().unproven_evicted, 101 - 16);
+    net.stacks[B].vouch(peer);
+    open_from(&mut net, [203, 0, 113, 8]);
+    assert!(net.stacks[B].info(peer).is_some());
+}
+
 /// `connections_max` holds at both ends.
 #[test]
 fn connections_are_bounded() {

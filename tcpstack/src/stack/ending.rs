@@ -10,9 +10,10 @@ impl Stack {
     pub(super) fn end(&mut self, index: u32, reason: CloseReason) {
         let Some(entry) = self.slots.get_mut(index) else { return };
         if !entry.news.ending {
-            if std::mem::take(&mut entry.unproven) {
-                self.unproven_count -= 1;
-            }
+            // What lingers gives way to whoever comes, and counts against nobody.
+            let (source, stranger) = (entry.connection.tuple.remote.ip(), entry.unproven);
+            entry.unproven = false;
+            self.sources.remove(index, source, stranger);
             entry.connection.close(self.now);
             entry.news.ending = true;
             entry.news.closed = Some(reason);
@@ -53,8 +54,8 @@ impl Stack {
         }
     }
 
-    /// Makes a place for one connection if they run short: by one that is over, else by the oldest
-    /// whose peer has proven nothing.
+    /// Makes a place for one connection if they run short: by one that is over, else by one whose peer
+    /// has proven nothing.
     pub(super) fn make_place(&mut self) {
         if self.slots.is_short() {
             self.evict_ended();
@@ -64,14 +65,13 @@ impl Stack {
         }
     }
 
-    /// Ends the oldest connection whose peer has proven nothing, if there is one.
+    /// Ends a connection whose peer has proven nothing, if there is one: the oldest of the source
+    /// network that has most of them.
     pub(super) fn evict_unproven(&mut self) {
-        while let Some(id) = self.unproven.pop_front() {
-            if self.slots.named(id).is_some_and(|entry| entry.unproven) {
-                self.stats.unproven_evicted += 1;
-                self.slots.note_leaving();
-                return self.abort_with(id, CloseReason::Evicted);
-            }
+        if let Some(index) = self.sources.victim() {
+            self.stats.unproven_evicted += 1;
+            self.slots.note_leaving();
+            self.abort_with(self.slots.id(index), CloseReason::Evicted);
         }
     }
 
@@ -86,7 +86,7 @@ impl Stack {
     pub(super) fn release(&mut self, index: u32) {
         let Some(tuple) = self.slots.tuple(index) else { return };
         self.table.remove(&self.secret, &tuple, index);
-        self.prefixes.remove(tuple.remote.ip());
+        self.sources.remove(index, tuple.remote.ip(), false);
         self.wheel.set(index, None);
         if let Some(mut entry) = self.slots.remove(index) {
             self.holders.shift(index, entry.place, Place::default());

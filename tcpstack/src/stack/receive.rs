@@ -164,10 +164,10 @@ impl Stack {
 
     /// Whether the limits allow another connection of this peer.
     fn admit(&self, tuple: &FourTuple) -> Result<(), DropReason> {
-        if !self.prefixes.admits(tuple.remote.ip()) {
+        if !self.sources.admits(tuple.remote.ip()) {
             return Err(DropReason::PrefixMax);
         }
-        if self.slots.is_full() && self.unproven_count == 0 && self.ended.is_empty() {
+        if self.slots.is_full() && self.sources.strangers() == 0 && self.ended.is_empty() {
             return Err(DropReason::ConnectionsMax);
         }
         Ok(())
@@ -204,24 +204,16 @@ impl Stack {
         if let Some(ack) = arrived.segment.ack {
             self.cookies.spend(&arrived.tuple, ack.wrapping_sub(1));
         }
-        self.unproven.push_back(id);
-        self.unproven_count += 1;
         self.receive(id.index, arrived, payload, deliver)
     }
 
     /// Makes room for one more connection whose peer has proven nothing. One that finds no place
     /// nevertheless comes again.
     fn make_room(&mut self) {
-        if self.unproven_count >= self.config.unproven_max {
+        if self.sources.strangers() >= self.config.unproven_max {
             self.evict_unproven();
         }
         self.make_place();
-        // Those that have proven themselves are forgotten before the queue doubles.
-        if self.unproven.len() >= 2 * self.config.unproven_max as usize {
-            let mut queue = std::mem::take(&mut self.unproven);
-            queue.retain(|id| self.slots.named(*id).is_some_and(|entry| entry.unproven));
-            self.unproven = queue;
-        }
     }
 
     /// Tells the caller what the engine has made of a segment.

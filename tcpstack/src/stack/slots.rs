@@ -234,11 +234,15 @@ mod tests {
     use crate::engine::congestion::Controller;
 
     /// What an idle established connection costs: its slot, its entry, its congestion control, and
-    /// its places in the table, the wheel, the queues and the lists of holders. Buffers and scoreboard hold nothing then.
+    /// its places in the table, the wheel, the queues and the lists of holders and sources. Buffers and scoreboard hold nothing then.
     #[test]
     fn an_idle_connection_costs_at_most_a_kibibyte() {
         let slot = size_of::<Slot>() + size_of::<u32>();
-        let places = 2 * 8 + 3 * (size_of::<u32>() + 1) + 2 * size_of::<u32>() + 32;
+        let places = 2 * 8
+            + 3 * (size_of::<u32>() + 1)
+            + 2 * size_of::<u32>()
+            + 32
+            + super::super::sources::PLACE_BYTES;
         let boxed = size_of::<Entry>() + Controller::BOXED_BYTES_MAX;
         assert!(slot + places + boxed <= 1024, "{slot} + {places} + {boxed}");
     }
