@@ -277,7 +277,7 @@ fn ephemeral_ports_name_the_worker() {
     assert!(net.stacks[A].connect(net.now, here, elsewhere).is_ok());
 }
 
-/// RFC 9293, 3.9.2.3, MUST-46: an OPEN to a broadcast or multicast address among others.
+/// RFC 9293, 3.9.1.1, MUST-46: an OPEN to a broadcast or multicast address among others.
 #[test]
 fn addresses_that_make_no_connection_are_refused() {
     let mut net = Net::perfect();

@@ -164,7 +164,7 @@ fn parse_ipv6(packet: &[u8]) -> Result<IpParts, DropReason> {
     Ok((ip.src_addr().into(), ip.dst_addr().into(), range))
 }
 
-/// Whether an address may be that of an end (RFC 9293, 3.9.2.3, MUST-46 and MUST-57).
+/// Whether an address may be that of an end (RFC 9293, 3.9.1.1, MUST-46, and 3.9.2.3, MUST-57).
 pub(crate) fn is_host(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => !v4.is_multicast() && !v4.is_broadcast() && !v4.is_unspecified(),
