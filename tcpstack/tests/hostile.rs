@@ -8,7 +8,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{A, B, Link, Net, Segment, Tcp, V4, V6};
-use culvert_tcpstack::{ConnId, DropReason, Event, RxChecksum, SegmentOutcome, StackConfig};
+use culvert_tcpstack::{
+    ConnId, ConnInfo, DropReason, Event, RxChecksum, SegmentOutcome, StackConfig,
+};
 use proptest::prelude::*;
 
 fn config() -> StackConfig {
@@ -116,6 +118,14 @@ fn use_connection(net: &mut Net, end: usize, id: ConnId, forged: &Forged) {
     }
 }
 
+/// Whether something will happen by itself, if octets wait to be sent or acknowledged.
+fn has_timer(net: &mut Net, end: usize, id: ConnId) -> bool {
+    net.events(end); // What has ended is gone from here on.
+    let waits = |info: ConnInfo| info.in_flight_bytes > 0 || info.unsent_bytes > 0;
+    let stack = &net.stacks[end];
+    !stack.info(id).is_some_and(waits) || stack.poll_timeout().is_some()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
@@ -145,6 +155,9 @@ proptest! {
                 use_connection(&mut net, end, names[end], step);
             }
             net.run_for(Duration::from_millis(step.wait_ms));
+            for end in [A, B] {
+                prop_assert!(has_timer(&mut net, end, names[end]), "for what waits");
+            }
         }
         for end in [A, B] {
             net.stacks[end].close(names[end]);
