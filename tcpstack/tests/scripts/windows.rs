@@ -188,6 +188,35 @@ fn rfc9293_3_8_6_a_shrunk_window() {
     );
 }
 
+/// RFC 9293, 3.8.6 (MUST-34 and MUST-35): a window that is taken back altogether is probed by what is in
+/// flight. When it opens that leaves at once, however far apart the probes have become.
+#[test]
+fn rfc9293_3_8_6_a_window_taken_back_to_nothing() {
+    play_with(
+        |config| config.user_timeout = std::time::Duration::from_secs(2),
+        "open bare 3000
+         write 3000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         < . 1(0) ack 1 win 0
+         +0.12 > . 1(1000) ack 1
+         < . 1(0) ack 1 win 0
+         +0.24 > . 1(1000) ack 1
+         < . 1(0) ack 1 win 0
+         +0.48 > . 1(1000) ack 1
+         < . 1(0) ack 1 win 0
+         +0.96 > . 1(1000) ack 1
+         < . 1(0) ack 1 win 0
+         +0.1 < . 1(0) ack 1 win 3000
+         > . 1(1000) ack 1
+         +0.01 < . 1(0) ack 1001 win 3000
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         < . 1(0) ack 3001",
+    );
+}
+
 /// RFC 9293, 3.8.6.2.2: our window closes as nobody reads, and opens in steps worth a segment.
 #[test]
 fn rfc9293_3_8_6_2_2_the_receiver_avoids_silly_windows() {

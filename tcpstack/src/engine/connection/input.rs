@@ -123,7 +123,7 @@ impl Connection {
         self.rx.ack_now = true;
         if acknowledged {
             self.take_acknowledgment(segment, 1, context.now);
-            self.note_window(segment, 0, 1);
+            self.note_window(segment, 0, 1, context.now);
             self.state = State::Established;
         } else {
             // Simultaneous open (RFC 9293, 3.5): our SYN goes out again, with an acknowledgment.
@@ -249,7 +249,7 @@ impl Connection {
         }
         self.take_acknowledgment(segment, ack, context.now);
         self.tx.buffer.acknowledged(context.pool, ack);
-        self.note_window(segment, start, ack);
+        self.note_window(segment, start, ack, context.now);
         self.advance_closing(context);
         self.take_text(context, segment, start, payload, deliver)
     }
@@ -272,7 +272,7 @@ impl Connection {
     /// RFC 9293, 3.10.7.4, fifth check: the window as of the newest segment. That is also one that
     /// acknowledges more than any before, whatever its place in the stream (3.8.6): it may be a
     /// retransmission, and the one before it forged. The window of a SYN is not scaled (RFC 7323, 2.2).
-    fn note_window(&mut self, segment: &Segment, start: u64, ack: u64) {
+    fn note_window(&mut self, segment: &Segment, start: u64, ack: u64, now: Instant) {
         let tx = &mut self.tx;
         let newer = start > tx.edge_seq || (start == tx.edge_seq && ack >= tx.edge_ack);
         if !(newer || ack > tx.edge_ack) || ack < tx.una {
@@ -280,8 +280,12 @@ impl Connection {
         }
         let scale = if segment.flags.syn { 0 } else { tx.peer_scale };
         let window = u64::from(segment.window) << scale;
+        let was_closed = tx.edge <= tx.una;
         (tx.edge_seq, tx.edge_ack) = (start, ack);
         tx.edge = ack + window;
+        if was_closed && window > 0 {
+            tx.reopened(now);
+        }
         tx.window_max = tx.window_max.max(window);
         if window > 0 {
             tx.persist_backoff = 0;

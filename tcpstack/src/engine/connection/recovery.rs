@@ -7,6 +7,7 @@ use super::undo::Undo;
 use crate::engine::lazy::Idle;
 use crate::engine::pmtu::ProbeLoss;
 use crate::engine::prr::Prr;
+use crate::engine::rtt::RTO_INITIAL;
 use crate::engine::scoreboard::Sent;
 use crate::time::Instant;
 
@@ -110,6 +111,19 @@ impl Sender {
             Recovery::Open => (Undo::of(&self.board), Forward::Repeated),
         };
         *self.recovery = Recovery::Timeout { end: self.nxt, overdue, undo, forward };
+    }
+
+    /// The peer's window was closed and opens. What is in flight and has timed out was dropped there and
+    /// leaves at once: its timer tells how often the closed window was probed, no more. What left again
+    /// within the last round trip may yet be acknowledged.
+    pub(super) fn reopened(&mut self, now: Instant) {
+        let Some(first) = self.board.first() else { return };
+        let round_trip = self.rtt.smoothed().unwrap_or(RTO_INITIAL);
+        if self.recovery.is_timeout() && now.since(first.sent_at) > round_trip {
+            self.rtt.forgive();
+            self.board.mark_first_lost(|_| {});
+            self.asked = Asked::First;
+        }
     }
 
     /// With SACK what left a short time ago may yet arrive, and RACK goes on to watch it
