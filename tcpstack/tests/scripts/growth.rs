@@ -157,6 +157,31 @@ fn rfc5681_4_1_restart_after_idle() {
     ));
 }
 
+/// RFC 5681, 4.1: it makes no difference whether we had nothing to send or the peer's window was closed.
+#[test]
+fn rfc5681_4_1_restart_behind_a_closed_window() {
+    play(&format!(
+        "open 65535
+         write 30000
+         {}
+         < . 1(0) ack 10001
+         {}
+         < . 1(0) ack 30001 win 0
+         write 30000
+         +0.12~0.13 > . 30000(0) ack 1
+         < . 1(0) ack 30001 win 0
+         +0.24~0.25 > . 30000(0) ack 1
+         < . 1(0) ack 30001
+         {}
+         < . 1(0) ack 40001
+         {}",
+        sent(0, 10),
+        sent(10, 30),
+        sent(30, 40),
+        sent(40, 60),
+    ));
+}
+
 /// RFC 9438, 5.8, and RFC 7661, 4.2: who sends less than the window allows does not earn a larger one.
 #[test]
 fn rfc9438_5_8_a_window_that_is_not_used_does_not_grow() {

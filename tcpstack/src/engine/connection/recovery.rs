@@ -117,12 +117,21 @@ impl Sender {
     /// leaves at once: its timer tells how often the closed window was probed, no more. What left again
     /// within the last round trip may yet be acknowledged.
     pub(super) fn reopened(&mut self, now: Instant) {
-        let Some(first) = self.board.first() else { return };
+        let Some(first) = self.board.first() else { return self.restart(now) };
         let round_trip = self.rtt.smoothed().unwrap_or(RTO_INITIAL);
         if self.recovery.is_timeout() && now.since(first.sent_at) > round_trip {
             self.rtt.forgive();
             self.board.mark_first_lost(|_| {});
             self.asked = Asked::First;
+        }
+    }
+
+    /// Sending begins again with nothing in flight. After so long a silence the congestion window is
+    /// not known to be safe (RFC 5681, 4.1).
+    fn restart(&mut self, now: Instant) {
+        let (idle, rto) = (now.since(self.last_sent), self.rtt.rto());
+        if idle > rto {
+            self.controller.on_restart(idle, rto, now);
         }
     }
 
