@@ -242,8 +242,9 @@ impl Stack {
     }
 
     /// A router reports by ICMP that a packet of ours with these ends and this sequence number
-    /// exceeded `mtu` octets. Believed only if the sequence number is in flight
-    /// (RFC 5927, 7.2); `false` if not.
+    /// exceeded `mtu` octets. Credible only if the sequence number is in flight; `false` if not.
+    /// If segments as large have arrived it has no effect before that one times out
+    /// (RFC 5927, 7.2).
     pub fn packet_too_big(
         &mut self,
         now: Instant,

@@ -5,6 +5,10 @@
 //! arrives: small frames that do arrive beside it keep the timer from firing. The size falls to one
 //! that every path carries, and a search by halves for the true one begins, each step a segment of
 //! ordinary data that is larger than the others.
+//!
+//! Anybody can send an ICMP message. One that denies that segments pass which have passed is a claim
+//! that waits for a sign of its truth, and is forgotten when the segment of which it speaks arrives
+//! (RFC 5927, 7.2).
 
 use crate::time::{Duration, Instant};
 use std::ops::Range;
@@ -28,6 +32,11 @@ const INCONCLUSIVE_MAX: u8 = 3;
 /// factor (RFC 4821, 7.6.3).
 const TIMEOUT_FACTOR: u32 = 5;
 
+/// Losses of the first segment, found by what arrives behind it, that confirm a claim.
+const CLAIM_LOSSES: u8 = 2;
+/// The time of a step that does not come.
+const NEVER: Instant = Instant::from_micros(u64::MAX);
+
 /// How a probe was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeLoss {
@@ -37,6 +46,17 @@ pub(crate) enum ProbeLoss {
     AmongOthers,
     /// The retransmission timer fired: what else was lost is not known.
     TimedOut,
+}
+
+/// What becomes of a router's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is nothing new.
+    Ignored,
+    /// It waits for a sign that it is true.
+    Noted,
+    /// Segments have this size from now on.
+    Believed(u16),
 }
 
 /// The state of the search.
@@ -49,8 +69,14 @@ pub(crate) struct PathMtu {
     timeouts: u8,
     losses: u8,
     inconclusive: u8,
+    /// The largest segment that has arrived.
+    arrived: u16,
+    /// The size that a router claims to let pass of a segment no larger than that; 0 if none does.
+    claimed: u16,
+    /// The low bits of that segment's offset.
+    claimed_of: u32,
     probe: Option<Range<u64>>,
-    next_step: Option<Instant>,
+    next_step: Instant,
 }
 
 impl PathMtu {
@@ -61,14 +87,26 @@ impl PathMtu {
             timeouts: 0,
             losses: 0,
             inconclusive: 0,
+            arrived: 0,
+            claimed: 0,
+            claimed_of: 0,
             probe: None,
-            next_step: None,
+            next_step: NEVER,
         }
     }
 
-    /// The first segment, of `head` octets, timed out; gives the size to fall back to when that
-    /// means a black hole.
-    pub(crate) fn timed_out(&mut self, head: u64, mss: u16, now: Instant) -> Option<u16> {
+    /// The first segment timed out; gives the size to fall back to when that means a black hole, or
+    /// that a router is right.
+    pub(crate) fn timed_out(
+        &mut self,
+        segment: &Range<u64>,
+        mss: u16,
+        now: Instant,
+    ) -> Option<u16> {
+        if self.is_claimed(segment) {
+            return Some(self.believe(self.claimed, now));
+        }
+        let head = segment.end - segment.start;
         if !Self::is_suspect(head, mss) {
             return None;
         }
@@ -76,12 +114,16 @@ impl PathMtu {
         (self.timeouts >= TIMEOUTS_MAX).then(|| self.fall_back(head, now))
     }
 
-    /// The first segment, of `head` octets, was lost though others arrived; the same.
-    pub(crate) fn lost(&mut self, head: u64, mss: u16, now: Instant) -> Option<u16> {
+    /// The first segment was lost though others arrived; the same.
+    pub(crate) fn lost(&mut self, segment: &Range<u64>, mss: u16, now: Instant) -> Option<u16> {
+        self.losses = self.losses.saturating_add(1);
+        if self.is_claimed(segment) && self.losses >= CLAIM_LOSSES {
+            return Some(self.believe(self.claimed, now));
+        }
+        let head = segment.end - segment.start;
         if !Self::is_suspect(head, mss) {
             return None;
         }
-        self.losses += 1;
         (self.losses >= LOSSES_MAX).then(|| self.fall_back(head, now))
     }
 
@@ -91,46 +133,66 @@ impl PathMtu {
     }
 
     fn fall_back(&mut self, head: u64, now: Instant) -> u16 {
-        self.progressed();
-        self.high = u16::try_from(head - 1).map_or(self.high, |below| below.min(self.high));
-        self.probe = None;
-        self.next_step = Some(now + STEP);
+        let below = u16::try_from(head - 1).map_or(self.high, |below| below.min(self.high));
+        self.believe(BASE_MSS, now);
+        self.high = below;
         BASE_MSS
     }
 
     /// A segment of `octets` arrived: losses of one that is no larger have other causes.
     pub(crate) fn delivered(&mut self, octets: u64, mss: u16) {
+        self.arrived = self.arrived.max(u16::try_from(octets).unwrap_or(u16::MAX));
         if octets >= u64::from(mss) {
             self.losses = 0;
         }
     }
 
-    /// All up to a later octet than before was acknowledged.
-    pub(crate) fn progressed(&mut self) {
+    /// All up to `una` was acknowledged, a later octet than before.
+    pub(crate) fn progressed(&mut self, una: u64) {
         (self.timeouts, self.losses) = (0, 0);
+        if low_bits(una).wrapping_sub(self.claimed_of).cast_signed() > 0 {
+            self.claimed = 0;
+        }
     }
 
-    /// A router said that no more than `mss` passes; `None` if that is nothing new.
-    pub(crate) fn too_big(&mut self, mss: u16, current: u16, now: Instant) -> Option<u16> {
+    /// A router said of the segment at `offset` that no more than `mss` passes.
+    pub(crate) fn too_big(&mut self, offset: u64, mss: u16, current: u16, now: Instant) -> Verdict {
         if mss >= current {
-            return None;
+            Verdict::Ignored
+        } else if mss < self.arrived {
+            (self.claimed, self.claimed_of) = (mss, low_bits(offset));
+            Verdict::Noted
+        } else {
+            Verdict::Believed(self.believe(mss, now))
         }
+    }
+
+    /// Whether a router claims that this segment is too big.
+    fn is_claimed(&self, segment: &Range<u64>) -> bool {
+        let within = self.claimed_of.wrapping_sub(low_bits(segment.start));
+        self.claimed > 0 && u64::from(within) < segment.end - segment.start
+    }
+
+    /// No more than `mss` passes, as far as is known.
+    fn believe(&mut self, mss: u16, now: Instant) -> u16 {
+        (self.timeouts, self.losses, self.claimed) = (0, 0, 0);
+        self.arrived = self.arrived.min(mss);
         self.high = mss;
         self.probe = None;
-        self.next_step = Some(now + STEP);
-        Some(mss)
+        self.next_step = now + STEP;
+        mss
     }
 
     /// The size of the next step, if one is due.
     pub(crate) fn step(&mut self, mss: u16, now: Instant) -> Option<u16> {
-        if self.probe.is_some() || self.next_step.is_none_or(|at| at > now) {
+        if self.probe.is_some() || self.next_step > now {
             return None;
         }
         if self.high.saturating_sub(mss) < PRECISION {
             // The end of a search: the next one looks at all sizes again.
             let wider = self.high < self.ceiling;
             self.high = self.ceiling;
-            self.next_step = wider.then(|| now + SEARCH_AGAIN);
+            self.next_step = if wider { now + SEARCH_AGAIN } else { NEVER };
             return None;
         }
         Some(mss + (self.high - mss).div_ceil(2))
@@ -150,7 +212,7 @@ impl PathMtu {
     pub(crate) fn passed(&mut self, now: Instant) -> Option<u16> {
         let probe = self.probe.take()?;
         self.inconclusive = 0;
-        self.next_step = Some(now + STEP);
+        self.next_step = now + STEP;
         u16::try_from(probe.end - probe.start).ok()
     }
 
@@ -162,15 +224,20 @@ impl PathMtu {
         if loss == ProbeLoss::AmongOthers {
             self.inconclusive += 1;
             if self.inconclusive < INCONCLUSIVE_MAX {
-                self.next_step = Some(now + STEP);
+                self.next_step = now + STEP;
                 return;
             }
         }
         self.inconclusive = 0;
         self.high = u16::try_from(probe.end - probe.start).map_or(self.high, |len| len - 1);
         let factor = if loss == ProbeLoss::TimedOut { TIMEOUT_FACTOR } else { 1 };
-        self.next_step = Some(now + (headway.max(STEP) * factor).min(SEARCH_AGAIN));
+        self.next_step = now + (headway.max(STEP) * factor).min(SEARCH_AGAIN);
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // Modulo 2^32: no window is nearly as large.
+fn low_bits(offset: u64) -> u32 {
+    offset as u32
 }
 
 #[cfg(test)]
@@ -182,8 +249,8 @@ mod tests {
         let mut now = Instant::from_micros(1);
         let mut path = PathMtu::new(1448);
         let mut mss = 1448;
-        assert_eq!(path.timed_out(1448, mss, now), None, "one timeout is no black hole");
-        mss = path.timed_out(1448, mss, now).expect("two are");
+        assert_eq!(path.timed_out(&(0..1448), mss, now), None, "one timeout is no black hole");
+        mss = path.timed_out(&(0..1448), mss, now).expect("two are");
         for _ in 0..20 {
             now = now + STEP;
             let Some(size) = path.step(mss, now) else { break };
@@ -209,8 +276,8 @@ mod tests {
     fn probed() -> (PathMtu, Instant) {
         let mut path = PathMtu::new(1448);
         let now = Instant::from_micros(1);
-        path.timed_out(1448, 1448, now);
-        path.timed_out(1448, 1448, now);
+        path.timed_out(&(0..1448), 1448, now);
+        path.timed_out(&(0..1448), 1448, now);
         let now = now + STEP;
         assert_eq!(path.step(1024, now), Some(1236));
         path.probing(0..1236);
@@ -243,7 +310,23 @@ mod tests {
     fn an_icmp_message_only_narrows() {
         let mut path = PathMtu::new(1448);
         let now = Instant::from_micros(1);
-        assert_eq!(path.too_big(1500, 1448, now), None);
-        assert_eq!(path.too_big(1300, 1448, now), Some(1300));
+        assert_eq!(path.too_big(1, 1500, 1448, now), Verdict::Ignored);
+        assert_eq!(path.too_big(1, 1300, 1448, now), Verdict::Believed(1300));
+    }
+
+    #[test]
+    fn rfc5927_7_2_a_claim_is_of_one_segment_and_ends_with_it() {
+        let mut path = PathMtu::new(1448);
+        let now = Instant::from_micros(1);
+        let start = (1 << 32) - 700; // It wraps within the segment.
+        path.delivered(1448, 1448);
+        assert_eq!(path.too_big(start, 500, 1448, now), Verdict::Noted);
+        assert_eq!(path.timed_out(&(start - 1000..start), 1448, now), None, "another one");
+        path.progressed(start);
+        assert_eq!(path.timed_out(&(start..start + 1000), 1448, now), Some(500));
+        path.delivered(500, 500);
+        assert_eq!(path.too_big(start, 300, 500, now), Verdict::Noted);
+        path.progressed(start + 1);
+        assert_eq!(path.timed_out(&(start..start + 500), 500, now), None, "it has arrived");
     }
 }

@@ -1,8 +1,8 @@
 //! The path's MTU: ICMP (RFC 1191, RFC 8201, RFC 5927) and probing (RFC 4821).
 
-use culvert_tcpstack::CongestionControl;
+use culvert_tcpstack::{CongestionControl, StackConfig};
 
-use crate::play::{play, play_over, play_with};
+use crate::play::{Play, config, play, play_over, play_with};
 use crate::wire::Family;
 
 /// RFC 1191, 3, and RFC 5927, 7.2: believed for a sequence number in flight; what was too large
@@ -44,6 +44,78 @@ fn rfc5927_7_2_an_incredible_packet_too_big() {
          < . 1(0) ack 1101
          too-big 1 540 no",
     );
+}
+
+/// RFC 5927, 7.2: what denies that segments pass which have passed is not believed as long as the
+/// connection makes progress, or whoever guesses a number in flight could make all segments tiny.
+#[test]
+fn rfc5927_7_2_a_claim_that_progress_refutes() {
+    play_over(
+        Family::V4,
+        "open bare 65535
+         write 2000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         < . 1(0) ack 2001
+         write 2000
+         > . 2001(1000) ack 1
+         > . 3001(1000) ack 1
+         too-big 3001 540 yes
+         +0.001 > nothing
+         < . 1(0) ack 4001
+         write 1000
+         > . 4001(1000) ack 1
+         +0.12~0.13 > . 4001(1000) ack 1   # of this one nobody has said anything
+         < . 1(0) ack 5001
+         write 1000
+         > . 5001(1000) ack 1
+         too-big 5001 940 yes              # smaller than what passes, too
+         < . 1(0) ack 6001
+         write 1000
+         > . 6001(1000) ack 1",
+    );
+}
+
+/// The same where the path has become narrower indeed: the timer of the segment shows it, or that
+/// it is lost twice though others arrive.
+#[test]
+fn rfc5927_7_2_a_claim_that_a_timeout_confirms() {
+    let open = "open 65535
+         write 1000
+         > . 1(1000) ack 1
+         < . 1(0) ack 1001
+         write 1000
+         > . 1001(1000) ack 1
+         too-big 1001 540 yes";
+    play_over(
+        Family::V4,
+        &format!(
+            "{open}
+             +0.02~0.03 > . 1001(1000) ack 1
+             +0.12 > . 1001(500) ack 1
+             < . 1(0) ack 1501
+             > . 1501(500) ack 1
+             < . 1(0) ack 2001
+             write 1000
+             > . 2001(500) ack 1
+             > . 2501(500) ack 1"
+        ),
+    );
+    let config = StackConfig { congestion_control: CongestionControl::Bbr, ..config() };
+    let play = Play::new(Family::V4, config);
+    play.play(&format!(
+        "{open}
+             +0.001 write 100
+             > . 2001(100) ack 1
+             +0.001 < . 1(0) ack 1001 sack 2001-2101
+             > . 1001(1000) ack 1
+             +0.001 write 100
+             > . 2101(100) ack 1
+             +0.001 < . 1(0) ack 1001 sack 2001-2201
+             > . 1001(500) ack 1
+             > . 1501(500) ack 1"
+    ))
+    .end();
 }
 
 /// RFC 8201, 4: over IPv6 no router asks for less than 1280 octets: what does is taken for that, and

@@ -3,7 +3,7 @@
 
 use super::Connection;
 use super::recovery::{Flight, Recovery};
-use super::sender::{Sender, len};
+use super::sender::Sender;
 use crate::engine::congestion::{AckSample, Controller, LostSegment};
 use crate::engine::lazy::Idle;
 use crate::engine::scoreboard::Sent;
@@ -241,7 +241,7 @@ impl Sender {
         if self.path.probe().is_some_and(|probe| probe.start == head.range.start) {
             return; // Judged by itself.
         }
-        if let Some(mss) = self.path.lost(len(&head.range), self.mss, now) {
+        if let Some(mss) = self.path.lost(&head.range, self.mss, now) {
             self.set_mss(mss);
             self.board.resegment(u64::from(mss));
         }

@@ -2,7 +2,7 @@
 //! retransmission timer fires.
 
 use super::forward::Forward;
-use super::sender::{Sender, len};
+use super::sender::Sender;
 use super::undo::Undo;
 use crate::engine::lazy::Idle;
 use crate::engine::pmtu::ProbeLoss;
@@ -91,8 +91,8 @@ impl Sender {
         if self.board.highest_sacked().is_some_and(|_| self.head_is_sacked()) {
             self.board.renege(); // The peer took its SACKs back (RFC 2018, 8).
         }
-        let head = self.board.first().map_or(0, |first| len(&first.range));
-        if let Some(mss) = self.path.timed_out(head, self.mss, now) {
+        let head = self.board.first().map_or(0..0, |first| first.range.clone());
+        if let Some(mss) = self.path.timed_out(&head, self.mss, now) {
             self.narrow(mss);
         }
         let overdue = self.mark_lost_by_timeout(now);

@@ -7,7 +7,7 @@ use crate::engine::congestion::{CongestionControl, Controller, initial_window};
 use crate::engine::lazy::{Idle, Lazy};
 use crate::engine::offset::SequenceSpace;
 use crate::engine::pacing::Pacer;
-use crate::engine::pmtu::{PathMtu, ProbeLoss};
+use crate::engine::pmtu::{PathMtu, ProbeLoss, Verdict};
 use crate::engine::rack::{Rack, TailLossProbe};
 use crate::engine::rtt::RttEstimator;
 use crate::engine::scoreboard::{Scoreboard, Stamp};
@@ -293,7 +293,7 @@ impl Sender {
         self.una = ack;
         self.last_progress = now;
         self.persist_backoff = 0;
-        self.path.progressed();
+        self.path.progressed(ack);
     }
 
     /// Where the flight of the newest delivered segment began: the start of the next sample.
@@ -313,16 +313,18 @@ impl Sender {
         self.nxt - self.una < 2 * u64::from(self.mss)
     }
 
-    /// A router says that packets of `offset` were too big: believed only if that is in flight and
-    /// was larger than what the router would pass (RFC 5927, 7.2). What is in flight leaves again in smaller pieces.
+    /// A router says that packets of `offset` were too big: credible only if that is in flight and
+    /// was larger than what the router would pass (RFC 5927, 7.2). If that is believed what is in flight
+    /// leaves again in smaller pieces.
     pub(super) fn packet_too_big(&mut self, offset: u64, mss: u16, now: Instant) -> bool {
         if !(self.una..self.nxt).contains(&offset) || !self.board.exceeds(offset, u64::from(mss)) {
             return false;
         }
-        let Some(mss) = self.path.too_big(mss.max(super::MSS_MIN), self.mss, now) else {
-            return false;
-        };
-        self.narrow(mss);
+        match self.path.too_big(offset, mss.max(super::MSS_MIN), self.mss, now) {
+            Verdict::Ignored => return false,
+            Verdict::Noted => {}
+            Verdict::Believed(mss) => self.narrow(mss),
+        }
         true
     }
 
