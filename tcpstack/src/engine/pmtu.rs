@@ -75,7 +75,9 @@ pub(crate) struct PathMtu {
     claimed: u16,
     /// The low bits of that segment's offset.
     claimed_of: u32,
-    probe: Option<Range<u64>>,
+    /// The payload of the probe in flight; 0 if there is none.
+    probe_len: u16,
+    probe_start: u64,
     next_step: Instant,
 }
 
@@ -90,7 +92,8 @@ impl PathMtu {
             arrived: 0,
             claimed: 0,
             claimed_of: 0,
-            probe: None,
+            probe_len: 0,
+            probe_start: 0,
             next_step: NEVER,
         }
     }
@@ -178,14 +181,14 @@ impl PathMtu {
         (self.timeouts, self.losses, self.claimed) = (0, 0, 0);
         self.arrived = self.arrived.min(mss);
         self.high = mss;
-        self.probe = None;
+        self.probe_len = 0;
         self.next_step = now + STEP;
         mss
     }
 
     /// The size of the next step, if one is due.
     pub(crate) fn step(&mut self, mss: u16, now: Instant) -> Option<u16> {
-        if self.probe.is_some() || self.next_step > now {
+        if self.probe_len > 0 || self.next_step > now {
             return None;
         }
         if self.high.saturating_sub(mss) < PRECISION {
@@ -199,28 +202,33 @@ impl PathMtu {
     }
 
     /// A segment of the size of a step left.
-    pub(crate) fn probing(&mut self, range: Range<u64>) {
-        self.probe = Some(range);
+    pub(crate) fn probing(&mut self, range: &Range<u64>) {
+        self.probe_len = u16::try_from(range.end - range.start).unwrap_or(u16::MAX);
+        self.probe_start = range.start;
     }
 
-    /// The probe in flight.
-    pub(crate) fn probe(&self) -> Option<&Range<u64>> {
-        self.probe.as_ref()
+    /// Where the probe in flight begins.
+    pub(crate) fn probe_start(&self) -> Option<u64> {
+        (self.probe_len > 0).then_some(self.probe_start)
+    }
+
+    fn take_probe(&mut self) -> Option<u16> {
+        Some(std::mem::take(&mut self.probe_len)).filter(|len| *len > 0)
     }
 
     /// The probe arrived: its size is the new one.
     pub(crate) fn passed(&mut self, now: Instant) -> Option<u16> {
-        let probe = self.probe.take()?;
+        let len = self.take_probe()?;
         self.inconclusive = 0;
         self.next_step = now + STEP;
-        u16::try_from(probe.end - probe.start).ok()
+        Some(len)
     }
 
     /// The probe was lost. No congestion control answers to that if it was alone, and the next one
     /// must not come before a loss would have been expected: `headway`, a round trip for each segment of
     /// the window (RFC 4821, 4 and 7.6.2).
     pub(crate) fn failed(&mut self, loss: ProbeLoss, headway: Duration, now: Instant) {
-        let Some(probe) = self.probe.take() else { return };
+        let Some(len) = self.take_probe() else { return };
         if loss == ProbeLoss::AmongOthers {
             self.inconclusive += 1;
             if self.inconclusive < INCONCLUSIVE_MAX {
@@ -229,7 +237,7 @@ impl PathMtu {
             }
         }
         self.inconclusive = 0;
-        self.high = u16::try_from(probe.end - probe.start).map_or(self.high, |len| len - 1);
+        self.high = len - 1;
         let factor = if loss == ProbeLoss::TimedOut { TIMEOUT_FACTOR } else { 1 };
         self.next_step = now + (headway.max(STEP) * factor).min(SEARCH_AGAIN);
     }
@@ -254,7 +262,7 @@ mod tests {
         for _ in 0..20 {
             now = now + STEP;
             let Some(size) = path.step(mss, now) else { break };
-            path.probing(0..u64::from(size));
+            path.probing(&(0..u64::from(size)));
             if size <= truth {
                 mss = path.passed(now).unwrap();
             } else {
@@ -280,7 +288,7 @@ mod tests {
         path.timed_out(&(0..1448), 1448, now);
         let now = now + STEP;
         assert_eq!(path.step(1024, now), Some(1236));
-        path.probing(0..1236);
+        path.probing(&(0..1236));
         (path, now)
     }
 
@@ -302,7 +310,7 @@ mod tests {
             path.failed(ProbeLoss::AmongOthers, STEP, now);
             now = now + STEP;
             assert_eq!(path.step(1024, now), Some(next));
-            path.probing(0..u64::from(next));
+            path.probing(&(0..u64::from(next)));
         }
     }
 

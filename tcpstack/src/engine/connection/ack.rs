@@ -226,7 +226,7 @@ impl Sender {
         let recovering = !matches!(*self.recovery, Recovery::Open);
         let head_was_lost = self.board.first().is_some_and(Sent::is_lost);
         let Self { board, rack, rtt, controller, lost, path, delivered, .. } = self;
-        let mut losses = Losses::new(controller, lost, (*delivered, true), path.probe(), now);
+        let mut losses = Losses::new(controller, lost, (*delivered, true), path.probe_start(), now);
         self.reorder_at = rack.detect(board, rtt, recovering, now, |sent| losses.take(sent));
         let octets = losses.octets;
         if !head_was_lost {
@@ -238,7 +238,7 @@ impl Sender {
     /// If the first segment is lost, again perhaps: does the path carry segments of that size?
     fn suspect_head(&mut self, now: Instant) {
         let Some(head) = self.board.first().filter(|head| head.is_lost()) else { return };
-        if self.path.probe().is_some_and(|probe| probe.start == head.range.start) {
+        if self.path.probe_start() == Some(head.range.start) {
             return; // Judged by itself.
         }
         if let Some(mss) = self.path.lost(&head.range, self.mss, now) {
@@ -250,7 +250,8 @@ impl Sender {
     /// Takes the first segment that is not SACKed for lost. Returns its octets.
     fn lose_first(&mut self, now: Instant) -> u64 {
         let Self { board, controller, lost, path, delivered, .. } = self;
-        let mut losses = Losses::new(controller, lost, (*delivered, false), path.probe(), now);
+        let mut losses =
+            Losses::new(controller, lost, (*delivered, false), path.probe_start(), now);
         board.mark_first_lost(|sent| losses.take(sent));
         losses.octets
     }
@@ -378,7 +379,8 @@ struct Losses<'a> {
     lost: &'a mut u32,
     delivered: u64,
     sack: bool,
-    path_probe: Option<&'a Range<u64>>,
+    /// Where a probe of the path begins.
+    path_probe: Option<u64>,
     now: Instant,
     /// Octets that do tell.
     octets: u64,
@@ -389,14 +391,14 @@ impl<'a> Losses<'a> {
         controller: &'a mut Controller,
         lost: &'a mut u32,
         (delivered, sack): (u64, bool),
-        path_probe: Option<&'a Range<u64>>,
+        path_probe: Option<u64>,
         now: Instant,
     ) -> Self {
         Self { controller, lost, delivered, sack, path_probe, now, octets: 0 }
     }
 
     fn take(&mut self, sent: &Sent) {
-        if self.path_probe.is_some_and(|probe| probe.start == sent.range.start) {
+        if self.path_probe == Some(sent.range.start) {
             return;
         }
         let octets = sent.range.end - sent.range.start;

@@ -247,7 +247,7 @@ impl Sender {
         self.blocked_since = None;
         self.forward_sent();
         if segment > u64::from(self.mss) {
-            self.path.probing(range.clone());
+            self.path.probing(&range);
         }
         self.buffer.sent(self.nxt);
         self.account(&range, now);
@@ -336,8 +336,8 @@ impl Sender {
 
     /// Takes what was learned of a probe of the path, if it was lost by this loss.
     pub(super) fn judge_path(&mut self, loss: ProbeLoss, now: Instant) {
-        let Some(probe) = self.path.probe().cloned() else { return };
-        if self.board.is_lost(probe.start) {
+        let Some(probe) = self.path.probe_start() else { return };
+        if self.board.is_lost(probe) {
             let segments = self.controller.window() / u64::from(self.mss);
             let segments = u32::try_from(segments).unwrap_or(u32::MAX);
             let headway = self.rtt.smoothed().unwrap_or_default().saturating_mul(segments);
@@ -345,7 +345,7 @@ impl Sender {
             self.board.resegment(u64::from(self.mss));
             return;
         }
-        if self.board.is_delivered(probe.start, self.una)
+        if self.board.is_delivered(probe, self.una)
             && let Some(mss) = self.path.passed(now)
         {
             self.set_mss(mss);
