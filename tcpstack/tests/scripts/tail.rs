@@ -44,13 +44,13 @@ fn rfc8985_7_2_the_probe_waits_for_a_delayed_acknowledgment() {
          > . 3000(1000) ack 1
          +0.002~0.012 > . 3000(1000) ack 1
          +0.001 < . 1(0) ack 4000 sack 3000-4000
-         write 1000                        # a round trip is measured again
-         > . 4000(1000) ack 1
-         +0.001 < . 1(0) ack 5000
+         write 10
+         > . 4000(10) ack 1
+         < . 1(0) ack 4010                 # a round trip is measured (7.3)
          write 1999
-         > . 5000(1000) ack 1
-         > . 6000(999) ack 1
-         +0.027~0.04 > . 6000(999) ack 1",
+         > . 4010(1000) ack 1
+         > . 5010(999) ack 1
+         +0.027~0.04 > . 5010(999) ack 1",
     );
 }
 
@@ -155,7 +155,7 @@ fn rfc8985_7_3_no_probe_before_the_round_trip_is_measured() {
          +0.08 < . 1(0) ack 2001           # measured: SRTT 10 ms
          write 1000
          > . 2001(1000) ack 1
-         +0.047~0.049 > . 2001(1000) ack 1",
+         +0.047~0.05 > . 2001(1000) ack 1",
     );
 }
 
