@@ -203,6 +203,25 @@ fn rfc9438_5_8_a_window_that_is_not_used_does_not_grow() {
     ));
 }
 
+/// RFC 9438, 5.8, and RFC 7661, 4.2: what pacing holds back for some milliseconds does not fill the
+/// window: three segments in each round trip leave a window of ten as it is.
+#[test]
+fn rfc7661_4_2_what_is_paced_does_not_fill_the_window() {
+    let paced = |from: u64, to: u64| -> String {
+        (from..to).map(|n| format!("+0~0.01 > . {}(1000) ack 1\n", n * 1000 + 1)).collect()
+    };
+    let mut script = String::from("open far 65535\n");
+    for n in (0..60).step_by(3) {
+        script += &format!("write 3000\n{}", sent(n, n + 1));
+        if n > 0 {
+            script += &format!("+0.001 {}", ack(n));
+        }
+        script += &format!("{}+0.08 > nothing\n", paced(n + 1, n + 3));
+    }
+    script += &format!("+0.02 {}write 60000\n{}+0.05 > nothing\n", ack(60), paced(60, 70));
+    play(&script);
+}
+
 /// RFC 6928, 2: ten segments, but no more than 14,600 octets, unless that is less than two; the same
 /// after an idle time (RFC 5681, 4.1).
 #[test]

@@ -55,7 +55,9 @@ impl Sender {
         }
         if let Some(until) = self.pacer.blocked_until(now) {
             self.pace_until = Some(until);
-            self.window_limited = true;
+            // A pacer that is faster than the window fills it soon, if there is so much to send: half of
+            // it proves that (RFC 7661, 4.1).
+            self.window_limited = 2 * self.board.pipe() >= self.window();
             return Plan::Nothing;
         }
         match (lost, fresh) {
