@@ -154,6 +154,7 @@ impl Stack {
         let offset = self.cookies.timestamp_offset(&tuple);
         let mut connection = Connection::open(tuple, isn, offset, self.context.settings(), now);
         connection.set_marks(self.marks(&tuple));
+        connection.hold(self.context.pool());
         let id = self.slots.add(Entry::new(connection, now)).ok_or(ConnectError::ConnectionsMax)?;
         self.adopt(id, &tuple);
         self.due.push(id.index);

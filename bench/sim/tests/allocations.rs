@@ -22,6 +22,19 @@ fn connections_cost_little() {
     assert!(octets.half_open < 0.1, "{octets:?}");
 }
 
+/// Opening a connection calls the allocator once at each end: what the handshake needs beside it goes
+/// from one to the next.
+fn opening_allocates_once(control: CongestionControl) {
+    let allocations = |connections| {
+        let region = Region::new(ALLOCATOR);
+        EnginePair::new(connections, control, Instant(1_000_000)).unwrap();
+        region.change().allocations
+    };
+    let thousand = allocations(2_000) - allocations(1_000);
+    // The batches of packets are the test's.
+    assert!((2_000..2_100).contains(&thousand), "{control:?}: {thousand} for a thousand");
+}
+
 /// They have their turns one after the other.
 const CONNECTIONS: usize = 500;
 
@@ -68,6 +81,8 @@ fn carrying_data_allocates_nothing(control: CongestionControl) {
 #[test]
 fn memory() {
     connections_cost_little();
+    opening_allocates_once(CongestionControl::Cubic);
+    opening_allocates_once(CongestionControl::Bbr);
     carrying_data_allocates_nothing(CongestionControl::Cubic);
     carrying_data_allocates_nothing(CongestionControl::Bbr);
 }

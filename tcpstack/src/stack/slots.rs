@@ -231,10 +231,10 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::congestion::Controller;
 
-    /// What an idle established connection costs: its slot, its entry, its congestion control, and
-    /// its places in the table, the wheel, the queues and the lists of holders and sources. Buffers and scoreboard hold nothing then.
+    /// What an idle established connection costs: its slot, its entry, and its places in the table,
+    /// the wheel, the queues and the lists of holders and sources. Buffers and scoreboard hold nothing
+    /// then.
     #[test]
     fn an_idle_connection_costs_at_most_a_kibibyte() {
         let slot = size_of::<Slot>() + size_of::<u32>();
@@ -243,7 +243,7 @@ mod tests {
             + 2 * size_of::<u32>()
             + 32
             + super::super::sources::PLACE_BYTES;
-        let boxed = size_of::<Entry>() + Controller::BOXED_BYTES_MAX;
-        assert!(slot + places + boxed <= 1024, "{slot} + {places} + {boxed}");
+        let entry = size_of::<Entry>();
+        assert!(slot + places + entry <= 1024, "{slot} + {places} + {entry}");
     }
 }

@@ -81,8 +81,8 @@ pub(crate) struct LostSegment {
 /// The controller of one connection.
 #[derive(Debug)]
 pub(crate) enum Controller {
-    Cubic(Box<Cubic>),
-    Bbr(Box<Bbr>),
+    Cubic(Cubic),
+    Bbr(Bbr),
 }
 
 /// The initial window in octets for segments of `mss` octets (RFC 6928, 2): ten segments, fewer of
@@ -92,15 +92,11 @@ pub(crate) fn initial_window(mss: u64) -> u64 {
 }
 
 impl Controller {
-    /// Octets on the heap of one controller at the most.
-    #[cfg(test)]
-    pub(crate) const BOXED_BYTES_MAX: usize = size_of::<Bbr>();
-
     /// `seed` differs from connection to connection.
     pub(crate) fn new(kind: CongestionControl, mss: u64, seed: u32, now: Instant) -> Self {
         match kind {
-            CongestionControl::Cubic => Self::Cubic(Box::new(Cubic::new(mss, now))),
-            CongestionControl::Bbr => Self::Bbr(Box::new(Bbr::new(mss, seed, now))),
+            CongestionControl::Cubic => Self::Cubic(Cubic::new(mss, now)),
+            CongestionControl::Bbr => Self::Bbr(Bbr::new(mss, seed, now)),
         }
     }
 
@@ -124,7 +120,7 @@ impl Controller {
             Self::Cubic(cubic) => {
                 let mut bbr = Bbr::new(mss, seed, now);
                 bbr.take_over(cubic.window(), smoothed_rtt);
-                Self::Bbr(Box::new(bbr))
+                Self::Bbr(bbr)
             }
             Self::Bbr(bbr) => {
                 let mut cubic = Cubic::new(mss, now);
@@ -132,7 +128,7 @@ impl Controller {
                     Some(window) => cubic.take_over(window),
                     None => cubic.set_initial_window(bbr.window()),
                 }
-                Self::Cubic(Box::new(cubic))
+                Self::Cubic(cubic)
             }
         }
     }

@@ -431,6 +431,11 @@ impl Connection {
         })
     }
 
+    /// Takes the memory that its SYN needs while it is in flight.
+    pub(crate) fn hold(&mut self, pool: &mut ChunkPool) {
+        self.tx.hold(pool);
+    }
+
     /// Returns all chunks to the pool.
     pub(crate) fn release(&mut self, pool: &mut ChunkPool) {
         self.tx.release(pool);

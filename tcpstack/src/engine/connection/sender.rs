@@ -205,7 +205,7 @@ impl Sender {
     }
 
     /// Takes the memory that sending needs.
-    fn hold(&mut self, pool: &mut ChunkPool) {
+    pub(super) fn hold(&mut self, pool: &mut ChunkPool) {
         self.board.hold(&mut pool.spares.boards);
         self.recovery.hold(&mut pool.spares.losses.recoveries);
         self.controller.hold(&mut pool.spares.signals);
