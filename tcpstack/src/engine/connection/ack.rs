@@ -80,6 +80,9 @@ impl Connection {
         };
         let tx = &mut self.tx;
         let advanced = ack > tx.una;
+        if !advanced && segment.options.sack.len() == 0 && tx.awaits_nothing() {
+            return; // The peer's data.
+        }
         let prior_pipe = tx.board.pipe();
         let acked = ack.saturating_sub(tx.una);
         let flight = tx.flight();
@@ -112,6 +115,11 @@ impl Connection {
 }
 
 impl Sender {
+    /// Whether everything was acknowledged and no repair or probe is left to be judged.
+    fn awaits_nothing(&self) -> bool {
+        self.board.is_empty() && self.recovery.is_idle() && !self.probe.is_out()
+    }
+
     /// Updates the scoreboard by the cumulative number and the SACK blocks. Also gives what a block
     /// reports as a duplicate (RFC 2883).
     fn note_deliveries(
