@@ -35,6 +35,15 @@ enum Due {
     Linger,
 }
 
+/// The deadline that comes first; `one` if both come at once.
+fn sooner(one: Option<(Instant, Due)>, other: Option<(Instant, Due)>) -> Option<(Instant, Due)> {
+    match (one, other) {
+        (Some((at, _)), Some((later, _))) if at <= later => one,
+        (_, None) => one,
+        _ => other,
+    }
+}
+
 impl Connection {
     /// When [`Self::handle_timeout`] wants to be called, or segments wait to leave.
     pub(crate) fn deadline(&self, context: &Context<'_>) -> Option<Instant> {
@@ -54,17 +63,11 @@ impl Connection {
             }
             _ => None,
         };
-        [
-            linger,
-            self.repair_due(),
-            self.reordering_due(),
-            self.persist_due(),
-            self.user_due(context),
-            self.keepalive_due(context),
-        ]
-        .into_iter()
-        .flatten()
-        .min_by_key(|(at, _)| *at)
+        let next = sooner(linger, self.repair_due());
+        let next = sooner(next, self.reordering_due());
+        let next = sooner(next, self.persist_due());
+        let next = sooner(next, self.user_due(context));
+        sooner(next, self.keepalive_due(context))
     }
 
     /// The retransmission timeout, or before it the tail loss probe (RFC 8985, 7.2).
