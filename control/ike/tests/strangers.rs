@@ -294,3 +294,15 @@ fn failed_authentications_count_as_half_open_until_they_are_forgotten() {
     pair.assert_child();
     assert_eq!(refused(&pair), 3);
 }
+
+// What is kept of a stranger who was refused, to repeat the refusal, does not outlive the process: a
+// flood of them would take up the room of those who are to outlive it.
+#[test]
+fn a_refused_stranger_is_not_saved() {
+    let mut pair = Pair::new(config(), mirror(&config()));
+    pair.a.host.psk[0].1 = Secret::new(b"wrong".to_vec());
+    pair.initiate();
+    pair.run(Duration::from_millis(100));
+    assert!(pair.b.events.iter().any(|e| matches!(e, Event::Refused { .. })));
+    assert_eq!((pair.b.endpoint.len(), pair.b.kept.snapshots.len()), (1, 0));
+}

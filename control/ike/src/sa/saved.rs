@@ -45,7 +45,9 @@ impl Session {
     /// once more.
     pub(crate) const fn is_saved(&self) -> bool {
         match self.phase {
-            Phase::Established | Phase::Deleting(_) | Phase::Closed(_) => true,
+            Phase::Established | Phase::Deleting(_) => true,
+            // Not that of a stranger who was refused: a flood of them would take up all the room.
+            Phase::Closed(_) => self.remote_id.is_some(),
             Phase::Auth(_) => self.succession.is_some(),
             Phase::Opening(_) | Phase::Init(_) | Phase::HalfOpen(_) | Phase::Dead => false,
         }
@@ -60,6 +62,7 @@ impl Session {
                 let asked = self.outstanding.as_ref().map(|o| &o.asked);
                 self.is_saved() && self.sa.is_some() && matches!(asked, Some(Asked::Auth))
             }
+            Phase::Closed(_) => true,
             _ => self.is_saved(),
         }
     }
