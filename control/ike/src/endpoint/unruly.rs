@@ -112,3 +112,15 @@ fn many_selectors_are_narrowed_to_the_first_ones() {
     assert_eq!(*narrowed, (0..16).map(item).collect::<Vec<_>>());
     assert_eq!(pair.b.sa().children.len(), 2);
 }
+
+// RFC 4555, 4.2.5: a COOKIE2 has 8 to 64 octets, and is given back as it is.
+#[test]
+fn a_cookie2_that_is_none_is_not_given_back() {
+    let mut pair = Pair::up(config());
+    let mut sa = take_sa(&mut pair);
+    for (len, given_back) in [(7, false), (8, true), (64, true), (65, false), (20_000, false)] {
+        let cookie = vec![Payload::notify(NotifyType::COOKIE2, vec![9; len])];
+        let answer = ask(&mut pair, &mut sa, ExchangeType::INFORMATIONAL, cookie.clone());
+        assert_eq!(answer.payloads, if given_back { cookie } else { vec![] }, "{len}");
+    }
+}

@@ -20,8 +20,11 @@ use crate::nat::{self, Nat};
 use crate::path::{NAT_T_PORT, Path, Transport};
 use crate::time::Instant;
 
-/// Octets of a COOKIE2 (RFC 4555, 4.2.5: 8 to 64).
+/// Octets of a COOKIE2 of this side.
 const COOKIE2_LEN: usize = 16;
+/// Octets of one that is given back (RFC 4555, 4.2.5). What is longer would stay in the cached response,
+/// and in every snapshot.
+const COOKIE2_LENS: std::ops::RangeInclusive<usize> = 8..=64;
 /// Most further addresses of a peer that are kept.
 pub(super) const ADDRESSES_MAX: usize = 16;
 /// Transmissions over UDP before a move falls back to TCP.
@@ -308,7 +311,8 @@ impl Session {
     ) -> Vec<Payload> {
         let mut answer = Vec::new();
         // RFC 4555, 3.7: given back whether this side moves or not.
-        if let Some(cookie) = message.notify(NotifyType::COOKIE2) {
+        let cookie = message.notify(NotifyType::COOKIE2);
+        if let Some(cookie) = cookie.filter(|n| COOKIE2_LENS.contains(&n.data.len())) {
             answer.push(Payload::notify(NotifyType::COOKIE2, cookie.data.clone()));
         }
         if !self.mobike {
