@@ -296,6 +296,26 @@ fn with_unique_never_ike_sas_of_one_identity_live_side_by_side() {
     }
 }
 
+// Where IKE SAs of one peer replace each other, one that begins them without end and answers nothing has
+// no more than a few, whether it says INITIAL_CONTACT or not.
+#[test]
+fn a_peer_that_begins_anew_again_and_again_fills_no_table() {
+    for (theirs, most) in [(Uniqueness::Never, 11), (Uniqueness::No, 2)] {
+        let a = ConnectionConfig { unique: theirs, ..config() };
+        let b = ConnectionConfig { unique: Uniqueness::Replace, ..mirror(&a) };
+        let mut pair = Pair::new(a, b);
+        for _ in 0..40 {
+            pair.a.endpoint = culvert_ike::Endpoint::new(EndpointConfig::default());
+            pair.initiate();
+            pair.run(Duration::from_millis(100));
+        }
+        assert!(pair.b.endpoint.len() <= most, "{theirs:?}: {}", pair.b.endpoint.len());
+        pair.run(seconds(300));
+        assert_eq!(pair.b.sa().children.len(), 1, "the last one stands");
+        assert_eq!(pair.b.host.installed.len(), 1);
+    }
+}
+
 // What a responder can see of an IKE_AUTH that never comes: a path that loses long messages, say.
 #[test]
 fn a_peer_that_does_not_go_on_is_told_of() {

@@ -6,6 +6,10 @@ use crate::host::Host;
 use crate::sa::{Replaces, Succession};
 use crate::time::Instant;
 
+/// Most IKE SAs of one peer that are left behind and wait for an answer to their Delete. A peer that
+/// begins one after the other and answers none would fill the table with them.
+const LEFT_BEHIND_MAX: usize = 8;
+
 impl Endpoint {
     pub(super) fn end_predecessor(&mut self, now: Instant, ike: IkeSaId, host: &mut dyn Host) {
         self.with(now, ike, host, |s, cx| s.terminate(cx, DownReason::Reauthenticated));
@@ -57,7 +61,9 @@ impl Endpoint {
     ) {
         let others = self.table.same_peer(ike);
         let several = others.len() > 1;
-        for other in others {
+        let excess = others.len().saturating_sub(LEFT_BEHIND_MAX);
+        // The oldest first.
+        for (index, other) in others.into_iter().enumerate() {
             let (Some(new), Some(old)) = (self.table.get(ike), self.table.get(other)) else {
                 continue;
             };
@@ -68,7 +74,9 @@ impl Endpoint {
                 continue;
             }
             self.with(now, other, host, |session, cx| match how {
-                Replaces::Silently => session.close(cx, DownReason::Replaced),
+                // Who has forgotten it repeats nothing on it.
+                Replaces::Silently => session.vanish(cx, DownReason::Replaced),
+                _ if index < excess => session.vanish(cx, DownReason::Replaced),
                 Replaces::WithDelete => session.terminate(cx, DownReason::Replaced),
                 Replaces::Later => session.supersede(cx, several),
             });

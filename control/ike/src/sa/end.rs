@@ -30,6 +30,13 @@ impl Session {
         cx.events.push_back(Event::IkeDown { ike: self.id, connection, reason });
     }
 
+    /// Ends an IKE SA that was up, and keeps nothing of it.
+    pub(crate) fn vanish(&mut self, cx: &mut Cx<'_>, reason: DownReason) {
+        self.close(cx, reason);
+        self.phase = Phase::Dead;
+        self.close_connection(cx);
+    }
+
     /// Gives back what an unanswered request holds.
     pub(super) fn abandon(&mut self, cx: &mut Cx<'_>, asked: Asked) {
         match asked {
