@@ -121,6 +121,35 @@ fn a_puzzle_is_solved_and_a_wrong_solution_is_not_taken() {
     assert_eq!(pair.b.endpoint.len(), count + 1);
 }
 
+// RFC 9329, 6.3 and 6.3.1: to stay without state a responder closes the connection, and "the proper
+// Initiator that repeats its request would need to re-establish the TCP connection". The cookie does not
+// hold the port.
+#[test]
+fn a_puzzle_that_takes_longer_than_its_connection_is_answered_on_another() {
+    for refused in [false, true] {
+        let mut pair = pair(TransportChoice::Tcp, 0, 0);
+        pair.b.endpoint.set_limits(EndpointConfig {
+            puzzle_threshold: 0,
+            puzzle_bits: 14,
+            ..EndpointConfig::default()
+        });
+        pair.initiate();
+        // It has come, and takes some 16 steps of a millisecond.
+        pair.run(Duration::from_millis(42));
+        assert_eq!(pair.a.sent.len(), 1);
+        pair.net.tcp_refused = refused;
+        pair.cut();
+        pair.run(seconds(5));
+        assert_eq!(pair.a.connects.len(), 2);
+        if refused {
+            pair.a.assert_empty();
+            pair.b.assert_empty();
+        } else {
+            pair.assert_child();
+        }
+    }
+}
+
 // RFC 9329, 6.3 and 6.4: who does not come again loses the connection.
 #[test]
 fn a_connection_without_a_corrected_request_is_closed() {

@@ -308,6 +308,7 @@ impl Session {
                 self.path = *path;
                 self.opened(cx);
             }
+            Phase::Init(_) if self.is_detached() => self.opened_again(cx, path),
             Phase::Established | Phase::Deleting(_) => {
                 let waiting = self.outstanding.is_some();
                 let left = self.path.conn;
@@ -341,7 +342,7 @@ impl Session {
 
     /// The connection that was asked for could not be opened.
     pub(crate) fn tcp_failed(&mut self, cx: &mut Cx<'_>, reason: &str) {
-        if let Phase::Opening(_) = self.phase {
+        if let Phase::Opening(_) | Phase::Init(_) = self.phase {
             let (remote, reason) = (self.path.remote, reason.to_owned());
             self.fail(cx, InitiationError::TcpFailed { remote, reason });
             return;
@@ -387,6 +388,7 @@ impl Session {
                     (false, _) => {}
                 }
             }
+            Phase::Init(_) if self.goes_on_elsewhere() => {}
             Phase::Init(_) | Phase::Auth(_) => {
                 let remote = self.path.remote;
                 self.fail(cx, InitiationError::TcpClosed { remote });

@@ -286,6 +286,7 @@ impl Session {
 
     /// Goes on solving the puzzle, and sends the request once that is done.
     fn solve(&mut self, cx: &mut Cx<'_>) {
+        let (detached, timeout) = (self.is_detached(), self.tcp_response_timeout());
         let Phase::Init(attempt) = &mut self.phase else { return };
         let solution = attempt.solving.as_mut().and_then(|s| s.go_on().map(<[u8]>::to_vec));
         attempt.due = cx.now + SOLVING_PAUSE;
@@ -293,9 +294,32 @@ impl Session {
             return;
         }
         (attempt.solving, attempt.solution) = (None, solution);
+        if detached {
+            attempt.due = cx.now + timeout;
+            self.reconnect(cx);
+        } else {
+            self.send_corrected(cx);
+        }
+    }
+
+    /// Sends the request with what was added to it.
+    fn send_corrected(&mut self, cx: &mut Cx<'_>) {
         if let Phase::Init(attempt) = std::mem::replace(&mut self.phase, Phase::Dead) {
             self.send_attempt(cx, *attempt);
         }
+    }
+
+    /// Whether the connection is lost that the request went by, and the request goes by another as soon
+    /// as its puzzle is solved: a responder holds none for that long, to stay without state (RFC 9329, 6.3
+    /// and 6.3.1).
+    pub(in crate::sa) fn goes_on_elsewhere(&self) -> bool {
+        matches!(&self.phase, Phase::Init(attempt) if attempt.solving.is_some())
+    }
+
+    /// The connection is open that a solved puzzle goes by.
+    pub(in crate::sa) fn opened_again(&mut self, cx: &mut Cx<'_>, path: &Path) {
+        self.path = *path;
+        self.send_corrected(cx);
     }
 
     /// Sends the request again with a correction, a limited number of times.
