@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use culvert_shm::{
     AttachError, Bell, ControlView, Counter, DataplaneView, Down, Dscp, InstallError, Load,
-    Malformed, Region, SaDrop, SequenceCounter, Shelf, SlotRef, SlotState, Standing, Up,
-    WorkerView,
+    Malformed, Policy, Prefix, Region, SaDrop, Selector, SequenceCounter, Shelf, SlotRef,
+    SlotState, Standing, Up, WorkerView,
 };
 use support::{LAYOUT, is_whole, path, peer, sa};
 
@@ -250,14 +250,48 @@ fn a_peer_keeps_its_moved_path_but_not_over_its_generation() {
     assert_eq!(fresh, path(4500));
 }
 
-#[test]
-fn a_worker_whose_ring_is_full_holds_a_retired_slot() {
-    let (mut control, mut workers, _bell) = gateway();
-    let (slot, _) = install(&mut control, 0x5000_0000, 0);
+/// Leaves no room in the ring to worker 1.
+fn fill(control: &mut ControlView) {
     let payload = vec![0; 60_000];
     let message = Down::IkeSend { path: path(1), dscp: Dscp::DEFAULT, payload: &payload };
     while control.send(1, &message).is_ok() {}
     while control.send(1, &Down::PeerChanged { index: 0 }).is_ok() {}
+}
+
+/// Packets that are for it would go on into an SA that is about to end.
+#[test]
+fn a_worker_whose_ring_is_full_hears_of_a_policy_later() {
+    let (mut control, mut workers, _bell) = gateway();
+    fill(&mut control);
+    let policy = Policy {
+        remote: Prefix::new("10.2.0.0".parse().unwrap(), 16).unwrap(),
+        remote_ports: (0, u16::MAX),
+        local: Selector::ANY_V4,
+        sa: Policy::TRAP,
+        owner: 0,
+        priority: 1,
+    };
+    let slot = control.install_policy(&policy).unwrap();
+    let mut hears = |worker: usize| {
+        let mut count = 0;
+        while let Some(record) = workers[worker].receive() {
+            let told = record.unwrap() == Down::PolicyChanged { index: slot.index };
+            count += usize::from(told);
+        }
+        count
+    };
+    assert_eq!([hears(0), hears(1)], [1, 0]);
+    control.collect(false);
+    assert_eq!([hears(0), hears(1)], [0, 1]);
+    control.collect(false);
+    assert_eq!([hears(0), hears(1)], [0, 0], "it is told once");
+}
+
+#[test]
+fn a_worker_whose_ring_is_full_holds_a_retired_slot() {
+    let (mut control, mut workers, _bell) = gateway();
+    let (slot, _) = install(&mut control, 0x5000_0000, 0);
+    fill(&mut control);
     control.retire_sa(slot);
     for _ in 0..3 {
         workers[0].receive();

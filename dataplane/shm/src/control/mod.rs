@@ -3,6 +3,7 @@
 mod rings;
 mod succession;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,8 +71,8 @@ pub struct Collected {
 /// What the control process writes and reads. There is one for each region; it cannot be cloned.
 ///
 /// Every change tells the workers with a `*Changed` record. When a worker's ring is full the
-/// change stands and the method gives [`RingFull`]; the worker finds it when it is told again
-/// ([`ControlView::announce_sa`] and its kin) or starts anew.
+/// change stands; the worker finds it when it is told again ([`ControlView::announce_sa`],
+/// [`ControlView::collect`]) or starts anew.
 pub struct ControlView {
     region: Arc<Region>,
     scratch: Scratch,
@@ -79,6 +80,8 @@ pub struct ControlView {
     free_policies: Vec<u32>,
     free_peers: Vec<u32>,
     retired: Vec<Retired>,
+    /// Workers, by number, and the policies that they still have to be told of.
+    untold_policies: BTreeSet<(u16, u32)>,
     stores: [Store; Shelf::ALL.len()],
     /// SA slots that a predecessor had reserved; nobody has claimed them yet.
     left_reserved: Vec<u32>,
@@ -109,6 +112,7 @@ impl ControlView {
             free_policies: Vec::new(),
             free_peers: Vec::new(),
             retired: Vec::new(),
+            untold_policies: BTreeSet::new(),
             stores,
             left_reserved: Vec::new(),
             next_worker: 0,
@@ -246,7 +250,8 @@ impl ControlView {
 
     // Policies.
 
-    /// Fills a policy slot and tells all workers.
+    /// Fills a policy slot and tells all workers; one whose ring is full is told by
+    /// [`ControlView::collect`].
     ///
     /// # Errors
     /// [`TableFull`] when no slot is free.
@@ -259,13 +264,6 @@ impl ControlView {
         slot.publish(generation, SlotState::Live, policy);
         self.announce_policy(index);
         Ok(SlotRef { index, generation })
-    }
-
-    /// Tells all workers to look at a policy again; a worker whose ring is full is left out.
-    pub fn announce_policy(&mut self, index: u32) {
-        for worker in 0..self.region.layout().workers {
-            let _ = self.send(worker, &Down::PolicyChanged { index });
-        }
     }
 
     /// Ends a policy.
@@ -300,12 +298,14 @@ impl ControlView {
         self.tell_retired();
     }
 
-    /// Overwrites and frees the retired slots that every worker has passed.
+    /// Overwrites and frees the retired slots that every worker has passed, and tells workers of the
+    /// policies for which their rings had no room.
     ///
     /// Call it now and then, and with `dataplane_gone` while no dataplane is linked: nobody can be
     /// using a slot then. A dataplane that lives on without its link is still waited for, since a
     /// slot given to another SA under its hands could repeat a sequence number.
     pub fn collect(&mut self, dataplane_gone: bool) -> Collected {
+        self.tell_policies();
         if self.retired.is_empty() {
             return Collected::default();
         }

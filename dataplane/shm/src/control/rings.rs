@@ -18,6 +18,21 @@ impl ControlView {
         message.push(self.region.down(worker).ok_or(RingFull)?)
     }
 
+    /// Tells all workers to look at a policy again; one whose ring is full, later.
+    pub(super) fn announce_policy(&mut self, index: u32) {
+        let workers = 0..self.region.layout().workers;
+        self.untold_policies.extend(workers.map(|worker| (worker, index)));
+        self.tell_policies();
+    }
+
+    /// Tells workers of policies, as far as their rings have room.
+    pub(super) fn tell_policies(&mut self) {
+        let mut untold = std::mem::take(&mut self.untold_policies);
+        untold
+            .retain(|&(worker, index)| self.send(worker, &Down::PolicyChanged { index }).is_err());
+        self.untold_policies = untold;
+    }
+
     /// The next record of any worker, with the worker; they take turns.
     ///
     /// The record before it is let go of only now: with this call its caller says that whatever
