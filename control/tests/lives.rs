@@ -142,6 +142,39 @@ fn a_child_that_another_pair_still_stands_for_is_not_begun_again() {
     told(&pair.left, "next attempt");
 }
 
+/// Whoever deletes one of two IKE SAs of a connection, as when both ends have begun one, does not mean
+/// the other one: when that ends, it is begun again.
+#[test]
+fn one_of_two_ike_sas_is_terminated_and_the_other_one_is_still_to_stand() {
+    let never = "unique = \"never\"";
+    let left = with(&config(&LEFT, "udp", "shared"), never, "start_action = \"start\"");
+    let right = with(&config(&RIGHT, "auto", "shared"), never, "");
+    let (head, other) = right.split_once("[connections.other]").expect("it has one");
+    let (other, secrets) = other.split_once("[secrets.ike]").expect("it has one");
+    let twin = other.replace("connections.other", "connections.twin");
+    let right =
+        format!("{head}[connections.other]{other}[connections.twin]{twin}[secrets.ike]{secrets}");
+    let pair = pair_of(&left, &right, true);
+    eventually("it came up by itself", || (pair.left.status().child_sas == 1).then_some(()));
+    let first = pair.left.sas()[0].id.expect("numbered");
+    let command = Command::Initiate { connection: "twin".into(), child: None, wait_s: 15 };
+    ask(&pair.right, command).expect("up");
+    let second = eventually("both stand", || {
+        let sas = pair.left.sas();
+        sas.iter().filter_map(|sa| sa.id).find(|id| *id != first).filter(|_| sas.len() == 2)
+    });
+    ask(&pair.left, Command::Terminate { target: Target::Ike(second), wait_s: 15 }).expect("gone");
+    assert_eq!(now(&pair.left), (Standing::Up, None));
+    let command = Command::Terminate { target: Target::All {}, wait_s: 15 };
+    ask(&pair.right, command).expect("deleted");
+    told(&pair.left, "next attempt");
+    // The last one is meant with all that the connection has.
+    let last = eventually("it is up again", || pair.left.sas().first().and_then(|sa| sa.id));
+    eventually("it stands", || (pair.left.status().child_sas == 1).then_some(()));
+    ask(&pair.left, Command::Terminate { target: Target::Ike(last), wait_s: 15 }).expect("gone");
+    assert_eq!(now(&pair.left).0, Standing::Held);
+}
+
 #[test]
 fn attempts_end_where_keyingtries_says_so() {
     let pair = pair("keyingtries = 2", "start_action = \"start\"");

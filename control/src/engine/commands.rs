@@ -2,6 +2,7 @@
 //!
 //! Each of these begins at once and is done later; [`super::happenings`] tells those who wait.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use culvert_api::{Code, Command, Outcome, Refusal, Target, Transport};
@@ -153,7 +154,16 @@ impl Engine {
         }
         match self.targeted(target) {
             Ok(sas) => {
-                let begun = sas.iter().map(|sa| self.terminate_ike(sa));
+                let going: HashSet<IkeSaId> = sas.iter().map(|sa| sa.id).collect();
+                let others = self
+                    .endpoint
+                    .sas()
+                    .filter(|sa| sa.state == IkeState::Established && !going.contains(&sa.id));
+                let staying: HashSet<String> = others.map(|sa| sa.connection).collect();
+                let begun = sas.iter().map(|sa| {
+                    self.leave_alone(sa, staying.contains(&sa.connection), &going);
+                    self.terminate_ike(sa)
+                });
                 Ok(begun.chain(ended.map(|outcome| Ok(Begun::done(outcome)))).collect())
             }
             Err(refusal) => match ended {
@@ -163,9 +173,25 @@ impl Engine {
         }
     }
 
+    /// What an IKE SA carries, one of those that are `going`, is not begun anew when its end is told;
+    /// and if it is the last of its connection, nothing of that is. What another one carries, if one
+    /// `stays`, is not meant.
+    fn leave_alone(&mut self, sa: &IkeSnapshot, stays: bool, going: &HashSet<IkeSaId>) {
+        let connection = &sa.connection;
+        if !stays {
+            self.starts.hold(connection, None);
+            return;
+        }
+        for child in self.starts.with(connection, sa.id) {
+            let other = self.known.standing(connection, &child, |ike| !going.contains(&ike));
+            if let Some(other) = other {
+                self.starts.hand_over(connection, &child, (sa.id, other), clock::now());
+            }
+        }
+        self.starts.hold_with(connection, sa.id);
+    }
+
     fn terminate_ike(&mut self, sa: &IkeSnapshot) -> Result<Begun, Refusal> {
-        // Before the end is told, which would begin it anew.
-        self.starts.hold(&sa.connection, None);
         self.endpoint
             .terminate(clock::now(), sa.id, &mut self.services)
             .map_err(|error| Refusal::new(Code::NotFound, error.to_string()))?;

@@ -245,6 +245,16 @@ impl Starts {
         would_be_tried
     }
 
+    /// Somebody terminated this one of several IKE SAs of a connection: the children that stand or are
+    /// tried with it are left alone.
+    pub fn hold_with(&mut self, connection: &str, ike: IkeSaId) {
+        let starts = self.connections.get_mut(connection).map(Vec::as_mut_slice);
+        for start in starts.unwrap_or_default().iter_mut().filter(|start| start.is_with(ike)) {
+            start.state = State::Held;
+        }
+        self.settle(connection);
+    }
+
     /// Everything is left alone: the gateway stops.
     pub fn hold_all(&mut self) {
         let names: Vec<String> = self.connections.keys().cloned().collect();
