@@ -8,13 +8,16 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use culvert_ike::{ConnToken, ConnectRequest, Instant};
+use culvert_ike::{ConnToken, ConnectRequest, DropReason, Instant, Received};
 use culvert_shm::{Congestion, ConnRef, Dscp};
 
 use crate::convert;
 
 /// How long a connection may be without an IKE SA.
 pub const UNUSED_MAX: Duration = Duration::from_secs(5);
+/// Messages in a row that are nobody's, after which a connection is closed (RFC 9329, 6.1): as many as
+/// the dataplane bears of ESP.
+pub const STRANGE_MAX: u8 = 8;
 /// How often connections that were in use are looked at again.
 const REVISIT: Duration = Duration::from_secs(10);
 
@@ -32,6 +35,8 @@ pub struct Conn {
     in_use: bool,
     /// Its worker knows that an authenticated peer uses it.
     proven: bool,
+    /// Messages in a row that belong to no IKE SA and begin none.
+    strange: u8,
 }
 
 /// How a connection carries its packets.
@@ -105,8 +110,15 @@ impl Tcp {
 
     /// A connection is open.
     pub fn opened(&mut self, now: Instant, conn: ConnRef, remote: SocketAddr, originator: bool) {
-        let entry =
-            Conn { conn, remote, originator, unused_since: now, in_use: false, proven: false };
+        let entry = Conn {
+            conn,
+            remote,
+            originator,
+            unused_since: now,
+            in_use: false,
+            proven: false,
+            strange: 0,
+        };
         self.conns.insert(convert::token(conn), entry);
     }
 
@@ -119,6 +131,28 @@ impl Tcp {
     /// A connection is gone.
     pub fn closed(&mut self, conn: ConnRef) -> Option<Conn> {
         self.conns.remove(&convert::token(conn))
+    }
+
+    /// A message came on a connection, and this was made of it. Whether its stream is corrupt, so that
+    /// it is to be closed: its SAs stay, and their peer opens another one.
+    ///
+    /// RFC 9329, 6.1: too many messages in a row that are no IKE messages, or one that fails the check
+    /// of the IKE SA that it names. What is only refused proves nothing.
+    pub fn is_corrupt(&mut self, conn: ConnToken, received: &Received) -> bool {
+        let Some(conn) = self.conns.get_mut(&conn) else { return false };
+        match received {
+            Received::Dropped(DropReason::BadIcv) => conn.strange = STRANGE_MAX,
+            Received::Dropped(
+                DropReason::TooLong
+                | DropReason::BadHeader
+                | DropReason::BadVersion
+                | DropReason::BadPayload
+                | DropReason::UnknownSpi,
+            ) => conn.strange = conn.strange.saturating_add(1),
+            Received::Dropped(_) => {}
+            _ => conn.strange = 0,
+        }
+        conn.strange >= STRANGE_MAX
     }
 
     /// A worker began anew, in this life of the dataplane: what it had is gone. Its connections,
@@ -227,6 +261,27 @@ mod tests {
         tcp.proven(conn(0, 1));
         assert_eq!(tcp.visit(now, &authenticated), Visit::default());
         assert!(!tcp.is_visit_due(now));
+    }
+
+    // RFC 9329, 6.1: a few must not close it, SAs come and go.
+    #[test]
+    fn too_many_strange_messages_in_a_row_or_one_forged_make_a_stream_corrupt() {
+        let mut tcp = Tcp::new(1);
+        tcp.opened(Instant::from_micros(1), conn(0, 1), remote(), false);
+        let token = convert::token(conn(0, 1));
+        let strange = Received::Dropped(DropReason::UnknownSpi);
+        for good in [Received::Accepted, Received::Repeated, Received::CookieDemanded] {
+            assert!((1..STRANGE_MAX).all(|_| !tcp.is_corrupt(token, &strange)));
+            let refused = Received::Dropped(DropReason::HalfOpenLimit);
+            assert!((0..100).all(|_| !tcp.is_corrupt(token, &refused)));
+            assert!(!tcp.is_corrupt(token, &good));
+        }
+        assert!((1..STRANGE_MAX).all(|_| !tcp.is_corrupt(token, &strange)));
+        assert!(tcp.is_corrupt(token, &strange));
+        assert!(!tcp.is_corrupt(token, &Received::Accepted));
+        assert!(tcp.is_corrupt(token, &Received::Dropped(DropReason::BadIcv)));
+        tcp.closed(conn(0, 1));
+        assert!(!tcp.is_corrupt(token, &Received::Dropped(DropReason::BadIcv)), "it is gone");
     }
 
     #[test]

@@ -173,6 +173,27 @@ fn garbage_from_the_network_is_counted() {
     assert_eq!(gateway.sas(), []);
 }
 
+// RFC 9329, 6.1: too many messages in a row that are nobody's mean that the stream is corrupt.
+#[test]
+fn a_connection_that_carries_only_garbage_is_closed() {
+    let gateway = Gateway::start(&config());
+    let mut dataplane = Dataplane::connect(&gateway);
+    let local = "192.0.2.1:4500".parse().expect("an address");
+    let remote = "203.0.113.9:50000".parse().expect("an address");
+    let conn = dataplane.open(local, remote, None);
+    let opened = std::time::Instant::now();
+    let path = Path { transport: Transport::Tcp, local, remote, conn: Some(conn), pinned: false };
+    let payloads = [&b"garbage"[..], &[0; 28], &[0xff; 2000]];
+    for payload in payloads.into_iter().cycle().take(8) {
+        dataplane.send(&Up::IkeMessage { path, payload });
+    }
+    eventually("it is closed", || {
+        dataplane.serve();
+        dataplane.closed.contains(&conn).then_some(())
+    });
+    assert!(opened.elapsed() < Duration::from_secs(4), "not for want of an IKE SA");
+}
+
 // RFC 9329, 6.1: a connection that carries no SA is nobody's.
 #[test]
 fn a_connection_without_ike_sa_is_closed() {

@@ -113,8 +113,10 @@ impl Engine {
         self.known.ike_gone(ike);
         self.known.successors.retain(|_, old| *old != ike);
         let when = (clock::now(), random_octet());
-        for (child, other) in self.known.standing_of(connection) {
-            self.starts.hand_over(connection, child, (ike, other), when.0);
+        for child in self.starts.with(connection, ike) {
+            if let Some(other) = self.known.standing(connection, &child, |_| true) {
+                self.starts.hand_over(connection, &child, (ike, other), when.0);
+            }
         }
         let next = self.starts.ike_down(connection, ike, reason, when);
         self.note_next(connection, next);
@@ -264,7 +266,7 @@ impl Engine {
         reason: Option<DownReason>,
     ) {
         let now = clock::now();
-        if let Some(other) = self.known.standing(connection, name) {
+        if let Some(other) = self.known.standing(connection, name, |_| true) {
             self.starts.hand_over(connection, name, (ike, other), now);
             return;
         }

@@ -111,15 +111,17 @@ impl Known {
         self.children.retain(|_, child| child.ike != ike);
     }
 
-    /// The IKE SA with a pair of this child, if one stands.
-    pub(super) fn standing(&self, connection: &str, child: &str) -> Option<IkeSaId> {
-        self.standing_of(connection).find(|(name, _)| *name == child).map(|(_, ike)| ike)
-    }
-
-    /// Each pair of a connection that stands: its child, and its IKE SA.
-    pub(super) fn standing_of(&self, connection: &str) -> impl Iterator<Item = (&str, IkeSaId)> {
-        let children = self.children.values().filter(move |child| child.connection == connection);
-        children.map(|child| (child.name.as_str(), child.ike))
+    /// An IKE SA for which `counts` holds, with a pair of this child, if one stands.
+    pub(super) fn standing(
+        &self,
+        connection: &str,
+        child: &str,
+        counts: impl Fn(IkeSaId) -> bool,
+    ) -> Option<IkeSaId> {
+        let mut pairs = self.children.values();
+        let found = pairs
+            .find(|pair| pair.connection == connection && pair.name == child && counts(pair.ike));
+        found.map(|pair| pair.ike)
     }
 
     /// The IKE SA that is being set up in place of this one.

@@ -88,7 +88,15 @@ impl Engine {
             return;
         };
         self.trace_message("received", false, &path, octets);
-        match self.endpoint.handle_message(now, &path, octets, &mut self.services) {
+        let received = self.endpoint.handle_message(now, &path, octets, &mut self.services);
+        if let Some(token) = path.conn
+            && self.tcp.is_corrupt(token, &received)
+        {
+            let conn = convert::conn(token);
+            tracing::info!(%path, conn = convert::conn_name(conn), "closing a corrupt stream");
+            self.send(conn.worker, &Down::TcpClose { conn, abort: true });
+        }
+        match received {
             Received::Accepted | Received::Repeated => {}
             Received::CookieDemanded => self.cookies_demanded += 1,
             Received::PuzzleDemanded => self.puzzles_demanded += 1,

@@ -171,6 +171,14 @@ impl Starts {
         });
     }
 
+    /// The children that stand or are tried with this IKE SA.
+    #[must_use]
+    pub fn with(&self, connection: &str, ike: IkeSaId) -> Vec<String> {
+        let starts = self.connections.get(connection).map(Vec::as_slice).unwrap_or_default();
+        let found = starts.iter().filter(|start| start.is_with(ike));
+        found.map(|start| start.child.clone()).collect()
+    }
+
     /// A child stood or was tried with the first of these IKE SAs, and stands with the second.
     pub fn hand_over(
         &mut self,
