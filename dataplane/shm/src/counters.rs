@@ -118,7 +118,8 @@ counters! {
     IcmpEchoAnswered = "icmp_echo_answered",
     /// ICMP messages that are cut off or have a wrong checksum.
     IcmpMalformed = "icmp_malformed",
-    /// ICMP messages that say that a TCP segment of ours was too big, and were believed.
+    /// ICMP messages that say that a TCP segment or an ESP packet of ours was too big, and were
+    /// believed.
     IcmpTooBig = "icmp_too_big",
     /// ICMP messages that say that a TCP segment of ours could not be delivered, and were believed.
     IcmpUnreachable = "icmp_unreachable",

@@ -1,13 +1,16 @@
-//! What the network says of a segment of ours that did not arrive (RFC 9293, 3.9.2.2): that it was
-//! too big (RFC 1191, 4; RFC 4443, 3.2), or that its destination cannot be reached.
+//! What the network says of a segment or an ESP packet of ours that did not arrive: that it was too
+//! big (RFC 1191, 4; RFC 4443, 3.2; RFC 4301, 8.2), or of a segment, that its destination cannot be
+//! reached (RFC 9293, 3.9.2.2).
 //!
 //! Such a message comes from any router and so from anybody. What is told here is only what it
-//! quotes; whether it is believed, the TCP stack decides by the sequence number (RFC 5927, 4.1).
+//! quotes; whether it is believed, the sequence number decides (RFC 5927, 4.1): the TCP stack looks at
+//! that of a segment, the owner of the SA at that of an ESP packet.
 
 use super::DropReason;
 use super::checksum::{self, Sum};
 use super::icmp;
 use super::ip::{self, Fragment, protocol};
+use super::udp;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 const V4_HEADER_MIN: usize = 20;
@@ -39,6 +42,30 @@ pub struct IcmpError {
     pub complaint: Complaint,
 }
 
+/// An ESP packet of ours, native or in UDP, did not fit into the next hop's MTU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EspTooBig {
+    /// Our address in the quoted packet.
+    pub local: IpAddr,
+    /// The peer's address.
+    pub remote: IpAddr,
+    /// Its SPI.
+    pub spi: u32,
+    /// The low half of its sequence number.
+    pub sequence: u32,
+    /// The next hop's MTU, in octets.
+    pub mtu: u16,
+}
+
+/// What an ICMP error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// A TCP segment.
+    Segment(IcmpError),
+    /// An ESP packet.
+    Esp(EspTooBig),
+}
+
 /// The error that a message of ICMP is, and the 32 bits behind its checksum for a part of it.
 /// RFC 9293, 3.9.2.2 says which are soft; hard beside those that it names are those of RFC 1812,
 /// 5.2.7.1 and RFC 4443, 3.1 by which a filter says so. Source Quench is none (MUST-55).
@@ -64,11 +91,11 @@ fn complaint_v6(kind: u8, code: u8, rest: [u8; 4]) -> Option<Complaint> {
     }
 }
 
-/// Reads an error about a TCP segment; `None` if the message is another one.
+/// Reads an error about a TCP segment or an ESP packet; `None` if the message is another one.
 ///
 /// # Errors
 /// [`DropReason::IcmpTruncated`] and [`DropReason::IcmpBadChecksum`].
-pub fn parse(packet: &[u8], header: &ip::Header) -> Result<Option<IcmpError>, DropReason> {
+pub fn parse(packet: &[u8], header: &ip::Header) -> Result<Option<Told>, DropReason> {
     let message = header.upper(packet);
     let (&[kind, code, _, _, r0, r1, r2, r3], quoted) =
         message.split_first_chunk::<{ icmp::HEADER_LEN }>().ok_or(DropReason::IcmpTruncated)?;
@@ -83,38 +110,63 @@ pub fn parse(packet: &[u8], header: &ip::Header) -> Result<Option<IcmpError>, Dr
         return Err(DropReason::IcmpBadChecksum);
     }
     let quote = if header.is_v4() { quoted_v4(quoted) } else { quoted_v6(quoted) };
-    let ((local, remote), tcp) = quote.ok_or(DropReason::IcmpTruncated)?;
-    Ok(tcp.map(|[s0, s1, d0, d1, q0, q1, q2, q3]| IcmpError {
-        local: SocketAddr::new(local, u16::from_be_bytes([s0, s1])),
-        remote: SocketAddr::new(remote, u16::from_be_bytes([d0, d1])),
-        sequence: u32::from_be_bytes([q0, q1, q2, q3]),
-        complaint,
-    }))
+    Ok(told(complaint, &quote.ok_or(DropReason::IcmpTruncated)?))
 }
 
-/// Both addresses of a quoted packet and, if it carries TCP, ports and sequence number.
-type Quote = ((IpAddr, IpAddr), Option<[u8; 8]>);
+/// A quoted packet.
+struct Quote<'a> {
+    local: IpAddr,
+    remote: IpAddr,
+    protocol: u8,
+    upper: &'a [u8],
+}
 
-fn quoted_v4(quoted: &[u8]) -> Option<Quote> {
+/// RFC 1812, 4.3.2.3: more than the eight octets of old is quoted, or nothing can be said of ESP in UDP.
+fn told(complaint: Complaint, quote: &Quote<'_>) -> Option<Told> {
+    let Quote { local, remote, protocol, upper } = *quote;
+    let esp = match protocol {
+        protocol::TCP => {
+            let &[s0, s1, d0, d1, q0, q1, q2, q3] = upper.first_chunk::<8>()?;
+            return Some(Told::Segment(IcmpError {
+                local: SocketAddr::new(local, u16::from_be_bytes([s0, s1])),
+                remote: SocketAddr::new(remote, u16::from_be_bytes([d0, d1])),
+                sequence: u32::from_be_bytes([q0, q1, q2, q3]),
+                complaint,
+            }));
+        }
+        protocol::UDP => upper.get(udp::HEADER_LEN..)?,
+        protocol::ESP => upper,
+        _ => return None,
+    };
+    let (&[p0, p1, p2, p3, q0, q1, q2, q3], Complaint::TooBig(mtu)) =
+        (esp.first_chunk::<8>()?, complaint)
+    else {
+        return None;
+    };
+    let (spi, sequence) =
+        (u32::from_be_bytes([p0, p1, p2, p3]), u32::from_be_bytes([q0, q1, q2, q3]));
+    Some(Told::Esp(EspTooBig { local, remote, spi, sequence, mtu }))
+}
+
+fn quoted_v4(quoted: &[u8]) -> Option<Quote<'_>> {
     let fixed = quoted.first_chunk::<V4_HEADER_MIN>()?;
     let header_len = usize::from(fixed[0] & 0x0f) * 4;
     let address =
         |at: usize| fixed.get(at..at + 4).and_then(|octets| <[u8; 4]>::try_from(octets).ok());
-    let ends = (Ipv4Addr::from(address(12)?).into(), Ipv4Addr::from(address(16)?).into());
-    let carries_tcp = fixed[9] == protocol::TCP && header_len >= V4_HEADER_MIN;
-    let tcp = quoted.get(header_len..).and_then(|tcp| tcp.first_chunk::<8>());
-    Some((ends, tcp.copied().filter(|_| carries_tcp)))
+    let (local, remote) =
+        (Ipv4Addr::from(address(12)?).into(), Ipv4Addr::from(address(16)?).into());
+    // A header of an impossible length is followed by nothing that could be meant.
+    let behind = quoted.get(header_len..).filter(|_| header_len >= V4_HEADER_MIN);
+    Some(Quote { local, remote, protocol: fixed[9], upper: behind.unwrap_or(&[]) })
 }
 
-fn quoted_v6(quoted: &[u8]) -> Option<Quote> {
-    let fixed = quoted.first_chunk::<V6_HEADER_LEN>()?;
+fn quoted_v6(quoted: &[u8]) -> Option<Quote<'_>> {
+    let (fixed, upper) = quoted.split_first_chunk::<V6_HEADER_LEN>()?;
     let address =
         |at: usize| fixed.get(at..at + 16).and_then(|octets| <[u8; 16]>::try_from(octets).ok());
-    let ends = (Ipv6Addr::from(address(8)?).into(), Ipv6Addr::from(address(24)?).into());
-    // Our own segments carry no extension headers.
-    let carries_tcp = fixed[6] == protocol::TCP;
-    let tcp = quoted.get(V6_HEADER_LEN..).and_then(|tcp| tcp.first_chunk::<8>());
-    Some((ends, tcp.copied().filter(|_| carries_tcp)))
+    let (local, remote) = (Ipv6Addr::from(address(8)?).into(), Ipv6Addr::from(address(24)?).into());
+    // Our own packets carry no extension headers.
+    Some(Quote { local, remote, protocol: fixed[6], upper })
 }
 
 #[cfg(test)]
@@ -163,7 +215,7 @@ mod tests {
         out
     }
 
-    fn read(message: &[u8]) -> Result<Option<IcmpError>, DropReason> {
+    fn read(message: &[u8]) -> Result<Option<Told>, DropReason> {
         parse(message, &ip::parse(message).unwrap())
     }
 
@@ -184,15 +236,28 @@ mod tests {
             ] {
                 let message = error(router.parse().unwrap(), &packet, problem);
                 let told = IcmpError { local, remote, sequence: SEQUENCE, complaint };
-                assert_eq!(read(&message), Ok(Some(told)));
+                assert_eq!(read(&message), Ok(Some(Told::Segment(told))));
             }
         }
     }
 
+    /// RFC 4301, 8.2.1: to which SA a packet-too-big belongs, natively and in UDP.
     #[test]
-    fn only_segments_are_of_interest() {
-        let packet = segment(OURS.parse().unwrap(), PEERS.parse().unwrap(), protocol::UDP);
-        let message = error("203.0.113.1".parse().unwrap(), &packet, Problem::NoRoute);
+    fn of_an_esp_packet_its_spi_number_and_the_mtu_are_told() {
+        let (local, remote) = ("192.0.2.1".parse().unwrap(), "198.51.100.7".parse().unwrap());
+        let esp = [&0x1234_5678u32.to_be_bytes()[..], &SEQUENCE.to_be_bytes(), &[0; 1400]].concat();
+        let in_udp = [&[0x11, 0x94, 0x11, 0x94, 0, 0, 0, 0][..], &esp].concat();
+        for (upper, body) in [(protocol::ESP, &esp), (protocol::UDP, &in_udp)] {
+            let packet = packet(local, remote, upper, body);
+            let message =
+                error("203.0.113.1".parse().unwrap(), &packet, Problem::TooBig { mtu: 1300 });
+            let told = EspTooBig { local, remote, spi: 0x1234_5678, sequence: SEQUENCE, mtu: 1300 };
+            assert_eq!(read(&message), Ok(Some(Told::Esp(told))));
+            let message = error("203.0.113.1".parse().unwrap(), &packet, Problem::NoRoute);
+            assert_eq!(read(&message), Ok(None), "of reachability IKE finds out");
+        }
+        let ping = packet(local, remote, protocol::ICMP, &[8; 100]);
+        let message = error("203.0.113.1".parse().unwrap(), &ping, Problem::TooBig { mtu: 1300 });
         assert_eq!(read(&message), Ok(None));
     }
 

@@ -12,6 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub const V4_HEADER_LEN: usize = 20;
 /// Octets of the fixed IPv6 header.
 pub const V6_HEADER_LEN: usize = 40;
+/// Octets of an IPv6 packet that every link carries (RFC 8200, 5).
+pub const V6_MTU_MIN: usize = 1280;
 /// Extension headers that are walked before an IPv6 packet is refused. RFC 8200, 4.1 names six
 /// kinds and one repetition; one more is grace.
 pub const EXTENSION_HEADERS_MAX: usize = 8;

@@ -10,7 +10,7 @@ use culvert_tcpstack::ConnId;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
 use super::peer::Arrival;
-use crate::net::icmp_error::IcmpError;
+use crate::net::icmp_error::Told;
 use crate::net::neighbour::Learnt;
 
 /// Packets that may wait on one ring, from one worker to one other.
@@ -33,8 +33,8 @@ pub enum Handed {
         /// The SA that its policy names.
         sa: SlotRef,
     },
-    /// What the network says about a segment that may be the receiver's.
-    IcmpError(IcmpError),
+    /// What the network says about a segment or an ESP packet that may be the receiver's.
+    IcmpError(Told),
     /// A TCP segment to a local port of the receiver's.
     Segment {
         /// The IP packet.

@@ -30,6 +30,7 @@ mod inbound;
 pub mod link;
 pub mod network;
 mod outbound;
+mod path_mtu;
 pub mod peer;
 mod prefix_watch;
 mod receive;

@@ -57,13 +57,13 @@ struct Content {
 }
 
 impl Content {
-    /// A whole packet.
-    fn tunnel(header: &Header) -> Self {
+    /// A whole packet. One that does not fit goes all the same, in fragments.
+    fn tunnel(header: &Header, fits: bool) -> Self {
         Self {
             next_header: if header.is_v4() { protocol::IPV4 } else { protocol::IPV6 },
             traffic_class: header.traffic_class,
             hop_limit: ip::HOP_LIMIT,
-            dont_fragment: true,
+            dont_fragment: fits,
         }
     }
 
@@ -111,8 +111,8 @@ impl<L: Link> Worker<L> {
         origin: Origin,
     ) {
         let core = &mut self.core;
-        let path = match core.outbound_path(sa) {
-            Ok(path) => path,
+        let (path, outer_mtu) = match core.outbound_path(sa) {
+            Ok(found) => found,
             Err(counter) => return core.count(counter),
         };
         let cast = match origin {
@@ -129,8 +129,7 @@ impl<L: Link> Worker<L> {
         if transport && !transport_mode::fits(header) {
             return core.count(Counter::EspTransportUnfit);
         }
-        let mtu =
-            tunnel_mtu(core.net.outer.mtu, &path) + if transport { header.header_len } else { 0 };
+        let mtu = tunnel_mtu(outer_mtu, &path) + if transport { header.header_len } else { 0 };
         mss::clamp(packet.data_mut(), header, mss::for_mtu(mtu as u16, header.is_v4()));
         // RFC 4303, 3.3.4: in transport mode fragments are made behind ESP.
         if transport && (header.total_len <= mtu || !header.dont_fragment) {
@@ -140,7 +139,10 @@ impl<L: Link> Worker<L> {
             }
             return;
         }
-        let content = Content::tunnel(header);
+        let content = Content::tunnel(header, header.total_len <= mtu);
+        // RFC 8200, 5: no IPv6 host sends less in one piece, whatever it is told. RFC 2473, 7.1: such a
+        // packet may be fragmented on the way.
+        let mtu = if header.is_v4() { mtu } else { mtu.max(ip::V6_MTU_MIN) };
         if header.total_len <= mtu {
             return self.seal(packet, sa, &path, &content);
         }
@@ -199,8 +201,9 @@ impl<L: Link> Core<L> {
         }
     }
 
-    /// The path of an SA that may be used for sending now.
-    fn outbound_path(&self, slot: SlotRef) -> Result<Path, Counter> {
+    /// The path of an SA that may be used for sending now, and the octets of the longest outer packet
+    /// that it takes.
+    fn outbound_path(&self, slot: SlotRef) -> Result<(Path, usize), Counter> {
         let sa = self.sas.get(slot).filter(|sa| self.view.sa_in_use(sa.slot));
         let sa = sa.ok_or(Counter::PolicyStale)?;
         if self.now_ns >= sa.deadline_ns {
@@ -210,7 +213,10 @@ impl<L: Link> Core<L> {
             return Err(Counter::EspSaExpired);
         }
         let peer: &Peer = self.peers.get(sa.peer).ok_or(Counter::PathNone)?;
-        Ok(peer.path)
+        let link = self.net.outer.mtu;
+        // RFC 9329, 3: over TCP the inner hosts see what UDP would carry over the link.
+        let in_stream = peer.path.transport == Transport::Tcp;
+        Ok((peer.path, if in_stream { link } else { peer.mtu.get(self.now_ns, link) }))
     }
 
     /// Takes the next sequence number: it is in the shared memory before anything is sealed with

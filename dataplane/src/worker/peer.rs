@@ -3,6 +3,7 @@
 use culvert_shm::{ConnRef, Dscp, Load, Path, SlotRef, Transport, WorkerView};
 
 use super::age::{AgeDrop, OCTETS_FREE};
+use super::path_mtu::PathMtu;
 use super::rooms::Rooms;
 use crate::net::Nanos;
 
@@ -15,6 +16,8 @@ pub(crate) struct Peer {
     pub(crate) dscp: Option<Dscp>,
     /// When to drop packets because those before them wait on another worker's connection.
     pub(crate) age: AgeDrop,
+    /// What fits through the path, if it is narrower than the link.
+    pub(crate) mtu: PathMtu,
 }
 
 /// How an ESP packet came, which is how its peer may be reached from now on.
@@ -47,7 +50,8 @@ impl PeerTable {
         let Some(entry) = self.slots.get_mut(index as usize) else { return };
         *entry = match view.load_peer(index) {
             Load::Live(slot, (config, path)) => {
-                Some(Peer { slot, path, dscp: config.dscp, age: AgeDrop::default() })
+                let (age, mtu) = (AgeDrop::default(), PathMtu::default());
+                Some(Peer { slot, path, dscp: config.dscp, age, mtu })
             }
             Load::Gone => None,
         };
@@ -55,6 +59,12 @@ impl PeerTable {
 
     pub(crate) fn get(&self, slot: SlotRef) -> Option<&Peer> {
         self.slots.get(slot.index as usize)?.as_ref().filter(|peer| peer.slot == slot)
+    }
+
+    /// What is known of what fits through the path to a peer.
+    pub(crate) fn path_mtu(&mut self, slot: SlotRef) -> Option<&mut PathMtu> {
+        let entry = self.slots.get_mut(slot.index as usize).and_then(Option::as_mut);
+        entry.filter(|peer| peer.slot == slot).map(|peer| &mut peer.mtu)
     }
 
     /// Whether another packet may be sealed for this peer, whose connection is another worker's, by
@@ -78,6 +88,11 @@ impl PeerTable {
     pub(crate) fn set_path(&mut self, view: &WorkerView, slot: SlotRef, path: Path) -> bool {
         let entry = self.slots.get_mut(slot.index as usize).and_then(Option::as_mut);
         let Some(peer) = entry.filter(|peer| peer.slot == slot) else { return false };
+        if (path.transport, path.local.ip(), path.remote.ip())
+            != (peer.path.transport, peer.path.local.ip(), peer.path.remote.ip())
+        {
+            peer.mtu = PathMtu::default();
+        }
         peer.path = path;
         if let Some(writer) = view.peer(slot) {
             writer.set_path(path);
@@ -120,7 +135,8 @@ mod tests {
     fn moves(old: Path, new: Path, may_move: bool) -> bool {
         let slot = SlotRef { index: 0, generation: 1 };
         let arrival = Arrival { path: new, traffic_class: 0, hop_limit: 64, may_move };
-        PeerTable::moves(&Peer { slot, path: old, dscp: None, age: AgeDrop::default() }, &arrival)
+        let (age, mtu) = (AgeDrop::default(), PathMtu::default());
+        PeerTable::moves(&Peer { slot, path: old, dscp: None, age, mtu }, &arrival)
     }
 
     // RFC 9329, 6.1: the connection of the last valid packet, whatever address it comes from.

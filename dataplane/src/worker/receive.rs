@@ -21,7 +21,7 @@ use super::outbound::Origin;
 use super::peer::Arrival;
 use crate::net::ether::{self, Cast, EtherType};
 use crate::net::icmp;
-use crate::net::icmp_error::{self, Complaint, IcmpError};
+use crate::net::icmp_error::{self, Complaint, IcmpError, Told};
 use crate::net::ip::{self, Fragment, Header, protocol};
 use crate::net::udp::{self, ZeroChecksum};
 use crate::net::{DropReason, arp, nd};
@@ -144,7 +144,7 @@ impl<L: Link> Worker<L> {
         let Some(told) = icmp_error::parse(packet.data(), header)? else {
             return self.core.answer_outer(packet, header);
         };
-        // The connection may be any worker's. A flood of such messages is not worth more.
+        // The connection or SA may be any worker's. A flood of such messages is not worth more.
         if self.core.told_limit.allow(self.core.now_ns) {
             let (own, workers) = (self.core.view.worker(), self.core.mesh.workers());
             for worker in (0..workers).filter(|worker| *worker != own) {
@@ -155,9 +155,17 @@ impl<L: Link> Worker<L> {
         Ok(())
     }
 
+    /// What the network says of a packet that may be this worker's.
+    pub(crate) fn take_icmp_error(&mut self, told: &Told) {
+        match told {
+            Told::Segment(told) => self.take_segment_error(told),
+            Told::Esp(told) => self.core.take_esp_too_big(told),
+        }
+    }
+
     /// RFC 9293, 3.7.5 and 3.9.2.2, MUST-54: what the network says of a segment reaches its
     /// connection, which believes it if the segment is in flight (RFC 5927, 4.1).
-    pub(crate) fn take_icmp_error(&mut self, told: &IcmpError) {
+    fn take_segment_error(&mut self, told: &IcmpError) {
         let now = super::stack_time(self.core.now_ns);
         let IcmpError { local, remote, sequence, complaint } = *told;
         let stack = &mut self.tcp.stack;

@@ -85,6 +85,12 @@ impl SaTable {
         self.slots.get(self.index_of(spi) as usize)?.as_ref().filter(|sa| sa.spi_in == spi)
     }
 
+    /// The owned SAs with this outbound SPI, which the peers have chosen: there may be several. Looks at
+    /// all SAs.
+    pub(crate) fn by_outbound_spi(&self, spi: u32) -> impl Iterator<Item = &Sa> {
+        self.slots.iter().flatten().filter(move |sa| sa.outbound.spi() == spi)
+    }
+
     /// The slot that an inbound SPI names.
     #[inline]
     pub(crate) fn index_of(&self, spi: u32) -> u32 {

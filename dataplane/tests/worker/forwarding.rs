@@ -1,13 +1,13 @@
 //! What a router does to inner packets: hop limits, sizes, and the news about them.
 
 use culvert_dataplane::net::{arp, checksum, ip as ip_format};
-use culvert_shm::{Counter, Policy, Prefix, Selector, Transport};
+use culvert_shm::{Counter, Down, Policy, Prefix, Selector, Transport};
 
 use crate::fixture::{
     FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, PEER_V4, Told,
 };
-use crate::packets::{ip, may_fragment, ping, syn, udp, with_hop_limit};
-use crate::peer::{Sa, Wanted, path};
+use crate::packets::{ip, may_fragment, ping, syn, too_big, udp, with_hop_limit};
+use crate::peer::{Sa, Wanted, path, path_between};
 
 fn tunnel() -> (Gateway, Sa) {
     let mut gateway = Gateway::new();
@@ -48,6 +48,103 @@ fn a_packet_too_big_for_the_tunnel_is_answered_with_its_mtu() {
         assert_eq!(inner_of(&sa, &packets[0]).len(), 1438);
     }
     assert_eq!(gateway.count(Counter::IpTooBig), 2);
+}
+
+/// The MTU that the host is told of when it sends a packet of 1438 octets; `None` if that passes.
+fn told_mtu(gateway: &mut Gateway) -> Option<u32> {
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, &[0; 1410]));
+    gateway.turn();
+    let answer = gateway.inner_packets().pop()?;
+    let header = ip_format::parse(&answer).unwrap();
+    let upper = header.upper(&answer);
+    assert_eq!(upper[..2], [3, 4]);
+    Some(u32::from_be_bytes(upper[4..8].try_into().unwrap()))
+}
+
+// RFC 4301, 8.2.1 and 8.2.2; RFC 1191, 4 and 6.3: of a narrow link on the way to a peer the hosts hear,
+// whichever worker the router's message reaches, and only as long as that may be true.
+#[test]
+fn a_narrow_path_is_learnt_from_its_routers_and_forgotten_again() {
+    for transport in [Transport::Udp, Transport::Native] {
+        let mut gateway = Gateway::with_workers(2);
+        let wanted = Wanted { owner: 1, ..Wanted::by(path(transport, None)) };
+        let sa = Sa::install(&mut gateway, wanted);
+        assert_eq!(told_mtu(&mut gateway), None);
+        let lost = gateway.outer_packets().pop().unwrap();
+        gateway.outer_packet(&too_big("203.0.113.1", &lost, 1400));
+        gateway.turn();
+        assert_eq!(gateway.count(Counter::IcmpTooBig), 1);
+
+        let mtu = told_mtu(&mut gateway).unwrap();
+        assert!(gateway.outer_packets().is_empty());
+        gateway.inner_packet(&ping(HOST_V4, FAR_V4, &vec![0; mtu as usize - 28]));
+        gateway.turn();
+        let fits = gateway.outer_packets().pop().unwrap();
+        assert!((1397..=1400).contains(&fits.len()), "{}", fits.len());
+
+        gateway.now_ns += 601_000_000_000;
+        assert_eq!(told_mtu(&mut gateway), None, "the path may be another one by now");
+
+        let lost = gateway.outer_packets().pop().unwrap();
+        gateway.outer_packet(&too_big("203.0.113.1", &lost, 1400));
+        gateway.turn();
+        assert!(told_mtu(&mut gateway).is_some());
+        let elsewhere = path_between(transport, ip(OUTER_V4), ip("192.0.2.8"));
+        gateway.control.send(1, &Down::PathSet { peer: sa.peer, path: elsewhere }).unwrap();
+        assert_eq!(told_mtu(&mut gateway), None, "it is another one");
+    }
+}
+
+// RFC 5927, 4.1; RFC 4301, 6.1.1: anybody can send such a message, so that it has to quote what was sent
+// just now, and no path is made narrower than paths are.
+#[test]
+fn a_forged_packet_too_big_is_not_believed() {
+    let (mut gateway, _sa) = tunnel();
+    for _ in 0..3 {
+        assert_eq!(told_mtu(&mut gateway), None);
+    }
+    let sent = gateway.outer_packets().pop().unwrap();
+    let quoting = |gateway: &mut Gateway, at: usize, octet: u8, mtu: u16| {
+        let mut quoted = sent.clone();
+        quoted[at] ^= octet;
+        if at < 20 {
+            checksum::fill(checksum::Sum::new(), &mut quoted[..20], 10, false);
+        }
+        gateway.outer_packet(&too_big("203.0.113.1", &quoted, mtu));
+        gateway.turn();
+    };
+    let (peer_address, spi, number) = (19, 28, 35);
+    for at in [peer_address, spi, number] {
+        quoting(&mut gateway, at, 0x40, 1400);
+    }
+    quoting(&mut gateway, number, 0, 1500);
+    assert_eq!(gateway.count(Counter::IcmpTooBig), 0);
+    assert_eq!(told_mtu(&mut gateway), None);
+
+    quoting(&mut gateway, number, 0, 0);
+    assert_eq!(gateway.count(Counter::IcmpTooBig), 1);
+    assert_eq!(told_mtu(&mut gateway), Some(576 - 28 - 32 - 2));
+}
+
+// RFC 8200, 5; RFC 2473, 7.1: an IPv6 host sends 1280 octets in one piece, whatever it is told. Where
+// these do not fit the outer packet may be fragmented on the way.
+#[test]
+fn the_least_ipv6_packet_passes_a_narrower_path() {
+    let (mut gateway, sa) = tunnel();
+    assert_eq!(told_mtu(&mut gateway), None);
+    let lost = gateway.outer_packets().pop().unwrap();
+    gateway.outer_packet(&too_big("203.0.113.1", &lost, 1000));
+    let least = ping(HOST_V6, FAR_V6, &[0; 1280 - 48]);
+    gateway.inner_packet(&least);
+    gateway.inner_packet(&ping(HOST_V6, FAR_V6, &[0; 1281 - 48]));
+    gateway.turn();
+    let packets = gateway.outer_packets();
+    let [packet] = &packets[..] else { panic!("{} packets", packets.len()) };
+    let header = ip_format::parse(packet).unwrap();
+    assert!(!header.dont_fragment && packet.len() > 1000);
+    assert_eq!(inner_of(&sa, packet).len(), least.len());
+    let answer = gateway.inner_packets().pop().unwrap();
+    assert_eq!(answer[44..48], 1280u32.to_be_bytes());
 }
 
 // RFC 4301, 8.2; RFC 791, 3.2.

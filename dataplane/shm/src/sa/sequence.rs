@@ -46,6 +46,12 @@ impl<'a> SequenceCounter<'a> {
         Ok(number)
     }
 
+    /// The number given out last; 0 before the first.
+    #[inline]
+    pub fn given(&self) -> u64 {
+        self.next.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
     /// Numbers that are left.
     #[inline]
     pub fn left(&self, esn: bool) -> u64 {
