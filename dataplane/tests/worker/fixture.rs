@@ -1,7 +1,7 @@
 //! A gateway in one thread: workers whose ports are queues in memory, the control process's end of
 //! a real region, and a clock that moves when a test says so.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
@@ -48,15 +48,24 @@ pub(crate) const LAYOUT: Layout = Layout {
 };
 
 /// DPDK's memory, once for all tests of this process; packets never leave it.
-fn pool() -> Pool {
-    static POOL: OnceLock<Pool> = OnceLock::new();
-    *POOL.get_or_init(|| {
+fn eal() -> Eal {
+    static EAL: OnceLock<Eal> = OnceLock::new();
+    *EAL.get_or_init(|| {
         let memory = Memory::Small { mib: 64 };
         let prefix = format!("culvert-test-{}", std::process::id());
-        let eal = Eal::builder().memory(memory).file_prefix(prefix).init().unwrap();
-        let config = PoolConfig { mbufs: 4095, cache: 0, ..PoolConfig::named("packets") };
-        Pool::new(eal, &config).unwrap()
+        Eal::builder().memory(memory).file_prefix(prefix).init().unwrap()
     })
+}
+
+/// Where the buffers of all tests come from that do not look at how many there are.
+fn pool() -> Pool {
+    static POOL: OnceLock<Pool> = OnceLock::new();
+    *POOL.get_or_init(|| pool_of("packets", 4095))
+}
+
+/// So many buffers for one test.
+pub(crate) fn pool_of(name: &str, mbufs: u32) -> Pool {
+    Pool::new(eal(), &PoolConfig { mbufs, cache: 0, ..PoolConfig::named(name) }).unwrap()
 }
 
 /// Buffers of a packet that the outer port takes.
@@ -66,28 +75,43 @@ pub(crate) const SEGMENTS_MAX: u16 = 20;
 pub(crate) type Frame = Vec<u8>;
 
 /// A port of queues in memory.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Wire {
+    pool: Pool,
+    /// It takes nothing more: the queue is full.
+    full: Rc<Cell<bool>>,
     arriving: Rc<RefCell<VecDeque<Frame>>>,
     sent: Rc<RefCell<Vec<Frame>>>,
+}
+
+impl Wire {
+    fn new(pool: Pool) -> Self {
+        Self { pool, full: Rc::default(), arriving: Rc::default(), sent: Rc::default() }
+    }
 }
 
 impl Link for Wire {
     fn receive(&mut self, burst: &mut Burst) -> usize {
         let mut count = 0;
         while !burst.is_full() {
-            let Some(frame) = self.arriving.borrow_mut().pop_front() else { break };
+            let mut arriving = self.arriving.borrow_mut();
+            let Some(frame) = arriving.front() else { break };
             let mut rest = &frame[..];
-            let buffer = pool().packet(frame.len(), |room| {
+            let buffer = self.pool.packet(frame.len(), |room| {
                 room.copy_from_slice(rest.split_off(..room.len()).unwrap());
             });
-            burst.push(buffer.unwrap()).unwrap();
+            let Some(buffer) = buffer else { break };
+            arriving.pop_front();
+            burst.push(buffer).unwrap();
             count += 1;
         }
         count
     }
 
     fn transmit(&mut self, burst: &mut Burst) -> usize {
+        if self.full.get() {
+            return 0;
+        }
         let frames = burst.drain().map(|frame| frame.segments().flatten().copied().collect());
         let mut sent = self.sent.borrow_mut();
         let before = sent.len();
@@ -139,6 +163,7 @@ pub(crate) struct Gateway {
     before_a_host: bool,
     /// What the outer port's device computes.
     offloads: Offloads,
+    pool: Pool,
     workers: Vec<Worker<Wire>>,
     outer: Vec<Wire>,
     inner: Vec<Wire>,
@@ -154,12 +179,13 @@ struct Shape {
     one_armed: bool,
     before_a_host: bool,
     offloads: Offloads,
+    pool: Pool,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        let offloads = Offloads::default();
-        Self { workers: 1, one_armed: false, before_a_host: false, offloads }
+        let (offloads, pool) = (Offloads::default(), pool());
+        Self { workers: 1, one_armed: false, before_a_host: false, offloads, pool }
     }
 }
 
@@ -187,9 +213,14 @@ impl Gateway {
         Self::made(&Shape { offloads, ..Shape::default() })
     }
 
+    /// With buffers of its own.
+    pub(crate) fn with_pool(workers: u16, pool: Pool) -> Self {
+        Self::made(&Shape { workers, pool, ..Shape::default() })
+    }
+
     /// Fresh, its neighbours known.
     fn made(shape: &Shape) -> Self {
-        let Shape { workers, one_armed, before_a_host, offloads } = *shape;
+        let Shape { workers, one_armed, before_a_host, offloads, pool } = *shape;
         let layout = Layout { workers, ..LAYOUT };
         let region = Arc::new(Region::create(&layout).unwrap());
         let bell = Arc::new(Bell::new().unwrap());
@@ -201,6 +232,7 @@ impl Gateway {
             one_armed,
             before_a_host,
             offloads,
+            pool,
             workers: Vec::new(),
             outer: Vec::new(),
             inner: Vec::new(),
@@ -226,7 +258,7 @@ impl Gateway {
         let rooms = Arc::new(Rooms::new(workers, LAYOUT.conn_slots));
         let meshes = Mesh::between(usize::from(workers), 64);
         for (view, mesh) in view.into_workers().into_iter().zip(meshes) {
-            let (outer, inner) = (Wire::default(), Wire::default());
+            let (outer, inner) = (Wire::new(self.pool), Wire::new(self.pool));
             let parts = WorkerParts {
                 view,
                 outer: PortParts {
@@ -235,7 +267,7 @@ impl Gateway {
                     ..port(outer.clone(), OUTER_MAC)
                 },
                 inner: (!self.one_armed).then(|| port(inner.clone(), INNER_MAC)),
-                pool: pool(),
+                pool: self.pool,
                 mesh,
                 rooms: Arc::clone(&rooms),
                 dataplane: Arc::clone(&config),
@@ -282,6 +314,11 @@ impl Gateway {
         self.outer_sent.clear();
         self.inner_sent.clear();
         while self.control.receive().is_some() {}
+    }
+
+    /// Fills the transmit queues of all ports, or empties them.
+    pub(crate) fn fill_queues(&mut self, full: bool) {
+        self.outer.iter().chain(&self.inner).for_each(|wire| wire.full.set(full));
     }
 
     /// Puts a frame on a port of a worker.

@@ -17,5 +17,6 @@ mod marks;
 mod offload;
 mod paths;
 mod sequence;
+mod shortage;
 mod streams;
 mod transport_mode;
