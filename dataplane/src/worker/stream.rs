@@ -142,7 +142,17 @@ fn take_frames<L: Link>(
         }
         let known = match frame {
             Some(Frame::Ike(message)) => take_ike(core, standing, &arrival, message),
-            Some(Frame::Esp(packet)) => take_esp(core, &arrival, packet)?,
+            Some(Frame::Esp(packet)) => {
+                let spi = packet.first_chunk().map_or(0, |spi| u32::from_be_bytes(*spi));
+                if take_esp(core, &arrival, packet)? {
+                    conn.known.note(spi);
+                    true
+                } else if conn.known.contains(spi) {
+                    continue; // Its SA has just ended: neither good nor bad.
+                } else {
+                    false
+                }
+            }
             Some(Frame::Keepalive | Frame::Empty) => {
                 // RFC 9329, 3 and 6.6: ignored; no sign of life of the peer either.
                 core.count(Counter::FramingKeepalive);

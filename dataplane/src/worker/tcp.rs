@@ -40,6 +40,8 @@ pub(crate) struct Conn {
     pub(crate) decoder: Decoder,
     /// Messages in a row that belong to nothing that is known.
     pub(crate) strangers: u8,
+    /// SPIs of SAs whose packets came last.
+    pub(crate) known: KnownSpis,
     /// Control has been told of it.
     pub(crate) reported: bool,
     /// What it may ask of control's ring.
@@ -55,6 +57,31 @@ pub(crate) struct Conn {
     shared: bool,
     /// Why this side ends it.
     verdict: Option<CloseReason>,
+}
+
+/// The SPIs of the last few SAs whose packets came on a connection.
+///
+/// When an SA is gone, packets of it may still be under way: IKE's word of it overtakes them. They are
+/// no sign of a stream that has lost its frames (RFC 9329, 6.1).
+#[derive(Clone, Copy, Default)]
+pub(crate) struct KnownSpis([u32; 4]);
+
+impl KnownSpis {
+    /// A packet of an SA came.
+    #[inline]
+    pub(crate) fn note(&mut self, spi: u32) {
+        let [newest, ..] = self.0;
+        if newest != spi {
+            let at = self.0.iter().position(|known| *known == spi).unwrap_or(self.0.len() - 1);
+            self.0[..=at].rotate_right(1);
+            self.0[0] = spi;
+        }
+    }
+
+    /// Whether packets of this SPI have come.
+    pub(crate) fn contains(&self, spi: u32) -> bool {
+        self.0.contains(&spi)
+    }
 }
 
 /// All connections of a worker.
@@ -425,6 +452,7 @@ impl Conn {
             originator,
             decoder,
             strangers: 0,
+            known: KnownSpis::default(),
             reported: false,
             standing: if originator { Standing::Peer } else { Standing::Stranger },
             prefix_due: false,

@@ -3,13 +3,15 @@
 use std::collections::BTreeSet;
 
 use culvert_dataplane::net::icmp::Problem;
-use culvert_shm::{CloseReason, Congestion, ConnRef, ConnectFailure, Counter, Down, Dscp};
+use culvert_shm::{
+    CloseReason, Congestion, ConnRef, ConnectFailure, Counter, Down, Dscp, Transport,
+};
 use culvert_tcpstack::Instant;
 use culvert_tcpstack::framing::{MESSAGE_BYTES_MAX, PREFIX};
 
-use crate::fixture::{Gateway, LAYOUT, OUTER_V6, PEER_V6, Told};
-use crate::packets::{icmp_error, ip};
-use crate::peer::{Packets, Peer, esp_frame, frames, ike_frame, ike_message};
+use crate::fixture::{FAR_V4, Gateway, HOST_V4, LAYOUT, OUTER_V6, PEER_V6, Told};
+use crate::packets::{icmp_error, ip, ping};
+use crate::peer::{Packets, Peer, Sa, Wanted, esp_frame, frames, ike_frame, ike_message, path};
 
 // RFC 9329, 5: on each configured port, of each family.
 #[test]
@@ -197,7 +199,7 @@ fn a_message_too_long_for_a_frame_is_an_error() {
     let mut gateway = Gateway::new();
     let mut peer = Peer::new(1);
     let (id, conn) = peer.begin(&mut gateway);
-    let path = crate::peer::path(culvert_shm::Transport::Tcp, Some(conn));
+    let path = path(Transport::Tcp, Some(conn));
     for (len, fits) in [(MESSAGE_BYTES_MAX - 4, true), (MESSAGE_BYTES_MAX - 3, false)] {
         let payload = ike_message(len);
         gateway
@@ -236,7 +238,7 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
     peer.exchange(&mut gateway);
     let told = gateway.told();
     let [Told::Opened { conn, originator: true, token: 9 }] = told[..] else { panic!("{told:?}") };
-    let mut path = crate::peer::path(culvert_shm::Transport::Tcp, Some(conn));
+    let mut path = path(Transport::Tcp, Some(conn));
     path.remote = remote;
     for len in [60, 70] {
         let payload = ike_message(len);
@@ -329,7 +331,7 @@ fn a_connection_that_the_network_refuses_is_reported_by_its_token() {
     let mut elsewhere = syn.clone();
     elsewhere[24..28].copy_from_slice(&[0; 4]);
     for (quoted, believed) in [(elsewhere, 0), (syn, 1)] {
-        gateway.outer_packet(&icmp_error(crate::fixture::FAR_V4, &quoted, Problem::Prohibited));
+        gateway.outer_packet(&icmp_error(FAR_V4, &quoted, Problem::Prohibited));
         gateway.turn();
         assert_eq!(gateway.count(Counter::IcmpUnreachable), believed);
     }
@@ -380,7 +382,7 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     assert_eq!(shown(&gateway, conn), Congestion::Cubic);
 
     // The stream goes on.
-    let path = crate::peer::path(culvert_shm::Transport::Tcp, Some(accepted));
+    let path = path(Transport::Tcp, Some(accepted));
     let payload = ike_message(300);
     gateway
         .control
@@ -424,4 +426,34 @@ fn the_flow_label_outlives_connections_and_the_dataplane() {
         assert_eq!(labels(&mut gateway), BTreeSet::from([flow_label]));
     }
     assert!(answers.len() == 1 && !answers.contains(&0), "{answers:x?}");
+}
+
+// RFC 9329, 6.1: SAs come and go. Of one that is gone the peer may have a whole queue under way, which
+// the Delete has overtaken.
+#[test]
+fn what_was_under_way_when_its_sa_ended_is_no_corruption() {
+    for owner in 0..2 {
+        let mut gateway = Gateway::with_workers(2);
+        let mut peer = Peer::new(1);
+        let (id, conn) = peer.begin(&mut gateway);
+        let wanted = Wanted { owner, ..Wanted::by(path(Transport::Tcp, Some(conn))) };
+        let mut sa = Sa::install(&mut gateway, wanted);
+        let next = |sa: &mut Sa| esp_frame(&sa.seal(&ping(FAR_V4, HOST_V4, b"of the old SA")));
+        let first = next(&mut sa);
+        peer.send(&mut gateway, id, &first);
+        assert_eq!(gateway.inner_packets().len(), 1);
+
+        gateway.control.retire_sa(sa.slot);
+        gateway.turn();
+        gateway.control.collect(false);
+        let late: Vec<u8> = (0..50).flat_map(|_| next(&mut sa)).collect();
+        peer.send(&mut gateway, id, &late);
+        assert!(!peer.closed(id));
+        assert_eq!(gateway.count(Counter::EspSpiUnknown), 50);
+        assert!(gateway.inner_packets().is_empty());
+
+        let strangers = esp_frame(&[0x77; 64]).repeat(8);
+        peer.send(&mut gateway, id, &strangers);
+        assert!(peer.closed(id), "others are strangers as ever");
+    }
 }
