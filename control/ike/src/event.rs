@@ -44,6 +44,9 @@ pub enum Transmit {
         path: Path,
         /// The IKE message, from its header on.
         octets: Vec<u8>,
+        /// It ends an SA whose last ESP packets may wait to be sent over the same TCP connection: it
+        /// must not overtake them.
+        behind: bool,
     },
     /// Send a NAT keepalive, the single octet 0xff in UDP, on this path (RFC 3948, 2.3).
     Keepalive {

@@ -309,3 +309,22 @@ fn a_connection_in_use_that_is_told_of_again_stays() {
     pair.run(Duration::from_secs(1));
     assert!(pair.a.closes.is_empty());
 }
+
+// A CHILD SA has no gap where it is rekeyed: over TCP IKE messages overtake ESP packets, and so must not
+// those that end the old pair, in either direction. All others may.
+#[test]
+fn the_messages_that_end_a_child_sa_do_not_overtake_its_packets() {
+    for by_a in [true, false] {
+        let mut pair = Pair::up(tcp_config());
+        let now = pair.now;
+        let side = if by_a { &mut pair.a } else { &mut pair.b };
+        let id = side.child().id;
+        side.endpoint.rekey_child(now, id, &mut side.host).unwrap();
+        pair.run(Duration::from_secs(1));
+        for side in [&pair.a, &pair.b] {
+            let [ends] = &side.behind[..] else { panic!("{} messages", side.behind.len()) };
+            assert_eq!(ends[18], 37, "INFORMATIONAL");
+            assert_eq!(side.sent.last().map(|(.., octets)| octets), Some(ends));
+        }
+    }
+}

@@ -247,14 +247,20 @@ impl Engine {
 
     fn transmit(&mut self, transmit: Transmit) {
         match transmit {
-            Transmit::Message { path, octets } => {
+            Transmit::Message { path, octets, behind } => {
                 self.trace_message("sending", true, &path, &octets);
                 let dscp = self.dscp_of(&octets);
                 let path = convert::shm_path(&path);
                 let worker = path.conn.map(|conn| conn.worker);
                 let worker =
                     worker.unwrap_or_else(|| self.services.forwarding.worker_for(path.remote));
-                self.send(worker, &Down::IkeSend { path, dscp, payload: &octets });
+                let payload = &octets[..];
+                // A connection has its own service level, and only it has a queue.
+                let record = match behind && path.conn.is_some() {
+                    true => Down::IkeSendBehind { path, payload },
+                    false => Down::IkeSend { path, dscp, payload },
+                };
+                self.send(worker, &record);
             }
             Transmit::Keepalive { path } => {
                 let worker = self.services.forwarding.worker_for(path.remote);

@@ -392,6 +392,9 @@ fn take(dataplane: &mut Dataplane) -> Vec<Out> {
                 }
                 out.push(Out::Message(path, payload.to_vec()));
             }
+            Down::IkeSendBehind { path, payload } => {
+                out.push(Out::Message(path, payload.to_vec()));
+            }
             Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
                 dataplane.dscps.insert(("TCP opened", Some(dscp.bits())));
                 dataplane.labels.push(flow_label);

@@ -107,23 +107,45 @@ impl<L: Link> Core<L> {
     }
 }
 
+/// Where a message has its place in a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Before all ESP frames that have not been started.
+    First,
+    /// Behind them.
+    Behind,
+}
+
 impl<L: Link> Worker<L> {
     /// Sends a message for control.
     pub(crate) fn ike_down(&mut self, path: &Path, dscp: Dscp, message: &[u8]) {
         let sent = match path.transport {
             Transport::Native | Transport::Udp => self.core.send_datagram(path, dscp, message),
-            Transport::Tcp => self.send_ike_frame(path, message),
+            Transport::Tcp => self.send_ike_frame(path, message, Order::First),
         };
         self.core.count(sent.err().unwrap_or(Counter::IkeDown));
     }
 
+    /// Sends a message for control behind the ESP packets that wait on its connection.
+    pub(crate) fn ike_down_behind(&mut self, path: &Path, message: &[u8]) {
+        let sent = self.send_ike_frame(path, message, Order::Behind);
+        self.core.count(sent.err().unwrap_or(Counter::IkeDown));
+    }
+
     /// Sends a message in a frame of its connection's stream.
-    fn send_ike_frame(&mut self, path: &Path, message: &[u8]) -> Result<(), Counter> {
+    fn send_ike_frame(&mut self, path: &Path, message: &[u8], order: Order) -> Result<(), Counter> {
         let conn = path.conn.filter(|conn| conn.worker == self.core.view.worker());
         let conn = conn.ok_or(Counter::IkeDownNoPath)?;
         // RFC 9329, 3: a frame that cannot be expressed is not sent, never cut.
         let header = framing::ike_header(message.len()).map_err(|_| Counter::IkeTooBig)?;
         let id = ConnId { index: conn.index, generation: conn.generation };
+        // Where the queue is full the message goes before it: over TCP it does not come again.
+        let behind = order == Order::Behind
+            && self.tcp.room(id) >= header.len() + message.len()
+            && self.tcp.write_behind(id, &header, message).is_ok();
+        if behind {
+            return Ok(());
+        }
         self.tcp.write_urgent(id, &header, message).map_err(|error| match error {
             ConnError::Full => Counter::IkeDownFull,
             ConnError::NotOpen => Counter::IkeDownNoPath,

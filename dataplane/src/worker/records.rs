@@ -42,6 +42,11 @@ impl<L: Link> Worker<L> {
                 self.ike_down(&path, dscp, &message);
                 self.message = message;
             }
+            Down::IkeSendBehind { path, .. } => {
+                let message = std::mem::take(&mut self.message);
+                self.ike_down_behind(&path, &message);
+                self.message = message;
+            }
             Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
                 let local = local.or_else(|| self.core.net.outer.own.source_for(remote.ip()));
                 let own = local.filter(|&local| self.core.net.outer.own.contains(local));
@@ -149,6 +154,11 @@ fn detach(record: Down<'_>, message: &mut Vec<u8>) -> Down<'static> {
             message.clear();
             message.extend_from_slice(payload);
             Down::IkeSend { path, dscp, payload: &[] }
+        }
+        Down::IkeSendBehind { path, payload } => {
+            message.clear();
+            message.extend_from_slice(payload);
+            Down::IkeSendBehind { path, payload: &[] }
         }
         Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
             Down::TcpConnect { token, local, remote, congestion, flow_label, dscp }

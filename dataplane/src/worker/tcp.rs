@@ -336,6 +336,24 @@ impl Tcp {
         Ok(())
     }
 
+    /// Writes an IKE frame behind all that waits.
+    ///
+    /// # Errors
+    /// As [`Tcp::write_frame`].
+    pub(crate) fn write_behind(
+        &mut self,
+        id: ConnId,
+        header: &[u8],
+        message: &[u8],
+    ) -> Result<(), ConnError> {
+        self.write_frame(id, header.len() + message.len(), |out| {
+            let (head, body) = out.split_at_mut(header.len());
+            head.copy_from_slice(header);
+            body.copy_from_slice(message);
+            out.len()
+        })
+    }
+
     /// As [`Tcp::room`], for other workers: when it is little, an [`Event::Writable`] follows as
     /// soon as there is [`ROOM_WANTED`] again. Acknowledgements make room without another event.
     ///

@@ -3,9 +3,9 @@
 use culvert_dataplane::net::ip as ip_format;
 use culvert_shm::{CloseReason, Congestion, Counter, Down, Dscp, NAT_KEEPALIVE, Path, Transport};
 
-use crate::fixture::{Gateway, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told};
-use crate::packets::{ip, udp};
-use crate::peer::{Peer, ike_frame, ike_message, path};
+use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told};
+use crate::packets::{ip, ping, udp};
+use crate::peer::{Peer, Sa, Wanted, frames, ike_frame, ike_message, path};
 
 fn ike_path(transport: Transport, own: &str, other: &str, other_port: u16) -> Path {
     let own_port = if transport == Transport::Native { 500 } else { 4500 };
@@ -207,4 +207,56 @@ fn who_means_a_connection_that_is_gone_is_told_so() {
         assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Local }]);
     }
     assert_eq!(gateway.count(Counter::IkeDownNoPath), 1);
+}
+
+// What ends an SA is behind the last packets of it, everything else before all that has not begun.
+#[test]
+fn messages_overtake_packets_but_for_those_that_must_not() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    let tcp = path(Transport::Tcp, Some(conn));
+    let sa = Sa::install(&mut gateway, Wanted::by(tcp));
+    // More than leaves at once waits.
+    for _ in 0..3 {
+        (0..30).for_each(|_| gateway.inner_packet(&ping(HOST_V4, FAR_V4, &[1; 1300])));
+        gateway.turn();
+    }
+    let (last, first) = (ike_message(100), ike_message(200));
+    gateway.control.send(0, &Down::IkeSendBehind { path: tcp, payload: &last }).unwrap();
+    gateway
+        .control
+        .send(0, &Down::IkeSend { path: tcp, dscp: Dscp::DEFAULT, payload: &first })
+        .unwrap();
+    gateway.turn();
+    let mut stream = Vec::new();
+    for _ in 0..20 {
+        peer.exchange(&mut gateway);
+        stream.extend(peer.read(id));
+        gateway.pass(100, 100);
+    }
+    let frames = frames(&stream);
+    let at = |message: &Vec<u8>| frames.iter().position(|frame| frame == message).unwrap();
+    assert_eq!(frames.len() as u64, gateway.count(Counter::EspSealed) + 2);
+    assert_eq!(at(&last), frames.len() - 1);
+    assert!(at(&first) < at(&last) - 1, "{} of {}", at(&first), frames.len());
+    assert!(frames[..at(&first)].iter().all(|frame| sa.open(frame).is_ok()));
+}
+
+// Behind a queue that takes nothing more a message would be lost, and over TCP it does not come again.
+#[test]
+fn a_message_that_finds_the_queue_full_goes_before_it() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (_, conn) = peer.begin(&mut gateway);
+    let tcp = path(Transport::Tcp, Some(conn));
+    let _sa = Sa::install(&mut gateway, Wanted::by(tcp));
+    while gateway.count(Counter::TcpBackpressure) == 0 {
+        gateway.inner_packet(&ping(HOST_V4, FAR_V4, &[1; 1300]));
+        gateway.turn();
+    }
+    let message = ike_message(4000);
+    gateway.control.send(0, &Down::IkeSendBehind { path: tcp, payload: &message }).unwrap();
+    gateway.turn();
+    assert_eq!((gateway.count(Counter::IkeDown), gateway.count(Counter::IkeDownFull)), (1, 0));
 }

@@ -7,7 +7,7 @@ use super::rekey::IkeRequest;
 use super::{Cx, Phase, Session, TASKS_MAX};
 use crate::endpoint::{DropReason, Received};
 use crate::event::{ChildFailure, ChildId, DownReason, InitiationError};
-use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload};
+use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload, Protocol};
 use crate::path::Path;
 use crate::proposal::KeyExchange;
 use crate::time::Instant;
@@ -220,8 +220,11 @@ impl Session {
         payloads: Vec<Payload>,
     ) {
         let Some(sa) = &mut self.sa else { return };
+        // The pair was used until now: its packets come before the word that it is gone.
+        let ends_child =
+            payloads.iter().any(|payload| matches!(payload, Payload::Delete(Protocol::ESP, _)));
         if let Ok(wire) = sa.response(exchange, payloads) {
-            cx.send_wire(path, &wire);
+            cx.send_wire_in_order(path, &wire, ends_child);
         }
         if sa.is_exhausted() {
             self.close(cx, DownReason::ProtocolError(USED_UP));

@@ -109,7 +109,8 @@ impl Session {
         }
         outstanding.over_tcp = tcp;
         if !detached {
-            cx.send_wire(&path, &outstanding.wire);
+            let ends_child = matches!(outstanding.asked, Asked::DeleteChild(_));
+            cx.send_wire_in_order(&path, &outstanding.wire, ends_child);
         }
     }
 

@@ -98,15 +98,21 @@ impl Cx<'_> {
     /// Sends a sealed message; in fragments over UDP only, where it is too long (RFC 7383; over TCP
     /// there is no use in them).
     pub(crate) fn send_wire(&mut self, path: &Path, wire: &Wire) {
+        self.send_wire_in_order(path, wire, false);
+    }
+
+    /// The same; `behind` the ESP packets that wait, or before them.
+    pub(crate) fn send_wire_in_order(&mut self, path: &Path, wire: &Wire, behind: bool) {
         if path.transport == Transport::Udp && !wire.fragments.is_empty() {
             wire.fragments.iter().for_each(|octets| self.send(path, octets.clone()));
         } else {
-            self.send(path, wire.whole.clone());
+            let (path, octets) = (*path, wire.whole.clone());
+            self.transmits.push_back(Transmit::Message { path, octets, behind });
         }
     }
 
     pub(crate) fn send(&mut self, path: &Path, octets: Vec<u8>) {
-        self.transmits.push_back(Transmit::Message { path: *path, octets });
+        self.transmits.push_back(Transmit::Message { path: *path, octets, behind: false });
     }
 }
 

@@ -218,7 +218,7 @@ impl World {
 
     fn send(&mut self, from: usize, transmit: Transmit) {
         match transmit {
-            Transmit::Message { path, octets } => {
+            Transmit::Message { path, octets, .. } => {
                 self.sent.check(&octets);
                 match path.transport {
                     Transport::Tcp => self.send_tcp(from, &path, octets),

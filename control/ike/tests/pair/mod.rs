@@ -57,6 +57,8 @@ pub(crate) struct Side {
     /// When it sent a NAT keepalive, and where to.
     pub(crate) keepalives: Vec<(Instant, Path)>,
     pub(crate) closes: Vec<ConnToken>,
+    /// The messages that must not overtake ESP packets.
+    pub(crate) behind: Vec<Vec<u8>>,
     /// What outlives the process.
     pub(crate) kept: crash::Kept,
 }
@@ -74,6 +76,7 @@ impl Side {
             connects: Vec::new(),
             keepalives: Vec::new(),
             closes: Vec::new(),
+            behind: Vec::new(),
             kept,
         }
     }
@@ -277,7 +280,8 @@ impl Pair {
         self.side(from_a).save();
         while let Some(transmit) = self.side(from_a).endpoint.poll_transmit() {
             match transmit {
-                Transmit::Message { path, octets } => {
+                Transmit::Message { path, octets, behind } => {
+                    self.side(from_a).behind.extend(behind.then_some(octets.clone()));
                     self.side(from_a).kept.check(&octets);
                     self.side(from_a).sent.push((now, path, octets.clone()));
                     self.carry(from_a, &path, octets);

@@ -27,6 +27,14 @@ pub enum Down<'a> {
         /// The message.
         payload: &'a [u8],
     },
+    /// Send an IKE message over TCP behind all ESP packets that wait to be sent: a Delete must not
+    /// overtake those of its SA.
+    IkeSendBehind {
+        /// The connection's.
+        path: Path,
+        /// The message.
+        payload: &'a [u8],
+    },
     /// Open a TCP connection; [`Up::TcpOpened`] or [`Up::TcpConnectFailed`] answers.
     TcpConnect {
         /// Comes back in the answer; not 0.
@@ -92,6 +100,10 @@ impl Down<'_> {
                 path.encode(&mut out);
                 out.put(dscp.bits().into());
                 (1, payload)
+            }
+            Down::IkeSendBehind { path, payload } => {
+                path.encode(&mut out);
+                (9, payload)
             }
             Down::TcpConnect { token, local, remote, congestion, flow_label, dscp } => {
                 out.put(*token);
@@ -172,6 +184,7 @@ fn down_fields<'a>(record: &RawRecord<'a>) -> Option<Down<'a>> {
             let (conn, congestion) = (ConnRef::decode(words)?, words.take_number()?);
             Down::TcpProven { conn, congestion, dscp: words.take_number()? }
         }
+        9 => Down::IkeSendBehind { path: Path::decode(words)?, payload: record.payload },
         _ => return None,
     })
 }

@@ -94,6 +94,7 @@ proptest! {
         assert_up(Up::Acquire { policy: slot.index });
 
         assert_down(Down::IkeSend { path, dscp, payload: &payload });
+        assert_down(Down::IkeSendBehind { path, payload: &payload });
         let local = flag.then(|| local.ip());
         let flow_label = slot.index;
         assert_down(Down::TcpConnect { token, local, remote, congestion, flow_label, dscp });
@@ -113,6 +114,8 @@ proptest! {
         let record = || Ok(RawRecord { kind, fields: &fields, payload: b"payload" });
         if !(1..=8).contains(&kind) {
             prop_assert_eq!(decode_up(record()), Err(Malformed::Record { kind }));
+        }
+        if !(1..=9).contains(&kind) {
             prop_assert_eq!(decode_down(record()), Err(Malformed::Record { kind }));
         }
         if fields.is_empty() {
