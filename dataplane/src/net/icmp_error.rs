@@ -145,7 +145,8 @@ fn told(complaint: Complaint, quote: &Quote<'_>) -> Option<Told> {
     };
     let (spi, sequence) =
         (u32::from_be_bytes([p0, p1, p2, p3]), u32::from_be_bytes([q0, q1, q2, q3]));
-    Some(Told::Esp(EspTooBig { local, remote, spi, sequence, mtu }))
+    // Zero is IKE's marker (RFC 3948, 2.2).
+    (spi > 0).then_some(Told::Esp(EspTooBig { local, remote, spi, sequence, mtu }))
 }
 
 fn quoted_v4(quoted: &[u8]) -> Option<Quote<'_>> {
@@ -256,6 +257,9 @@ mod tests {
             let message = error("203.0.113.1".parse().unwrap(), &packet, Problem::NoRoute);
             assert_eq!(read(&message), Ok(None), "of reachability IKE finds out");
         }
+        let ike = packet(local, remote, protocol::UDP, &[0; 1400]);
+        let message = error("203.0.113.1".parse().unwrap(), &ike, Problem::TooBig { mtu: 1300 });
+        assert_eq!(read(&message), Ok(None), "IKE is not ESP");
         let ping = packet(local, remote, protocol::ICMP, &[8; 100]);
         let message = error("203.0.113.1".parse().unwrap(), &ping, Problem::TooBig { mtu: 1300 });
         assert_eq!(read(&message), Ok(None));

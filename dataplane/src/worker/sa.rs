@@ -43,13 +43,16 @@ pub(crate) struct Sa {
 /// The owned SAs by slot. Memory for all of them is taken at the start.
 pub(crate) struct SaTable {
     slots: Box<[Option<Sa>]>,
+    /// The outbound SPI of each, 0 where there is none: close together, to be searched.
+    spis_out: Box<[u32]>,
     provider: Provider,
 }
 
 impl SaTable {
     /// For `slots` slots, a power of two.
     pub(crate) fn new(slots: u32, provider: Provider) -> Self {
-        Self { slots: (0..slots).map(|_| None).collect(), provider }
+        let spis_out = vec![0; slots as usize].into_boxed_slice();
+        Self { slots: (0..slots).map(|_| None).collect(), spis_out, provider }
     }
 
     /// Reads slot `index` again: takes a new SA up, forgets one that is gone. One that is still the
@@ -63,6 +66,15 @@ impl SaTable {
         view: &WorkerView,
         index: u32,
     ) -> Result<Option<SlotRef>, SaError> {
+        let loaded = self.load(view, index);
+        if let Some(spi) = self.spis_out.get_mut(index as usize) {
+            let sa = self.slots.get(index as usize).and_then(Option::as_ref);
+            *spi = sa.map_or(0, |sa| sa.outbound.spi());
+        }
+        loaded
+    }
+
+    fn load(&mut self, view: &WorkerView, index: u32) -> Result<Option<SlotRef>, SaError> {
         let Some(entry) = self.slots.get_mut(index as usize) else { return Ok(None) };
         match view.load_sa(index) {
             Load::Live(slot, config) => {
@@ -86,9 +98,10 @@ impl SaTable {
     }
 
     /// The owned SAs with this outbound SPI, which the peers have chosen: there may be several. Looks at
-    /// all SAs.
+    /// a word of each slot.
     pub(crate) fn by_outbound_spi(&self, spi: u32) -> impl Iterator<Item = &Sa> {
-        self.slots.iter().flatten().filter(move |sa| sa.outbound.spi() == spi)
+        let found = self.spis_out.iter().zip(&self.slots).filter(move |(known, _)| **known == spi);
+        found.filter_map(|(_, slot)| slot.as_ref())
     }
 
     /// The slot that an inbound SPI names.
