@@ -243,6 +243,8 @@ impl Endpoint {
 #[cfg(test)]
 mod collisions;
 #[cfg(test)]
+mod fuzzed;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod unruly;

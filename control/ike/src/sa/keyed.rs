@@ -88,6 +88,18 @@ impl IkeSa {
         (self.next_out, self.next_in) = (next_out, next_in);
     }
 
+    /// The IKE SA at its other end: what it asks next is new here, and what it answers is the last
+    /// request of this side.
+    #[cfg(test)]
+    pub(crate) fn of_the_peer(&self) -> Option<Self> {
+        let mut buffer = vec![0; 4096];
+        let keys = postcard::to_slice(&self.keys, &mut buffer).ok()?;
+        let keys = postcard::from_bytes(keys).ok()?;
+        let ids = (self.next_in, self.next_out.wrapping_sub(1));
+        let (spis, now) = ((self.spi_remote, self.spi_local), self.keyed);
+        Some(Self::new(spis, !self.initiator, self.suite, keys, now, ids))
+    }
+
     /// Leaves IVs out.
     pub(super) const fn skip_ivs(&mut self, step: u64) {
         self.next_iv = self.next_iv.saturating_add(step);
