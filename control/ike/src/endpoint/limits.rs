@@ -7,7 +7,8 @@ use std::time::Duration;
 pub struct EndpointConfig {
     /// Most IKE SAs in all.
     pub ike_sas_max: usize,
-    /// Most half-open IKE SAs that peers began, in all.
+    /// Most half-open IKE SAs that peers began, in all. Here and below one whose peer failed to
+    /// authenticate itself is among them for the few seconds for which it is kept (RFC 8019, 4.2).
     pub half_open_max: usize,
     /// Most half-open IKE SAs that peers began from one IPv4 address or IPv6 /64. A large NAT must
     /// not trip over it.
