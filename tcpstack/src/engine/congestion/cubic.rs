@@ -121,14 +121,17 @@ impl Cubic {
     }
 
     fn slow_start(&mut self, sample: &AckSample) {
-        if self.hystart.on_ack(sample) {
+        // RFC 9406, 4.3: only while no threshold is known; later ones end at that.
+        let is_first = self.now.ssthresh == MAX_WINDOW;
+        if is_first && self.hystart.on_ack(sample) {
             self.now.ssthresh = self.now.window;
             return;
         }
         let room = self.now.ssthresh - self.now.window;
         // RFC 3465, 2.3: after a timeout one acknowledgment may cover what arrived long ago.
         let limit = if sample.timed_out { self.mss } else { u64::MAX };
-        let growth = sample.newly_delivered.min(limit) / self.hystart.growth_divisor();
+        let divisor = if is_first { self.hystart.growth_divisor() } else { 1 };
+        let growth = sample.newly_delivered.min(limit) / divisor;
         self.now.window += growth.min(room.max(1));
     }
 
@@ -203,7 +206,6 @@ impl Cubic {
         // RFC 9438, 4.8: the growth behind the slow start that follows is not up to the window of before.
         self.now.w_max = 0.0;
         self.now.window = self.mss;
-        self.hystart = HyStart::new();
     }
 
     pub(crate) fn on_spurious(&mut self) {

@@ -291,6 +291,22 @@ fn rfc9406_4_2_back_to_slow_start() {
     assert!(next >= window * 19 / 10, "{window} to {next}");
 }
 
+/// RFC 9406, 4.3: the slow start behind a timeout goes up to the threshold that was found, whatever the
+/// round-trip times are.
+#[test]
+fn rfc9406_4_3_only_the_first_slow_start_ends_as_the_round_trip_grows() {
+    let mut path = cubic();
+    let before = path.rounds(6).window();
+    path.controller.on_timeout(before * MSS, 0);
+    path.controller.on_timeout_repaired();
+    assert_eq!(path.rounds(5).window(), 32);
+    path.base = Duration::from_millis(120);
+    assert_eq!(path.rounds(3).window(), 256);
+    let threshold = before * 7 / 10;
+    let window = path.rounds(1).window();
+    assert!((threshold..threshold + 5).contains(&window), "{window}");
+}
+
 /// RFC 9406, 4.2: growth by less than an eighth, or than 4 ms, is noise, and so is any before there are
 /// eight samples.
 #[test]
