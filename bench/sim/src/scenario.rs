@@ -21,6 +21,10 @@ use crate::world::World;
 const CURFEW: Duration = Duration::from_secs(600);
 /// By then the last timer must be gone: user timeout, retransmissions of a FIN and TIME-WAIT.
 const OVER: Duration = Duration::from_secs(3600);
+/// How long a SYN may stay unanswered where nothing is very bad: several connections may fill a short
+/// queue of a slow link and have four answers in a row dropped, which is all there are in the engine's
+/// own ten seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(100);
 /// Silence after which the engine asks.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
@@ -218,6 +222,7 @@ impl Scenario {
             return Ok(Box::new(SmolHost::new(local, self.buffer_bytes[end], random.draw())));
         }
         let (first, count) = nat::PORTS;
+        let default = StackConfig::default();
         let config = StackConfig {
             connections_max: 64,
             unproven_max: self.unproven_max,
@@ -225,6 +230,7 @@ impl Scenario {
             secret: TcpSecret::new(random.octets(), Instant::ZERO),
             congestion_control: self.controls[end],
             keepalive: Some(KEEPALIVE),
+            connect_timeout: if self.is_mild() { CONNECT_TIMEOUT } else { default.connect_timeout },
             rx_buffer_bytes: self.buffer_bytes[end],
             tx_buffer_bytes: self.buffer_bytes[1 - end],
             tx_checksum: match self.segmentation_bytes[end] {
@@ -238,7 +244,7 @@ impl Scenario {
                 stride: 1,
                 offset: 0,
             },
-            ..StackConfig::default()
+            ..default
         };
         Ok(Box::new(EngineHost::new(config, local, random)?))
     }
