@@ -62,7 +62,6 @@ impl Session {
                 let asked = self.outstanding.as_ref().map(|o| &o.asked);
                 self.is_saved() && self.sa.is_some() && matches!(asked, Some(Asked::Auth))
             }
-            Phase::Closed(_) => true,
             _ => self.is_saved(),
         }
     }
