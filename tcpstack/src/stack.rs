@@ -355,8 +355,8 @@ impl Stack {
 
     /// Sends a frame of `len` octets, which `write` fills, before all frames of which no octet has
     /// been sent, and behind other such frames: IKE may overtake ESP, since neither promises an
-    /// order. The send buffer may be full, but only so many octets wait urgently: two of the longest
-    /// frames.
+    /// order. The send buffer may be full, but only so many octets wait urgently, or are not
+    /// acknowledged besides it: two of the longest frames.
     ///
     /// # Errors
     /// [`ConnError::Full`], and no event follows: what is urgent is not worth sending later;

@@ -89,9 +89,10 @@ pub trait Host {
     fn check_empty(&mut self) -> Result<()>;
 }
 
-/// Octets beyond the configured buffers that a connection may hold: the last frame may begin in
-/// the last octet of room, and urgent frames need no room.
-const SLACK: usize = 2 * crate::stream::FRAME_MAX;
+/// Octets beyond the send buffer that a connection may hold: the last frame may begin in the last octet
+/// of room, and urgent frames need no room, but are no more than two of the longest that the engine
+/// takes (RFC 9329, 3: the stream prefix, and a length of 16 bits).
+const SLACK: usize = 2 * (6 + 65_535);
 
 /// The engine.
 pub struct EngineHost {

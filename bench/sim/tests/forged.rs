@@ -14,3 +14,16 @@ proptest! {
         }
     }
 }
+
+/// What the fuzzer has found before.
+#[test]
+fn inputs_that_were_found_once() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/tcp_segment");
+    for file in std::fs::read_dir(corpus).expect("the corpus") {
+        let file = file.expect("a file of the corpus").path();
+        let input = std::fs::read(&file).expect("an input");
+        if let Err(error) = run(&input) {
+            panic!("{}: {error:#}", file.display());
+        }
+    }
+}

@@ -28,7 +28,11 @@ impl Transmit for Packets {
 
 /// A connection to a peer whose window is closed by 2000 octets of `b'a'` and `b'b'`.
 fn stalled() -> Play {
-    Play::new(Family::V4, config()).play(
+    stalled_with(config())
+}
+
+fn stalled_with(config: StackConfig) -> Play {
+    Play::new(Family::V4, config).play(
         "open 500
          < . 1(0) ack 1 win 500",
     )
@@ -108,6 +112,32 @@ fn urgent_frames_of_a_closed_window_are_bounded() {
     let mut play = play.quietly("< . 1(0) ack 501 win 60000", &mut Vec::new());
     let id = play.id();
     play.stack.send_urgent(id, 500, |frame| frame.fill(b'K')).unwrap();
+}
+
+/// Nor does a peer that has its window filled with them and acknowledges nothing: besides the send
+/// buffer there are two of the longest frames, in flight or not.
+#[test]
+fn urgent_frames_in_flight_are_bounded() {
+    let tx_buffer_bytes = 1 << 16;
+    let mut play = stalled_with(StackConfig { tx_buffer_bytes, ..config() });
+    let id = play.id();
+    send(&mut play, b'a', 500);
+    let mut play = play.quietly("< . 1(0) ack 1 win 0", &mut Vec::new());
+    send(&mut play, b'b', 65_000);
+    let mut answers = Vec::new();
+    for _ in 0..500 {
+        answers.push(play.stack.send_urgent(id, 500, |frame| frame.fill(b'I')));
+    }
+    let mut play = play.quietly("< . 1(0) ack 1 win 14000", &mut Vec::new());
+    play.stack.poll_transmit(play.now, &mut Packets::default());
+    for _ in 0..500 {
+        answers.push(play.stack.send_urgent(id, 500, |frame| frame.fill(b'J')));
+    }
+    assert!(answers.contains(&Ok(())) && answers.contains(&Err(ConnError::Full)));
+    let info = play.stack.info(id).unwrap();
+    let (held, most) = (info.unsent_bytes + info.in_flight_bytes, tx_buffer_bytes + 2 * 65_541);
+    assert!(held <= most, "{held} octets to send, {most} allowed");
+    assert!(info.in_flight_bytes > 0 && held > most - 500, "{held} of {most}: there was room");
 }
 
 /// How much waits, and since when: by these inner packets are dropped before they are sealed.

@@ -199,7 +199,13 @@ impl Sender {
     ) -> Result<(), Full> {
         self.hold(context.pool);
         self.note_restart(context.now);
-        let chunks_max = urgent_chunks_max(context.settings.send_max);
+        let send_max = context.settings.send_max;
+        // Those in flight count too, or who has its window filled with them gets that much besides.
+        let held = self.buffer.end() - self.una.max(1);
+        if held + len as u64 > (send_max + URGENT_MAX) as u64 {
+            return Err(Full);
+        }
+        let chunks_max = urgent_chunks_max(send_max);
         let at = (context.now, self.nxt.max(1));
         self.buffer.write_urgent(context.pool, at, (len, chunks_max), fill)
     }
