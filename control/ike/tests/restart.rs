@@ -380,6 +380,20 @@ fn a_snapshot_of_another_form_is_refused_and_one_that_is_there_too() {
     assert_eq!(side.endpoint.restore(&[], &mut side.host), Err(RestoreError::Damaged));
 }
 
+/// Who went on with such numbers would count past the end, and use a name or an IV twice.
+#[test]
+fn a_snapshot_whose_names_or_ivs_are_used_up_is_refused() {
+    let kept: [&[u8]; 2] = [
+        include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/last-name"),
+        include_bytes!("../../../bench/fuzz/corpus/ike_snapshot/last-iv"),
+    ];
+    for octets in kept {
+        let mut pair = Pair::new(config(), mirror(&config()));
+        let answer = pair.a.endpoint.restore(octets, &mut pair.a.host);
+        assert_eq!(answer, Err(RestoreError::Damaged));
+    }
+}
+
 /// Snapshots of the present form, made long ago. If they cannot be read any more, what a session
 /// consists of has changed: raise the form in `sa/saved.rs`, and make new ones.
 #[test]

@@ -203,7 +203,7 @@ impl Session {
         let busy = failure == ChildFailure::PeerRefused(NotifyType::TEMPORARY_FAILURE);
         let again = busy || self.succession.is_some();
         if again && wish.put_off < PUT_OFF_MAX && self.later.len() < TASKS_MAX {
-            wish.put_off += 1;
+            wish.put_off = wish.put_off.saturating_add(1);
             self.later.push((cx.now + retry_wait(cx), Task::Child(wish)));
             return;
         }

@@ -20,7 +20,7 @@ impl Session {
     /// The request under way got no answer once more. Whether it was sent by another pair of
     /// addresses.
     pub(super) fn try_elsewhere(&mut self, cx: &mut Cx<'_>) -> bool {
-        let tries = MOVE_TRIES.min(self.retransmission().tries + 1);
+        let tries = MOVE_TRIES.min(self.retransmission().tries.saturating_add(1));
         let Some(outstanding) = &self.outstanding else { return false };
         // A way that somebody asked for is given up elsewhere.
         let asked_for = outstanding.via.is_some() && self.tried == 0;

@@ -100,9 +100,10 @@ impl IkeSa {
         Some(Self::new(spis, !self.initiator, self.suite, keys, now, ids))
     }
 
-    /// Leaves IVs out.
-    pub(super) const fn skip_ivs(&mut self, step: u64) {
+    /// Leaves IVs out; `false` if none below `limit` is left.
+    pub(super) const fn skip_ivs(&mut self, step: u64, limit: u64) -> bool {
         self.next_iv = self.next_iv.saturating_add(step);
+        self.next_iv < limit
     }
 
     /// The SPIs of initiator and responder.

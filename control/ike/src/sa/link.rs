@@ -100,7 +100,7 @@ impl Session {
         let detached = tcp && path.conn.is_none();
         let (retransmission, timeout) = (self.retransmission(), self.tcp_response_timeout());
         let Some(outstanding) = &mut self.outstanding else { return };
-        outstanding.sent += 1;
+        outstanding.sent = outstanding.sent.saturating_add(1);
         let wait = if tcp { timeout } else { retransmission.wait(outstanding.sent) };
         // What goes again because its connection was lost has no more time than it had.
         let again = tcp && std::mem::replace(&mut outstanding.over_tcp, tcp);

@@ -92,7 +92,7 @@ impl Session {
         // Should it fail, this is tried again: by the initiator, which alone has to.
         if self.initiator {
             let wait = RETRY.saturating_mul(1 << self.reauth_tries.min(6));
-            self.reauth_tries += 1;
+            self.reauth_tries = self.reauth_tries.saturating_add(1);
             self.reauth_at = Some(cx.now + wait.min(RETRY_MAX));
         }
     }

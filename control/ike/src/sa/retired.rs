@@ -71,7 +71,7 @@ impl Session {
             if delete.due.is_none_or(|due| due > cx.now) {
                 continue;
             }
-            delete.sent += 1;
+            delete.sent = delete.sent.saturating_add(1);
             // RFC 9329, 6.2: no repetition over TCP.
             let again = path.transport == Transport::Udp && delete.sent <= tries.tries;
             delete.due = again.then(|| cx.now + tries.wait(delete.sent));

@@ -26,6 +26,10 @@ const FORM: u32 = 3;
 /// can be, no IV is used twice all the same (RFC 5282, 3.1).
 const IV_STEP: u64 = 1 << 32;
 
+/// No process comes to so many names, and no IKE SA to so many IVs: a snapshot that says so is damaged,
+/// and who goes on with it would count past the end.
+const COUNT_MAX: u64 = 1 << 63;
+
 /// Why a snapshot is not restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RestoreError {
@@ -83,16 +87,21 @@ impl Session {
         if !rest.is_empty() || !session.is_whole() {
             return Err(RestoreError::Damaged);
         }
-        let retired = session.retired.iter_mut().map(|retired| &mut retired.sa);
-        for sa in session.sa.iter_mut().chain(retired) {
-            sa.skip_ivs(IV_STEP);
-        }
-        if let Some(Asked::Ike(request)) = session.outstanding.as_mut().map(|o| &mut o.asked)
-            && let Some(sa) = request.rival_sa()
-        {
-            sa.skip_ivs(IV_STEP);
+        if !session.skip_ivs() || session.last_name() >= COUNT_MAX {
+            return Err(RestoreError::Damaged);
         }
         Ok(session)
+    }
+
+    /// Leaves IVs of all its keys out; `false` if one has none left.
+    fn skip_ivs(&mut self) -> bool {
+        let rival = match self.outstanding.as_mut().map(|o| &mut o.asked) {
+            Some(Asked::Ike(request)) => request.rival_sa(),
+            _ => None,
+        };
+        let retired = self.retired.iter_mut().map(|retired| &mut retired.sa);
+        let mut all = self.sa.iter_mut().chain(retired).chain(rival);
+        all.all(|sa| sa.skip_ivs(IV_STEP, COUNT_MAX))
     }
 
     /// The highest name that it knows of anything.
