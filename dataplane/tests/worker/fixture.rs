@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +17,8 @@ use culvert_dataplane_config::{Aead, Congestion, Dataplane, Poll, Route, Side};
 use culvert_dpdk::{Burst, Eal, Memory, Offloads, Pool, PoolConfig};
 use culvert_esp::Provider;
 use culvert_shm::{
-    Bell, ConnRef, ConnectFailure, ControlView, Counter, DataplaneView, Layout, Path, Region, Up,
+    Bell, ConnRef, ConnectFailure, ControlView, Counter, DataplaneView, Down, Dscp, Layout, Path,
+    Region, Up,
 };
 use culvert_tcpstack::{Instant, TcpSecret};
 
@@ -407,6 +409,25 @@ impl Gateway {
     /// What a counter says, over all workers.
     pub(crate) fn count(&self, counter: Counter) -> u64 {
         self.region.counter_total(counter)
+    }
+
+    /// Control sends an IKE message.
+    pub(crate) fn send_ike(&mut self, path: Path, payload: &[u8]) {
+        let message = Down::IkeSend { path, dscp: Dscp::DEFAULT, payload };
+        self.control.send(0, &message).unwrap();
+    }
+
+    /// Control asks for a connection to port 4500 of [`PEER_V4`].
+    pub(crate) fn connect(
+        &mut self,
+        token: u64,
+        local: Option<IpAddr>,
+        congestion: culvert_shm::Congestion,
+    ) {
+        let remote = (crate::packets::ip(PEER_V4), 4500).into();
+        let dscp = Dscp::DEFAULT;
+        let connect = Down::TcpConnect { token, local, remote, congestion, flow_label: 0, dscp };
+        self.control.send(0, &connect).unwrap();
     }
 
     /// What the workers have told control since the last time.

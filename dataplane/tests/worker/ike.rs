@@ -36,10 +36,7 @@ fn messages_pass_both_ways_on_ports_500_and_4500() {
         );
 
         for path in [native, natt] {
-            gateway
-                .control
-                .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
-                .unwrap();
+            gateway.send_ike(path, &message);
         }
         gateway.turn();
         let sent = gateway.outer_packets();
@@ -86,10 +83,7 @@ fn a_message_longer_than_the_mtu_goes_in_fragments_over_ipv4_only() {
     let mut gateway = Gateway::new();
     let message = ike_message(4000);
     let path = ike_path(Transport::Native, OUTER_V4, PEER_V4, 500);
-    gateway
-        .control
-        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
-        .unwrap();
+    gateway.send_ike(path, &message);
     gateway.turn();
     let packets = gateway.outer_packets();
     assert_eq!(packets.len(), 3);
@@ -100,10 +94,7 @@ fn a_message_longer_than_the_mtu_goes_in_fragments_over_ipv4_only() {
     assert_eq!(datagram[8..], message[..]);
 
     let path = ike_path(Transport::Native, OUTER_V6, PEER_V6, 500);
-    gateway
-        .control
-        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
-        .unwrap();
+    gateway.send_ike(path, &message);
     gateway.turn();
     assert_eq!(gateway.count(Counter::IkeTooBig), 1);
 }
@@ -112,10 +103,7 @@ fn a_message_longer_than_the_mtu_goes_in_fragments_over_ipv4_only() {
 fn nothing_is_sent_from_an_address_that_is_not_ours() {
     let mut gateway = Gateway::new();
     let path = ike_path(Transport::Native, "192.0.2.99", PEER_V4, 500);
-    gateway
-        .control
-        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &ike_message(28) })
-        .unwrap();
+    gateway.send_ike(path, &ike_message(28));
     gateway.turn();
     assert_eq!(gateway.count(Counter::IkeDownNoPath), 1);
     assert!(gateway.outer_frames().is_empty());
@@ -131,10 +119,7 @@ fn answers_that_a_peer_does_not_take_are_bounded() {
     let path = path(Transport::Tcp, Some(conn));
     let message = ike_message(4000);
     let answer = |gateway: &mut Gateway| {
-        gateway
-            .control
-            .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &message })
-            .unwrap();
+        gateway.send_ike(path, &message);
         gateway.turn();
     };
     (0..100).for_each(|_| answer(&mut gateway));
@@ -224,10 +209,7 @@ fn messages_overtake_packets_but_for_those_that_must_not() {
     }
     let (last, first) = (ike_message(100), ike_message(200));
     gateway.control.send(0, &Down::IkeSendBehind { path: tcp, payload: &last }).unwrap();
-    gateway
-        .control
-        .send(0, &Down::IkeSend { path: tcp, dscp: Dscp::DEFAULT, payload: &first })
-        .unwrap();
+    gateway.send_ike(tcp, &first);
     gateway.turn();
     let mut stream = Vec::new();
     for _ in 0..20 {

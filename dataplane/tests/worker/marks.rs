@@ -69,10 +69,7 @@ fn tcp_segments_bear_what_control_says() {
     assert!(classes(&mut gateway).iter().all(|class| *class == 0));
     gateway.control.send(0, &Down::TcpProven { conn, congestion, dscp }).unwrap();
     let (path, payload) = (path(Transport::Tcp, Some(conn)), ike_message(300));
-    gateway
-        .control
-        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &payload })
-        .unwrap();
+    gateway.send_ike(path, &payload);
     gateway.turn();
     assert_eq!(classes(&mut gateway), [46 << 2]);
 }

@@ -185,10 +185,7 @@ fn control_answers_in_frames_and_without_a_prefix() {
     let [Told::Ike(path, _)] = &told[..] else { panic!("{told:?}") };
     assert_eq!(path.conn, Some(conn));
     let answer = ike_message(300);
-    gateway
-        .control
-        .send(0, &Down::IkeSend { path: *path, dscp: Dscp::DEFAULT, payload: &answer })
-        .unwrap();
+    gateway.send_ike(*path, &answer);
     peer.exchange(&mut gateway);
     assert_eq!(frames(&peer.read(id)), [answer]);
 }
@@ -202,10 +199,7 @@ fn a_message_too_long_for_a_frame_is_an_error() {
     let path = path(Transport::Tcp, Some(conn));
     for (len, fits) in [(MESSAGE_BYTES_MAX - 4, true), (MESSAGE_BYTES_MAX - 3, false)] {
         let payload = ike_message(len);
-        gateway
-            .control
-            .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &payload })
-            .unwrap();
+        gateway.send_ike(path, &payload);
         peer.exchange(&mut gateway);
         let read = peer.read(id);
         assert_eq!(read.len(), if fits { usize::from(u16::MAX) } else { 0 });
@@ -220,21 +214,8 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
     let mut gateway = Gateway::new();
     let mut peer = Peer::new(1);
     peer.stack.listen(4500);
-    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
-    gateway
-        .control
-        .send(
-            0,
-            &Down::TcpConnect {
-                token: 9,
-                local: None,
-                remote,
-                congestion,
-                flow_label: 0,
-                dscp: Dscp::DEFAULT,
-            },
-        )
-        .unwrap();
+    let remote = (ip(crate::fixture::PEER_V4), 4500).into();
+    gateway.connect(9, None, Congestion::Bbr);
     peer.exchange(&mut gateway);
     let told = gateway.told();
     let [Told::Opened { conn, originator: true, token: 9 }] = told[..] else { panic!("{told:?}") };
@@ -242,10 +223,7 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
     path.remote = remote;
     for len in [60, 70] {
         let payload = ike_message(len);
-        gateway
-            .control
-            .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &payload })
-            .unwrap();
+        gateway.send_ike(path, &payload);
         peer.exchange(&mut gateway);
     }
     let id = peer.events.iter().find_map(|event| match event {
@@ -266,38 +244,11 @@ fn the_originator_sends_the_prefix_together_with_its_first_message() {
 fn a_refused_connection_is_reported_by_its_token() {
     let mut gateway = Gateway::new();
     let mut peer = Peer::new(1);
-    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
-    gateway
-        .control
-        .send(
-            0,
-            &Down::TcpConnect {
-                token: 5,
-                local: None,
-                remote,
-                congestion,
-                flow_label: 0,
-                dscp: Dscp::DEFAULT,
-            },
-        )
-        .unwrap();
+    gateway.connect(5, None, Congestion::Bbr);
     peer.exchange(&mut gateway);
     // An address that is not the gateway's.
     let local = Some(ip("192.0.2.99"));
-    gateway
-        .control
-        .send(
-            0,
-            &Down::TcpConnect {
-                token: 6,
-                local,
-                remote,
-                congestion,
-                flow_label: 0,
-                dscp: Dscp::DEFAULT,
-            },
-        )
-        .unwrap();
+    gateway.connect(6, local, Congestion::Bbr);
     peer.exchange(&mut gateway);
     let failed = [
         Told::ConnectFailed(5, ConnectFailure::Refused),
@@ -311,21 +262,7 @@ fn a_refused_connection_is_reported_by_its_token() {
 #[test]
 fn a_connection_that_the_network_refuses_is_reported_by_its_token() {
     let mut gateway = Gateway::new();
-    let (remote, congestion) = ((ip(crate::fixture::PEER_V4), 4500).into(), Congestion::Bbr);
-    gateway
-        .control
-        .send(
-            0,
-            &Down::TcpConnect {
-                token: 5,
-                local: None,
-                remote,
-                congestion,
-                flow_label: 0,
-                dscp: Dscp::DEFAULT,
-            },
-        )
-        .unwrap();
+    gateway.connect(5, None, Congestion::Bbr);
     gateway.turn();
     let syn = gateway.outer_packets().pop().unwrap();
     let mut elsewhere = syn.clone();
@@ -361,21 +298,7 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     assert_eq!(shown(&gateway, accepted), Congestion::Cubic);
 
     peer.stack.listen(4500);
-    let remote = (ip(crate::fixture::PEER_V4), 4500).into();
-    gateway
-        .control
-        .send(
-            0,
-            &Down::TcpConnect {
-                token: 9,
-                local: None,
-                remote,
-                congestion,
-                flow_label: 0,
-                dscp: Dscp::DEFAULT,
-            },
-        )
-        .unwrap();
+    gateway.connect(9, None, congestion);
     peer.exchange(&mut gateway);
     let told = gateway.told();
     let [Told::Opened { conn, token: 9, .. }] = told[..] else { panic!("{told:?}") };
@@ -384,10 +307,7 @@ fn each_connection_has_the_congestion_control_that_control_says() {
     // The stream goes on.
     let path = path(Transport::Tcp, Some(accepted));
     let payload = ike_message(300);
-    gateway
-        .control
-        .send(0, &Down::IkeSend { path, dscp: Dscp::DEFAULT, payload: &payload })
-        .unwrap();
+    gateway.send_ike(path, &payload);
     peer.exchange(&mut gateway);
     assert_eq!(frames(&peer.read(id)), [payload]);
 }
