@@ -75,10 +75,15 @@ impl RttEstimator {
 
     /// The retransmission timeout, backed off (RFC 6298, 2 and 5.5).
     pub(crate) fn rto(&self) -> Duration {
+        (self.rto_at_first() * (1 << self.backoff)).min(RTO_MAX)
+    }
+
+    /// The retransmission timeout before it is backed off (RFC 6298, 2).
+    pub(crate) fn rto_at_first(&self) -> Duration {
         let variance = Duration::from_micros(u64::from(self.rttvar_us) * 4);
         let unmeasured = if self.syn_was_lost { RTO_AFTER_LOST_SYN } else { RTO_INITIAL };
         let base = self.smoothed().map_or(unmeasured, |srtt| srtt + variance.max(RTO_MIN));
-        (base * (1 << self.backoff)).min(RTO_MAX)
+        base.min(RTO_MAX)
     }
 
     /// Doubles the timeout after it fired (RFC 6298, 5.5).

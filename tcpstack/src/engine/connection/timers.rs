@@ -9,8 +9,10 @@ use crate::time::{Duration, Instant};
 const KEEPALIVES_MAX: u8 = 5;
 /// Distance between unanswered keepalives.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a connection that the caller has closed waits for a sign of the peer's.
+/// How long a connection that the caller has closed waits for a sign of the peer's, at the least.
 const LINGER: Duration = Duration::from_secs(20);
+/// And in retransmission timeouts: on a slow path a FIN has to leave again before that.
+const LINGER_RTOS: u32 = 3;
 
 /// The times that do not follow from anything else.
 #[derive(Clone, Copy, Debug, Default)]
@@ -59,7 +61,7 @@ impl Connection {
                 return Some((self.timers.time_wait_since + settings.time_wait, Due::Linger));
             }
             State::FinWait1 | State::FinWait2 | State::Closing | State::LastAck => {
-                Some((self.timers.closed_at.max(self.tx.last_progress) + LINGER, Due::Linger))
+                Some((self.linger_until(context), Due::Linger))
             }
             _ => None,
         };
@@ -68,6 +70,28 @@ impl Connection {
         let next = sooner(next, self.persist_due());
         let next = sooner(next, self.user_due(context));
         sooner(next, self.keepalive_due(context))
+    }
+
+    /// How long the peer has after the caller's close to take what waits, and to close too. One that
+    /// answers probes of its closed window is alive (RFC 9293, 3.8.6.1, MUST-37), but nobody reads here
+    /// any more: it is not waited for without end.
+    fn linger_until(&self, context: &Context<'_>) -> Instant {
+        let closed_at = self.timers.closed_at;
+        let mut since = closed_at.max(self.tx.last_progress);
+        if self.is_waiting() && self.waits_for_window() {
+            since = since.max(self.last_heard.min(closed_at + context.settings.user_timeout));
+        }
+        since + LINGER.max(self.tx.rtt.rto_at_first() * LINGER_RTOS)
+    }
+
+    /// Whether something is not sent or not acknowledged.
+    fn is_waiting(&self) -> bool {
+        !self.tx.board.is_empty() || self.tx.nxt < self.tx.end()
+    }
+
+    /// Whether only the peer's closed window keeps back what is not acknowledged.
+    fn waits_for_window(&self) -> bool {
+        self.is_synchronized() && (self.tx.board.is_empty() || self.tx.edge <= self.tx.una)
     }
 
     /// The retransmission timeout, or before it the tail loss probe (RFC 8985, 7.2).
@@ -100,16 +124,14 @@ impl Connection {
 
     /// Data, or a SYN, has waited for too long (RFC 9293, 3.8.3).
     fn user_due(&self, context: &Context<'_>) -> Option<(Instant, Due)> {
-        let waiting = !self.tx.board.is_empty() || self.tx.nxt < self.tx.end();
         let limit = if self.is_synchronized() {
             context.settings.user_timeout
         } else {
             context.settings.connect_timeout
         };
         // A peer that keeps its window closed but answers is alive (RFC 9293, 3.8.6.1, MUST-37).
-        let closed = self.tx.board.is_empty() || self.tx.edge <= self.tx.una;
-        let since = if closed && self.is_synchronized() { self.last_heard } else { Instant::ZERO };
-        waiting.then(|| (since.max(self.tx.last_progress) + limit, Due::UserTimeout))
+        let since = if self.waits_for_window() { self.last_heard } else { Instant::ZERO };
+        self.is_waiting().then(|| (since.max(self.tx.last_progress) + limit, Due::UserTimeout))
     }
 
     fn keepalive_due(&self, context: &Context<'_>) -> Option<(Instant, Due)> {
