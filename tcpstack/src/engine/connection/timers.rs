@@ -14,6 +14,10 @@ const LINGER: Duration = Duration::from_secs(20);
 /// And in retransmission timeouts: on a slow path a FIN has to leave again before that.
 const LINGER_RTOS: u32 = 3;
 
+/// Distance between probes of a closed window after the caller's close at the most: of several that fall
+/// within [`LINGER`] one arrives.
+const LINGER_PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// The times that do not follow from anything else.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timers {
@@ -60,9 +64,7 @@ impl Connection {
             State::TimeWait => {
                 return Some((self.timers.time_wait_since + settings.time_wait, Due::Linger));
             }
-            State::FinWait1 | State::FinWait2 | State::Closing | State::LastAck => {
-                Some((self.linger_until(context), Due::Linger))
-            }
+            _ if self.lingers() => Some((self.linger_until(context), Due::Linger)),
             _ => None,
         };
         let next = sooner(linger, self.repair_due());
@@ -70,6 +72,12 @@ impl Connection {
         let next = sooner(next, self.persist_due());
         let next = sooner(next, self.user_due(context));
         sooner(next, self.keepalive_due(context))
+    }
+
+    /// Whether the caller has closed it, and the peer has not said yet that it knows.
+    fn lingers(&self) -> bool {
+        use State::{Closing, FinWait1, FinWait2, LastAck};
+        matches!(self.state, FinWait1 | FinWait2 | Closing | LastAck)
     }
 
     /// How long the peer has after the caller's close to take what waits, and to close too. One that
@@ -119,7 +127,8 @@ impl Connection {
     fn persist_due(&self) -> Option<(Instant, Due)> {
         let since = self.tx.blocked_since?.max(self.timers.probed);
         let blocked = self.is_synchronized() && self.tx.is_blocked_by_peer();
-        blocked.then(|| (since + self.tx.persist_interval(), Due::Persist))
+        let most = if self.lingers() { LINGER_PROBE_INTERVAL } else { Duration::MAX };
+        blocked.then(|| (since + self.tx.persist_interval().min(most), Due::Persist))
     }
 
     /// Data, or a SYN, has waited for too long (RFC 9293, 3.8.3).
