@@ -181,6 +181,19 @@ impl WorkerView {
         (spi_in == spi).then_some(owner)
     }
 
+    /// Whether an SA with this inbound SPI, which this worker does not know, may be about to be taken
+    /// up: control has given the slot's SPI to a peer, which may use it before control has read that
+    /// peer's answer.
+    pub fn sa_is_coming(&self, spi: u32) -> bool {
+        let sas = self.region.sas();
+        let slot = sas.get(spi as usize & sas.len().wrapping_sub(1));
+        match slot.and_then(|slot| slot.config.state().1) {
+            Some(SlotState::Reserved | SlotState::Installing) => true,
+            Some(SlotState::Live) => self.sa_owner(spi).is_some(),
+            _ => false,
+        }
+    }
+
     /// Whether the SA is still in use: a look at its state word alone.
     #[inline]
     pub fn sa_in_use(&self, sa: SlotRef) -> bool {

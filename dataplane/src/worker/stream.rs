@@ -147,8 +147,8 @@ fn take_frames<L: Link>(
                 if take_esp(core, &arrival, packet)? {
                     conn.known.note(spi);
                     true
-                } else if conn.known.contains(spi) {
-                    continue; // Its SA has just ended: neither good nor bad.
+                } else if conn.known.contains(spi) || core.view.sa_is_coming(spi) {
+                    continue; // Its SA has just ended or is about to begin: neither good nor bad.
                 } else {
                     false
                 }

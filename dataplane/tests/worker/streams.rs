@@ -132,6 +132,26 @@ fn a_few_unknown_spis_are_survived_and_many_in_a_row_are_not() {
     assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Protocol }]);
 }
 
+// RFC 7296, 2.8: a responder may send on an SA as soon as it has answered, and so before control has
+// read the answer. RFC 9329, 6.1: that is no corruption.
+#[test]
+fn packets_that_are_ahead_of_their_sa_are_no_corruption() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    let (slot, spi) = gateway.control.reserve_sa(0x5555_0000).unwrap();
+    let early = [&spi.to_be_bytes()[..], &[0x77; 60]].concat();
+    peer.send(&mut gateway, id, &esp_frame(&early).repeat(50));
+    assert!(!peer.closed(id));
+    assert_eq!(gateway.count(Counter::EspSpiUnknown), 50);
+
+    // Where no SA came of it the SPI is nobody's again.
+    gateway.control.retire_sa(slot);
+    peer.send(&mut gateway, id, &esp_frame(&early).repeat(8));
+    assert!(peer.closed(id));
+    assert_eq!(gateway.told(), [Told::Closed { conn, reason: CloseReason::Protocol }]);
+}
+
 // RFC 9329, 6.1: a message received in part ends with its connection.
 #[test]
 fn half_a_frame_is_forgotten_with_its_connection() {
