@@ -300,16 +300,28 @@ impl<L: Link> Core<L> {
         if !self.rooms.reserve(conn.worker, conn.index, len) {
             return Err(Counter::TcpBackpressure);
         }
+        let frame = self.frame_for_other(inner, slot, next_header, len);
+        let frame = frame.inspect_err(|_| self.rooms.give_back(conn.worker, conn.index, len))?;
+        let id = ConnId { index: conn.index, generation: conn.generation };
+        self.hand_over(conn.worker, Handed::Frame { frame, conn: id });
+        self.count_sealed(slot, inner.len());
+        Ok(())
+    }
+
+    /// Seals a frame of `len` octets into a buffer of its own.
+    fn frame_for_other(
+        &mut self,
+        inner: &[u8],
+        slot: SlotRef,
+        next_header: u8,
+        len: usize,
+    ) -> Result<Mbuf, Counter> {
         let mut frame = self.pool.alloc().ok_or(Counter::PoolEmpty)?;
         let out = frame.append(len).ok_or(Counter::IpTooBig)?;
         let sequence = self.next_sequence(slot)?;
         let sa = self.sas.get(slot).ok_or(Counter::PolicyStale)?;
-        if Self::frame(sa, sequence, next_header, inner, out) == len {
-            let id = ConnId { index: conn.index, generation: conn.generation };
-            self.hand_over(conn.worker, Handed::Frame { frame, conn: id });
-            self.count_sealed(slot, inner.len());
-        }
-        Ok(())
+        let written = Self::frame(sa, sequence, next_header, inner, out);
+        if written == len { Ok(frame) } else { Err(Counter::IpTooBig) }
     }
 
     /// Seals a packet where it lies, and sends it in UDP or natively.

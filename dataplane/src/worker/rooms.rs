@@ -59,6 +59,15 @@ impl Rooms {
         room.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
     }
 
+    /// Gives back what was reserved for a frame that was not sealed after all. What the owner has
+    /// published in between counts it twice: that is a part of the octets kept back.
+    pub fn give_back(&self, worker: u16, index: u32, octets: usize) {
+        let Some(room) = self.room(worker, index) else { return };
+        let Ok(octets) = u32::try_from(octets) else { return };
+        let more = |free: u32| Some(free.saturating_add(octets));
+        let _ = room.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
     /// Since when the oldest frame waits to be sent there; `None` when there is no queue.
     #[must_use]
     pub fn waiting_since(&self, worker: u16, index: u32) -> Option<Nanos> {
@@ -84,6 +93,8 @@ mod tests {
         assert!(rooms.reserve(1, 2, 1500));
         assert!(rooms.reserve(1, 2, 1500));
         assert!(!rooms.reserve(1, 2, 1));
+        rooms.give_back(1, 2, 1500);
+        assert!(rooms.reserve(1, 2, 1500));
         assert!(!rooms.reserve(0, 2, 1), "another worker's connection of the same index");
         assert_eq!((rooms.waiting_since(1, 2), rooms.waiting_since(0, 2)), (Some(7), None));
         rooms.publish(1, 2, 0, None);

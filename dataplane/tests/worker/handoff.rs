@@ -2,13 +2,16 @@
 
 use culvert_shm::{Congestion, Counter, Down, Dscp, Transport};
 
-use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, PEER_V4, Told};
+use crate::fixture::{FAR_V4, Gateway, HOST_V4, OUTER_V4, PEER_V4, Told, pool_of};
 use crate::packets::{ip, ping, udp};
 use crate::peer::{Peer, Sa, Wanted, esp_frame, frames, path};
 
 /// A connection on worker 0, and its peer's SAs on worker 1.
 fn apart() -> (Gateway, Peer, culvert_tcpstack::ConnId, Sa) {
-    let mut gateway = Gateway::with_workers(2);
+    apart_in(Gateway::with_workers(2))
+}
+
+fn apart_in(mut gateway: Gateway) -> (Gateway, Peer, culvert_tcpstack::ConnId, Sa) {
     let mut peer = Peer::new(1);
     let (id, conn) = peer.begin(&mut gateway);
     assert_eq!(conn.worker, 0);
@@ -145,4 +148,27 @@ fn after_a_standing_queue_packets_pass_again() {
     assert_eq!(frames.len() as u64, sealed + 1);
     let (_, last) = sa.open(frames.last().unwrap()).unwrap();
     assert!(last.ends_with(b"again"));
+}
+
+// What was not sealed takes no room: neither for want of a buffer nor of a sequence number.
+#[test]
+fn room_that_was_not_used_is_given_back() {
+    let pool = pool_of("unsealed", 127);
+    let (mut gateway, mut peer, id, sa) = apart_in(Gateway::with_pool(2, pool));
+    let mut held: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
+    // One for the packet that arrives, none for the frame.
+    held.pop();
+    for number in 0..400u32 {
+        gateway.inner_packet(&ping(HOST_V4, FAR_V4, &[number as u8; 1300]));
+        gateway.turn();
+    }
+    assert!(gateway.count(Counter::PoolEmpty) >= 400);
+    assert_eq!(gateway.control.sa_counts(sa.slot).unwrap().packets_out, 0);
+    drop(held);
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, b"there is room"));
+    peer.exchange(&mut gateway);
+    assert_eq!(gateway.count(Counter::TcpBackpressure), 0);
+    let frames = frames(&peer.read(id));
+    assert_eq!(frames.len(), 1);
+    assert!(sa.open(&frames[0]).unwrap().1.ends_with(b"there is room"));
 }
