@@ -131,6 +131,10 @@ impl<L: Link> Worker<L> {
         }
         let mtu = tunnel_mtu(outer_mtu, &path) + if transport { header.header_len } else { 0 };
         mss::clamp(packet.data_mut(), header, mss::for_mtu(mtu as u16, header.is_v4()));
+        let fits = header.total_len <= mtu;
+        // RFC 8200, 5: no IPv6 host sends less in one piece, whatever it is told. RFC 2473, 7.1: such a
+        // packet may be fragmented on the way.
+        let mtu = if header.is_v4() { mtu } else { mtu.max(ip::V6_MTU_MIN) };
         // RFC 4303, 3.3.4: in transport mode fragments are made behind ESP.
         if transport && (header.total_len <= mtu || !header.dont_fragment) {
             let content = Content::transport(header, origin != Origin::Own);
@@ -139,10 +143,7 @@ impl<L: Link> Worker<L> {
             }
             return;
         }
-        let content = Content::tunnel(header, header.total_len <= mtu);
-        // RFC 8200, 5: no IPv6 host sends less in one piece, whatever it is told. RFC 2473, 7.1: such a
-        // packet may be fragmented on the way.
-        let mtu = if header.is_v4() { mtu } else { mtu.max(ip::V6_MTU_MIN) };
+        let content = Content::tunnel(header, fits);
         if header.total_len <= mtu {
             return self.seal(packet, sa, &path, &content);
         }
