@@ -8,7 +8,7 @@
 //! How a packet passes through:
 //!
 //! * **From the wire**: [`ether::parse`] → [`arp`] or [`ip::parse`] → on the outer side
-//!   [`prefix::OwnAddresses::check_outer`] → for an own address [`nd`], [`icmp`], [`udp`], ESP or the
+//!   [`prefix::OwnAddresses::check_sender`] → for an own address [`nd`], [`icmp`], [`udp`], ESP or the
 //!   TCP engine; for others, on the inner side, the outbound path.
 //! * **Outbound** (inner side to tunnel): [`ip::parse`] → [`policy`] → [`ip::decrement_hop_limit`]
 //!   → [`mss`], [`fragment`] or a packet-too-big of [`icmp`] → sealing → [`encap`].

@@ -51,6 +51,7 @@ impl<L: Link> Worker<L> {
         if outer.port != port || !outer.own.contains(header.destination) || cast != Cast::Unicast {
             return Err(DropReason::IpNotOurs);
         }
+        outer.own.check_sender(header.source)?;
         match (header.fragment, header.protocol) {
             (Fragment::Whole, protocol::TCP) => Ok(()),
             (Fragment::Whole, _) => Err(DropReason::NoRoom),

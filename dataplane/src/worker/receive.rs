@@ -99,6 +99,7 @@ impl<L: Link> Worker<L> {
             if cast != Cast::Unicast {
                 return Err(DropReason::IpNotOurs);
             }
+            core.net.outer.own.check_sender(header.source)?;
             return self.take_outer(packet, &header);
         }
         if core.net.inner.port != port {

@@ -8,7 +8,7 @@ use crate::fixture::{
     Gateway, HOST_MAC, HOST_V4, HOST_V6, INNER_MAC, INNER_V4, INNER_V6, OUTER_MAC, OUTER_V4,
     OUTER_V6, PEER_MAC, PEER_V4, PEER_V6, framed,
 };
-use crate::packets::{first_fragment, ip, ping, udp};
+use crate::packets::{first_fragment, ip, ping, syn, udp};
 
 // RFC 826; RFC 1122, 2.3.2.
 #[test]
@@ -88,6 +88,27 @@ fn echo_requests_to_own_addresses_are_answered_on_both_sides() {
         assert_eq!(header.upper(reply)[icmp::HEADER_LEN..], *b"culvert");
     }
     assert_eq!(gateway.count(Counter::IcmpEchoAnswered), 4);
+}
+
+// RFC 1122, 3.2.1.3; RFC 1812, 5.3.7: no station sends from these, and none is to get the answer.
+#[test]
+fn nobody_speaks_from_our_own_or_a_broadcast_address() {
+    let mut gateway = Gateway::new();
+    let sources = [
+        (OUTER_V4, OUTER_V4),
+        ("192.0.2.255", OUTER_V4),
+        ("192.0.2.0", OUTER_V4),
+        (OUTER_V6, OUTER_V6),
+    ];
+    for (source, own) in sources {
+        gateway.outer_packet(&ping(source, own, b"culvert"));
+        gateway.outer_packet(&udp((source, 500), (own, 500), &[0x55; 64]));
+        gateway.outer_packet(&syn(source, own, 1400));
+    }
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::IpMartianSource), 12);
+    assert!(gateway.told().is_empty());
+    assert!(gateway.outer_frames().is_empty(), "not even a question for a neighbour");
 }
 
 #[test]
