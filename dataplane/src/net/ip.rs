@@ -421,10 +421,18 @@ pub fn check_source(source: IpAddr) -> Result<(), DropReason> {
     if martian { Err(DropReason::IpMartianSource) } else { Ok(()) }
 }
 
-/// Refuses destinations that are never forwarded: unspecified, loopback, group, limited
-/// broadcast and class E, link-local (RFC 3927, 7; RFC 4291, 2.5.6), IPv4-mapped.
+/// Refuses what is never forwarded: link-local sources (RFC 3927, 2.7; RFC 4291, 2.5.6), and
+/// destinations that are unspecified, loopback, group, limited broadcast and class E, link-local,
+/// IPv4-mapped.
 #[inline]
-pub fn check_forward(destination: IpAddr) -> Result<(), DropReason> {
+pub fn check_forward(source: IpAddr, destination: IpAddr) -> Result<(), DropReason> {
+    let of_a_link = match source {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    if of_a_link {
+        return Err(DropReason::IpMartianSource);
+    }
     let martian = match destination {
         IpAddr::V4(v4) => {
             let [first, ..] = v4.octets();

@@ -192,11 +192,17 @@ fn martians() {
     }
     for fine in ["192.0.2.1", "10.0.0.1", "2001:db8::1"] {
         assert_eq!(check_source(fine.parse().unwrap()), Ok(()));
-        assert_eq!(check_forward(fine.parse().unwrap()), Ok(()));
+        let fine = fine.parse().unwrap();
+        assert_eq!(check_forward(fine, fine), Ok(()));
     }
+    let fine = "192.0.2.1".parse().unwrap();
     for destination in ["169.254.1.1", "fe80::1", "224.0.0.1", "255.255.255.255"] {
-        let result = check_forward(destination.parse().unwrap());
+        let result = check_forward(fine, destination.parse().unwrap());
         assert_eq!(result, Err(DropReason::IpMartianDestination));
+    }
+    for source in ["169.254.1.1", "fe80::1"] {
+        let result = check_forward(source.parse().unwrap(), fine);
+        assert_eq!(result, Err(DropReason::IpMartianSource));
     }
 }
 

@@ -198,13 +198,14 @@ impl<L: Link> Core<L> {
 
     /// Forwards a packet that left an SA.
     fn route_inner(&mut self, mut packet: Mbuf, header: &Header, flow: &Flow) {
-        if self.net.inner.own.contains(header.destination) || self.is_host(header.destination) {
+        let Header { source, destination, .. } = *header;
+        if let Err(reason) = ip::check_source(source) {
+            return self.drop_for(reason);
+        }
+        if self.net.inner.own.contains(destination) || self.is_host(destination) {
             return self.answer_inner(packet, header);
         }
-        let allowed = ip::check_source(header.source)
-            .and_then(|()| ip::check_forward(header.destination))
-            .err();
-        if let Some(reason) = allowed {
+        if let Err(reason) = ip::check_forward(source, destination) {
             return self.drop_for(reason);
         }
         if self.policies.lookup(flow).is_ok() {

@@ -113,7 +113,7 @@ impl<L: Link> Worker<L> {
         if cast != Cast::Unicast || core.net.inner.own.is_broadcast(header.destination) {
             return Err(DropReason::IpMartianDestination);
         }
-        ip::check_forward(header.destination)?;
+        ip::check_forward(header.source, header.destination)?;
         self.outbound(packet, &header, Origin::Forwarded(cast));
         Ok(())
     }

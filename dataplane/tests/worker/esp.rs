@@ -124,6 +124,28 @@ fn authentic_packets_outside_the_selectors_do_not_pass() {
     assert!(gateway.inner_frames().is_empty());
 }
 
+// RFC 3927, 2.7 and RFC 4291, 2.5.6: what is sent from an address of one link stays there.
+// RFC 1122, 3.2.1.3: nothing comes from a group or a loopback address, and none is answered.
+#[test]
+fn nothing_is_forwarded_or_answered_that_no_host_elsewhere_can_have_sent() {
+    let mut gateway = Gateway::new();
+    let wanted = Wanted { anything: true, ..Wanted::by(path(Transport::Udp, None)) };
+    let mut sa = Sa::install(&mut gateway, wanted);
+    for (source, host, far) in [("169.254.7.7", HOST_V4, FAR_V4), ("fe80::7", HOST_V6, FAR_V6)] {
+        gateway.inner_packet(&ping(source, far, b"out"));
+        let packet = sa.seal(&ping(source, host, b"in"));
+        gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+    }
+    for source in ["224.0.0.5", "127.0.0.1", "0.0.0.0"] {
+        let packet = sa.seal(&ping(source, INNER_V4, b"to the gateway"));
+        gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+    }
+    gateway.turn();
+    assert_eq!(gateway.count(Counter::IpMartianSource), 7);
+    assert_eq!(gateway.count(Counter::IcmpEchoAnswered), 0);
+    assert!(gateway.outer_frames().is_empty() && gateway.inner_frames().is_empty());
+}
+
 // RFC 9329, 6.1: a failed check of a packet with a known SPI is corruption; the SA survives.
 #[test]
 fn a_forged_packet_closes_its_stream_but_not_its_sa() {

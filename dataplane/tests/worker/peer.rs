@@ -244,11 +244,14 @@ pub(crate) struct Wanted {
     pub(crate) transport: Option<TransportEnds>,
     /// Service level of the peer's packets.
     pub(crate) dscp: Option<Dscp>,
+    /// All addresses on both sides, not the networks.
+    pub(crate) anything: bool,
 }
 
 impl Wanted {
     pub(crate) fn by(path: Path) -> Self {
-        Self { path, owner: 0, esn: true, deadline_ns: u64::MAX, transport: None, dscp: None }
+        let (deadline_ns, transport, dscp) = (u64::MAX, None, None);
+        Self { path, owner: 0, esn: true, deadline_ns, transport, dscp, anything: false }
     }
 
     /// In transport mode between the ends of `path`.
@@ -274,7 +277,7 @@ pub(crate) fn path(transport: Transport, conn: Option<ConnRef>) -> Path {
 impl Sa {
     /// Installs a peer, an SA pair and its policies as control does.
     pub(crate) fn install(gateway: &mut Gateway, wanted: Wanted) -> Self {
-        let Wanted { path, owner, esn, deadline_ns, transport, dscp } = wanted;
+        let Wanted { path, owner, esn, deadline_ns, transport, dscp, anything } = wanted;
         let control = &mut gateway.control;
         let peer = PeerConfig {
             connection: Name::new("branch"),
@@ -287,6 +290,9 @@ impl Sa {
         let (slot, spi_in) = control.reserve_sa(0x1234_5600).unwrap();
         let net = |v4: bool, first: &str, last: &str| {
             assert_eq!(ip(first).is_ipv4(), v4);
+            if anything {
+                return if v4 { Selector::ANY_V4 } else { Selector::ANY_V6 };
+            }
             Selector::new(ip(first), ip(last), 0, (0, u16::MAX)).unwrap()
         };
         let local = [net(true, "10.1.0.0", "10.1.0.255"), net(false, "fd00:1::", "fd00:1::ffff")];
