@@ -68,7 +68,8 @@ pub enum Fragment {
 }
 
 /// The ports of TCP, UDP, SCTP, DCCP and UDP-Lite. For ICMP both hold type · 256 + code, the
-/// 16-bit value that traffic selectors use in place of ports (RFC 7296, 3.13.1).
+/// 16-bit value that traffic selectors use in place of ports (RFC 7296, 3.13.1), for the Mobility
+/// Header type · 256 (RFC 4301, 4.4.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ports {
     /// Port of the sender.
@@ -152,7 +153,7 @@ impl Header {
 }
 
 fn ports(protocol: u8, upper: &[u8]) -> Result<Option<Ports>, DropReason> {
-    use protocol::{DCCP, ICMP, ICMPV6, SCTP, TCP, UDP, UDP_LITE};
+    use protocol::{DCCP, ICMP, ICMPV6, MOBILITY, SCTP, TCP, UDP, UDP_LITE};
     match protocol {
         TCP | UDP | UDP_LITE | SCTP | DCCP => match upper {
             &[s0, s1, d0, d1, ..] => Ok(Some(Ports {
@@ -164,6 +165,13 @@ fn ports(protocol: u8, upper: &[u8]) -> Result<Option<Ports>, DropReason> {
         ICMP | ICMPV6 => match upper {
             &[kind, code, ..] => {
                 let value = u16::from_be_bytes([kind, code]);
+                Ok(Some(Ports { source: value, destination: value }))
+            }
+            _ => Err(DropReason::TransportTruncated),
+        },
+        MOBILITY => match upper {
+            &[_, _, kind, ..] => {
+                let value = u16::from_be_bytes([kind, 0]);
                 Ok(Some(Ports { source: value, destination: value }))
             }
             _ => Err(DropReason::TransportTruncated),
@@ -315,28 +323,22 @@ struct Chain {
 /// Follows the chain to the upper-layer header (RFC 8200, 4), at most [`EXTENSION_HEADERS_MAX`]
 /// headers far. Behind a later fragment's header there is nothing to follow.
 fn walk_extensions(packet: &[u8], first: u8) -> Result<Chain, DropReason> {
-    use protocol::{AH, DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, MOBILITY, ROUTING};
+    use protocol::{DESTINATION_OPTIONS, FRAGMENT, HOP_BY_HOP, ROUTING};
     let mut chain = Chain { end: V6_HEADER_LEN, protocol: first, fragment: Fragment::Whole };
     for position in 0..=EXTENSION_HEADERS_MAX {
         let rest = packet.get(chain.end..).unwrap_or(&[]);
-        let unit = match chain.protocol {
+        match chain.protocol {
             // RFC 8200, 4.1: only directly behind the IPv6 header.
             HOP_BY_HOP if position > 0 => return Err(DropReason::IpBadOptions),
-            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | MOBILITY => 8,
-            // RFC 4302, 2.2: the length counts words of 32 bits, minus two.
-            AH => 4,
-            FRAGMENT => 0,
+            // RFC 4301, 4.4.1.1: these are skipped. AH, ESP and the Mobility Header are not.
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | FRAGMENT => {}
             _ => return Ok(chain),
-        };
+        }
         if position == EXTENSION_HEADERS_MAX {
             break;
         }
         let &[next, len, word @ ..] = rest.first_chunk::<8>().ok_or(DropReason::IpTruncated)?;
-        let len = match unit {
-            8 => 8 + usize::from(len) * 8,
-            4 => 8 + usize::from(len) * 4,
-            _ => 8,
-        };
+        let len = if chain.protocol == FRAGMENT { 8 } else { 8 + usize::from(len) * 8 };
         let body = rest.get(len..).ok_or(DropReason::IpTruncated)?;
         // RFC 5095: a router neither processes nor sends type 0 with segments left.
         if chain.protocol == ROUTING && word[0] == 0 && word[1] != 0 {

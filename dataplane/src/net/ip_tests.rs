@@ -136,6 +136,28 @@ fn v6_atomic_fragment_is_whole() {
     assert_eq!(parse(&packet).unwrap().fragment, Fragment::Whole);
 }
 
+/// RFC 4301, 4.4.1.1: for selectors AH and ESP are what they carry; of a Mobility Header the type counts
+/// (RFC 6275, 6.1.1: what follows it is to be ignored). Else a packet could show a selector the TCP
+/// header behind one, which its receiver never looks at.
+#[test]
+fn v6_selectors_see_ah_and_the_mobility_header() {
+    let tcp = [0x01, 0xf4, 0x11, 0x94, 0, 8, 0, 0];
+    let mobility = [&[6, 0, 5, 0, 0, 0, 0, 0][..], &tcp].concat();
+    let packet = v6(135, &mobility);
+    let header = parse(&packet).unwrap();
+    assert_eq!((header.protocol, header.header_len), (135, 40));
+    let binding_update = Some(Ports { source: 5 << 8, destination: 5 << 8 });
+    assert_eq!(header.flow(&packet).unwrap().ports, binding_update);
+    let packet = v6(135, &mobility[..2]);
+    let flow = parse(&packet).unwrap().flow(&packet);
+    assert_eq!(flow, Err(DropReason::TransportTruncated));
+
+    let packet = v6(51, &[&[6, 4][..], &[0; 22], &tcp].concat());
+    let header = parse(&packet).unwrap();
+    assert_eq!((header.protocol, header.header_len), (51, 40));
+    assert_eq!(header.flow(&packet).unwrap().ports, None);
+}
+
 #[test]
 fn v6_faults_are_named() {
     let chain = |count: usize| {
