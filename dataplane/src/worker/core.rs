@@ -22,6 +22,10 @@ use crate::net::ip::Header;
 use crate::net::policy::PolicyTable;
 use crate::net::{DropReason, Nanos};
 
+/// Packets from tunnels into others that one batch may have. A burst of frames holds many more packets
+/// than frames where they are small and come in TCP, or in segments that the device has put together.
+const FORWARDED_MAX: usize = 1024;
+
 /// Everything of a worker but its TCP connections.
 pub(crate) struct Core<L> {
     pub(crate) view: WorkerView,
@@ -37,7 +41,7 @@ pub(crate) struct Core<L> {
     /// The time of this batch, nanoseconds of the monotonic clock.
     pub(crate) now_ns: Nanos,
     /// Forwarded packets from one tunnel that go into another one, at the end of the batch.
-    pub(crate) forwarded: Burst,
+    pub(crate) forwarded: Vec<Mbuf>,
     /// Packets of the gateway's own, to inner hosts on either side of a tunnel.
     pub(crate) own: Burst,
     pub(crate) error_limit: RateLimit,
@@ -102,9 +106,16 @@ impl<L: Link> Core<L> {
         self.count(if sent { Counter::HandoffSent } else { Counter::HandoffFull });
     }
 
+    /// Room for all packets that a batch may forward, taken at the start.
+    pub(crate) fn room_for_forwarded() -> Vec<Mbuf> {
+        Vec::with_capacity(FORWARDED_MAX)
+    }
+
     /// Puts a forwarded packet aside for the way out.
     pub(crate) fn queue_for_tunnel(&mut self, packet: Mbuf) {
-        if self.forwarded.push(packet).is_err() {
+        if self.forwarded.len() < FORWARDED_MAX {
+            self.forwarded.push(packet);
+        } else {
             self.count(Counter::BatchFull);
         }
     }

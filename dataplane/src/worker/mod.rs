@@ -184,7 +184,7 @@ impl<L: Link> Worker<L> {
             gathering: Gathering::new(),
             pool,
             now_ns: 0,
-            forwarded: Burst::new(),
+            forwarded: Core::<L>::room_for_forwarded(),
             own: Burst::new(),
             error_limit: RateLimit::default(),
             told_limit: RateLimit::default(),
@@ -271,16 +271,18 @@ impl<L: Link> Worker<L> {
         if self.core.forwarded.is_empty() && self.core.own.is_empty() {
             return 0;
         }
-        let forwarded = std::mem::take(&mut self.core.forwarded);
-        let count = self.send_made(forwarded, Origin::Forwarded(Cast::Unicast));
+        let mut forwarded = std::mem::take(&mut self.core.forwarded);
+        let count = self.send_made(forwarded.drain(..), Origin::Forwarded(Cast::Unicast));
+        // On the way out nothing is forwarded again: the room is put back as it was.
+        self.core.forwarded = forwarded;
         // Errors about the forwarded ones are among these; about these there are none.
-        let own = std::mem::take(&mut self.core.own);
-        count + self.send_made(own, Origin::Own)
+        let mut own = std::mem::take(&mut self.core.own);
+        count + self.send_made(own.drain(), Origin::Own)
     }
 
-    fn send_made(&mut self, mut packets: Burst, origin: Origin) -> usize {
+    fn send_made(&mut self, packets: impl ExactSizeIterator<Item = Mbuf>, origin: Origin) -> usize {
         let count = packets.len();
-        for packet in packets.drain() {
+        for packet in packets {
             match ip::parse(packet.data()) {
                 Ok(header) => self.outbound(packet, &header, origin),
                 Err(reason) => self.core.drop_for(reason),

@@ -7,7 +7,7 @@ use crate::fixture::{
     FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, PEER_V4, Told,
 };
 use crate::packets::{ip, may_fragment, ping, syn, too_big, udp, with_hop_limit};
-use crate::peer::{Sa, Wanted, path, path_between};
+use crate::peer::{Peer, Sa, Wanted, esp_frame, frames, path, path_between};
 
 fn tunnel() -> (Gateway, Sa) {
     let mut gateway = Gateway::new();
@@ -215,28 +215,49 @@ fn the_segment_size_of_inner_connections_is_clamped() {
     }
 }
 
-#[test]
-fn a_packet_from_one_tunnel_goes_into_another() {
-    let (mut gateway, mut sa) = tunnel();
-    // The SA's own policies take it back to where it came from: a hub and one spoke.
-    let inner = ping(FAR_V4, HOST_V4, b"to the hub");
-    let local = Selector::ANY_V4;
+/// A policy that takes packets to the host back to where they came from: a hub and one spoke.
+fn back_into_the_tunnel(gateway: &mut Gateway, sa: &Sa) {
     let policy = Policy {
         remote: Prefix::new(ip(HOST_V4), 32).unwrap(),
         remote_ports: (0, u16::MAX),
-        local,
+        local: Selector::ANY_V4,
         sa: sa.slot,
         owner: 0,
         priority: 0,
     };
     gateway.control.install_policy(&policy).unwrap();
     gateway.turn();
+}
+
+#[test]
+fn a_packet_from_one_tunnel_goes_into_another() {
+    let (mut gateway, mut sa) = tunnel();
+    let inner = ping(FAR_V4, HOST_V4, b"to the hub");
+    back_into_the_tunnel(&mut gateway, &sa);
     let packet = sa.seal(&inner);
     gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
     gateway.turn();
     assert!(gateway.inner_packets().is_empty(), "it does not leave in plain text");
     let packets = gateway.outer_packets();
     assert_eq!(inner_of(&sa, &packets[0]), with_hop_limit(inner, 63), "one hop, not two");
+}
+
+// A hub: what one tunnel brings in one batch may be more packets than a burst has frames.
+#[test]
+fn a_batch_of_small_packets_goes_from_one_tunnel_into_another() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    let mut sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Tcp, Some(conn))));
+    back_into_the_tunnel(&mut gateway, &sa);
+    let stream: Vec<u8> = (0..100)
+        .flat_map(|number| esp_frame(&sa.seal(&ping(FAR_V4, HOST_V4, &[number; 40]))))
+        .collect();
+    peer.send(&mut gateway, id, &stream);
+    assert_eq!(gateway.count(Counter::BatchFull), 0);
+    let back = frames(&peer.read(id));
+    let numbers = back.iter().map(|frame| sa.open(frame).unwrap().1[28]);
+    assert_eq!(numbers.collect::<Vec<u8>>(), (0..100).collect::<Vec<u8>>());
 }
 
 #[test]
