@@ -207,7 +207,7 @@ pub fn write_error(
 }
 
 /// A token bucket in virtual time: `burst` tokens at most, `per_second` new ones each second.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct RateLimit {
     /// Time between two tokens.
     interval: Nanos,

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use culvert_dpdk::Mbuf;
 use culvert_esp::{OpenError, ReplayWindow};
-use culvert_shm::{Counter, SaDrop, SlotRef, Transport, Up};
+use culvert_shm::{Counter, SaDrop, SlotRef, Standing, Transport, Up};
 
 use super::core::Core;
 use super::drops::open_error;
@@ -99,10 +99,15 @@ impl<L: Link> Core<L> {
         if let Some(writer) = self.view.peer(peer) {
             writer.authentic(self.now_ns);
         }
-        let moves = self.peers.get(peer).is_some_and(|known| PeerTable::moves(known, arrival));
+        let Some(known) = self.peers.get(peer) else { return };
+        let (moves, due) = (PeerTable::moves(known, arrival), known.news.due);
         if moves && self.peers.set_path(&self.view, peer, arrival.path) {
             self.count(Counter::PathMoved);
-            self.tell(&Up::PathMoved { peer });
+            self.peers.set_news(peer, true);
+        }
+        if (moves || due) && self.peers.has_news(peer, self.now_ns) {
+            let told = self.tell_for(Standing::Peer, &Up::PathMoved { peer });
+            self.peers.set_news(peer, !told);
         }
     }
 

@@ -6,6 +6,12 @@ use super::age::{AgeDrop, OCTETS_FREE};
 use super::path_mtu::PathMtu;
 use super::rooms::Rooms;
 use crate::net::Nanos;
+use crate::net::icmp::RateLimit;
+
+/// Times a second that control is told of a peer that moves, in the long run.
+const MOVES_TOLD_PER_SECOND: u32 = 10;
+/// Times at once.
+const MOVES_TOLD_BURST: u32 = 8;
 
 /// Where one peer is.
 #[derive(Debug, Clone, Copy)]
@@ -18,6 +24,22 @@ pub(crate) struct Peer {
     pub(crate) age: AgeDrop,
     /// What fits through the path, if it is narrower than the link.
     pub(crate) mtu: PathMtu,
+    /// What control has to hear of its moves.
+    pub(crate) news: News,
+}
+
+/// Control hears where a peer is, but not of each of many moves: a peer that has several paths may
+/// move with each packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct News {
+    limit: RateLimit,
+    pub(crate) due: bool,
+}
+
+impl Default for News {
+    fn default() -> Self {
+        Self { limit: RateLimit::new(MOVES_TOLD_PER_SECOND, MOVES_TOLD_BURST), due: false }
+    }
 }
 
 /// How an ESP packet came, which is how its peer may be reached from now on.
@@ -50,8 +72,8 @@ impl PeerTable {
         let Some(entry) = self.slots.get_mut(index as usize) else { return };
         *entry = match view.load_peer(index) {
             Load::Live(slot, (config, path)) => {
-                let (age, mtu) = (AgeDrop::default(), PathMtu::default());
-                Some(Peer { slot, path, dscp: config.dscp, age, mtu })
+                let (age, mtu, news) = Default::default();
+                Some(Peer { slot, path, dscp: config.dscp, age, mtu, news })
             }
             Load::Gone => None,
         };
@@ -65,6 +87,21 @@ impl PeerTable {
     pub(crate) fn path_mtu(&mut self, slot: SlotRef) -> Option<&mut PathMtu> {
         let entry = self.slots.get_mut(slot.index as usize).and_then(Option::as_mut);
         entry.filter(|peer| peer.slot == slot).map(|peer| &mut peer.mtu)
+    }
+
+    /// Notes whether control has still to be told that a peer has moved.
+    pub(crate) fn set_news(&mut self, slot: SlotRef, due: bool) {
+        let entry = self.slots.get_mut(slot.index as usize).and_then(Option::as_mut);
+        if let Some(peer) = entry.filter(|peer| peer.slot == slot) {
+            peer.news.due = due;
+        }
+    }
+
+    /// Whether control has to be told now that a peer has moved.
+    pub(crate) fn has_news(&mut self, slot: SlotRef, now_ns: Nanos) -> bool {
+        let entry = self.slots.get_mut(slot.index as usize).and_then(Option::as_mut);
+        let peer = entry.filter(|peer| peer.slot == slot && peer.news.due);
+        peer.is_some_and(|peer| peer.news.limit.allow(now_ns))
     }
 
     /// Whether another packet may be sealed for this peer, whose connection is another worker's, by
@@ -135,8 +172,8 @@ mod tests {
     fn moves(old: Path, new: Path, may_move: bool) -> bool {
         let slot = SlotRef { index: 0, generation: 1 };
         let arrival = Arrival { path: new, traffic_class: 0, hop_limit: 64, may_move };
-        let (age, mtu) = (AgeDrop::default(), PathMtu::default());
-        PeerTable::moves(&Peer { slot, path: old, dscp: None, age, mtu }, &arrival)
+        let (age, mtu, news) = Default::default();
+        PeerTable::moves(&Peer { slot, path: old, dscp: None, age, mtu, news }, &arrival)
     }
 
     // RFC 9329, 6.1: the connection of the last valid packet, whatever address it comes from.

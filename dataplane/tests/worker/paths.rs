@@ -77,6 +77,33 @@ fn over_udp_the_path_follows_a_nat() {
     assert_eq!(header.upper(&packets[0])[2..4], 1025u16.to_be_bytes());
 }
 
+// A peer may use two paths at a time, or a bad NAT. Control hears of where it is, not of each packet: its
+// ring is there for others, too.
+#[test]
+fn a_peer_that_moves_with_each_packet_does_not_fill_controls_ring() {
+    let mut gateway = Gateway::new();
+    let mut sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Udp, None)));
+    let packet = |gateway: &mut Gateway, sa: &mut Sa, port: u16| {
+        let packet = sa.seal(&ping(FAR_V4, HOST_V4, b"from here and there"));
+        gateway.outer_packet(&udp((PEER_V4, port), (OUTER_V4, 4500), &packet));
+        gateway.turn();
+    };
+    for number in 0..1000 {
+        packet(&mut gateway, &mut sa, 5000 + number % 2);
+        gateway.inner_packets();
+    }
+    assert_eq!(gateway.count(Counter::PathMoved), 1000);
+    let told = gateway.told().len();
+    assert!((2..=10).contains(&told), "told {told} times");
+
+    // What it was not told is made up for.
+    gateway.pass(1_000, 100);
+    packet(&mut gateway, &mut sa, 5001);
+    packet(&mut gateway, &mut sa, 5001);
+    assert_eq!(gateway.count(Counter::PathMoved), 1000);
+    assert_eq!(gateway.told(), [Told::PathMoved(sa.peer)]);
+}
+
 // RFC 7296, 2.23: who has no NAT before the peer, or is behind one, is not led astray by a single
 // packet that somebody has caught and sent on from elsewhere. The packet itself is as good as any.
 #[test]
