@@ -236,6 +236,34 @@ impl RateLimit {
     }
 }
 
+/// Packets too big that hosts of one place are told of in a second, in the long run and at once.
+pub const TOO_BIG_PER_SECOND: u32 = 50;
+/// Places of hosts: who floods the gateway takes the answers of few others.
+const TOO_BIG_PLACES: usize = 64;
+
+/// The limit of packets-too-big, apart from that of other errors and for each host: who does not hear
+/// what fits loses all that is longer (RFC 1191, 3; RFC 8201, 3).
+#[derive(Clone, Debug)]
+pub struct TooBigLimit([RateLimit; TOO_BIG_PLACES]);
+
+impl TooBigLimit {
+    /// Takes a token of `host`'s place if there is one.
+    pub fn allow(&mut self, now: Nanos, host: IpAddr) -> bool {
+        let last = match host {
+            IpAddr::V4(v4) => v4.octets()[3],
+            IpAddr::V6(v6) => v6.octets()[15],
+        };
+        let place = self.0.get_mut(usize::from(last) % TOO_BIG_PLACES);
+        place.is_some_and(|limit| limit.allow(now))
+    }
+}
+
+impl Default for TooBigLimit {
+    fn default() -> Self {
+        Self([RateLimit::new(TOO_BIG_PER_SECOND, TOO_BIG_PER_SECOND); TOO_BIG_PLACES])
+    }
+}
+
 impl Default for RateLimit {
     /// The limit of ICMP errors: [`ERRORS_PER_SECOND`], [`ERRORS_BURST`].
     fn default() -> Self {

@@ -17,7 +17,7 @@ use super::peer::PeerTable;
 use super::rooms::Rooms;
 use super::sa::SaTable;
 use crate::net::ether::Cast;
-use crate::net::icmp::{self, Problem, RateLimit};
+use crate::net::icmp::{self, Problem, RateLimit, TooBigLimit};
 use crate::net::ip::Header;
 use crate::net::policy::PolicyTable;
 use crate::net::{DropReason, Nanos};
@@ -45,6 +45,7 @@ pub(crate) struct Core<L> {
     /// Packets of the gateway's own, to inner hosts on either side of a tunnel.
     pub(crate) own: Burst,
     pub(crate) error_limit: RateLimit,
+    pub(crate) too_big_limit: TooBigLimit,
     /// What routers say about too big segments is listened to no more often.
     pub(crate) told_limit: RateLimit,
     /// Room for an IKE message that is longer than a packet, before it is cut.
@@ -140,7 +141,11 @@ impl<L: Link> Core<L> {
             return;
         }
         let Some(source) = icmp::error_source(header, own) else { return };
-        if !self.error_limit.allow(self.now_ns) {
+        let allowed = match problem {
+            Problem::TooBig { .. } => self.too_big_limit.allow(self.now_ns, header.source),
+            _ => self.error_limit.allow(self.now_ns),
+        };
+        if !allowed {
             return self.count(Counter::IcmpErrorLimited);
         }
         let room = if header.is_v4() { icmp::ERROR_MAX_V4 } else { icmp::ERROR_MAX_V6 };

@@ -65,7 +65,7 @@ use self::sa::SaTable;
 use self::tcp::Tcp;
 use self::transmit::Segments;
 use crate::net::ether::Cast;
-use crate::net::icmp::RateLimit;
+use crate::net::icmp::{RateLimit, TooBigLimit};
 use crate::net::ip;
 use crate::net::policy::PolicyTable;
 use crate::net::{Nanos, SECOND};
@@ -187,6 +187,7 @@ impl<L: Link> Worker<L> {
             forwarded: Core::<L>::room_for_forwarded(),
             own: Burst::new(),
             error_limit: RateLimit::default(),
+            too_big_limit: TooBigLimit::default(),
             told_limit: RateLimit::default(),
             big_datagram: vec![0; usize::from(u16::MAX)].into_boxed_slice(),
             identification: u16::from_be_bytes([seed[0], seed[1]]),

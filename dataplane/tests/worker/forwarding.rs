@@ -167,6 +167,25 @@ fn a_packet_that_may_be_fragmented_is_cut_before_it_is_sealed() {
     assert_eq!(gateway.count(Counter::Ipv4Fragmented), 1);
 }
 
+// RFC 4443, 2.4(f) and RFC 1812, 4.3.2.8: errors are limited, but who floods the gateway with what has to be
+// answered must not keep another host from hearing what fits into the tunnel.
+#[test]
+fn a_flood_of_errors_leaves_the_mtu_to_be_told() {
+    let (mut gateway, _sa) = tunnel();
+    let other = "10.1.0.11";
+    for _ in 0..100 {
+        gateway.inner_packet(&with_hop_limit(ping(HOST_V4, FAR_V4, b"last hop"), 1));
+        gateway.inner_packet(&ping(other, FAR_V4, &[0; 1440]));
+        gateway.turn();
+    }
+    assert!(gateway.count(Counter::IcmpErrorLimited) >= 100);
+    gateway.inner_packets();
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, &[0; 1440]));
+    gateway.turn();
+    let answer = gateway.inner_packets().pop().expect("the host is told");
+    assert_eq!(answer[20..22], [3, 4]);
+}
+
 // RFC 1812, 5.3.1; RFC 4443, 3.3.
 #[test]
 fn the_last_hop_is_reported_to_the_host_inside() {
