@@ -14,7 +14,7 @@ use crate::net::arp;
 use crate::net::ether::{self, Cast, EtherType, MacAddr};
 use crate::net::fragment::{self, Fragments};
 use crate::net::icmp::Problem;
-use crate::net::ip::Header;
+use crate::net::ip::{self, Header};
 use crate::net::nd;
 use crate::net::neighbour::{Learnt, Resolution};
 use crate::net::route::NextHop;
@@ -86,7 +86,19 @@ impl<L: Link> Core<L> {
                     self.drop_for(DropReason::NeighbourPending);
                 }
             }
-            Resolution::Unreachable => self.drop_for(DropReason::NeighbourFailed),
+            Resolution::Unreachable => self.give_up(&packet),
+        }
+    }
+
+    /// Drops a packet whose next hop does not answer, and tells its sender, unless that is the gateway
+    /// itself (RFC 4861, 7.2.2; RFC 1812, 5.2.7.1).
+    #[cold]
+    fn give_up(&mut self, packet: &Mbuf) {
+        self.drop_for(DropReason::NeighbourFailed);
+        if let Ok(header) = ip::parse(packet.data())
+            && !self.net.outer.own.contains(header.source)
+        {
+            self.report_problem(Problem::HostUnreachable, &header, packet.data(), Cast::Unicast);
         }
     }
 

@@ -347,9 +347,37 @@ fn a_neighbour_that_does_not_answer_is_given_up() {
     let (mut gateway, mut sa) = tunnel();
     let packet = sa.seal(&ping(FAR_V4, "10.1.0.77", b"nobody there"));
     gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
-    gateway.pass(5_000, 100);
+    gateway.pass(2_900, 100);
     assert_eq!(gateway.count(Counter::NeighbourRequested), 3);
+    assert_eq!(gateway.count(Counter::NeighbourFailed), 0);
+    gateway.pass(2_100, 100);
     assert_eq!(gateway.count(Counter::NeighbourFailed), 1);
+}
+
+// RFC 4861, 7.2.2; RFC 1812, 5.2.7.1: the sender of each packet that waited hears of it.
+#[test]
+fn that_a_neighbour_does_not_answer_is_reported() {
+    let (mut gateway, mut sa) = tunnel();
+    for (far, own, nobody, kind) in
+        [(FAR_V4, INNER_V4, "10.1.0.77", [3, 1]), (FAR_V6, INNER_V6, "fd00:1::77", [1, 3])]
+    {
+        let packet = sa.seal(&ping(far, nobody, b"nobody there"));
+        gateway.outer_packet(&udp((PEER_V4, 4500), (OUTER_V4, 4500), &packet));
+        gateway.pass(5_000, 100);
+        let packets = gateway.outer_packets();
+        let [packet] = &packets[..] else { panic!("{} packets", packets.len()) };
+        let inner = inner_of(&sa, packet);
+        let header = ip_format::parse(&inner).unwrap();
+        assert_eq!((header.source, header.destination), (ip(own), ip(far)));
+        assert_eq!(header.upper(&inner)[..2], kind);
+    }
+    // Of the gateway's own packets nobody has to hear.
+    let nobody = path_between(Transport::Udp, ip(OUTER_V4), ip("192.0.2.77"));
+    gateway.control.send(0, &Down::PathSet { peer: sa.peer, path: nobody }).unwrap();
+    gateway.inner_packet(&ping(HOST_V4, FAR_V4, b"to a peer that is gone"));
+    gateway.pass(5_000, 100);
+    assert_eq!(gateway.count(Counter::NeighbourFailed), 3);
+    assert_eq!(gateway.count(Counter::IcmpErrorSent), 2);
 }
 
 #[test]
