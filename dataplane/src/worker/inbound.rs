@@ -188,6 +188,24 @@ impl<L: Link> Core<L> {
         self.route_inner(packet, &header, &flow);
     }
 
+    /// Refuses an inner packet that is longer than a buffer, and so than any link: a stream brings such.
+    /// Its sender is told what fits if the SA is for it (RFC 1191, 4; RFC 8201, 4).
+    #[cold]
+    pub(crate) fn refuse_long(&mut self, packet: &[u8], opened: &Opened) {
+        self.drop_for(DropReason::NoRoom);
+        let Some(sa) = self.sas.get(opened.sa).filter(|sa| sa.transport_mode.is_none()) else {
+            return;
+        };
+        let Ok(header) = ip::parse_as(packet, opened.next_header == protocol::IPV4) else { return };
+        let permitted = header
+            .flow(packet)
+            .is_ok_and(|flow| policy::permits(&sa.local, &sa.remote, &flow).is_ok());
+        if permitted && header.dont_fragment {
+            let problem = Problem::TooBig { mtu: self.net.inner.mtu as u16 };
+            self.report_problem(problem, &header, packet, Cast::Unicast);
+        }
+    }
+
     fn refuse(&mut self, sa: SlotRef, drop: SaDrop, counter: Counter) {
         if let Some(writer) = self.view.sa(sa.index) {
             writer.count_drop(drop);

@@ -1,6 +1,5 @@
 //! Reading TCP streams: octets in order, frames, IKE up and ESP in.
 
-use culvert_dpdk::Mbuf;
 use culvert_esp::OpenError;
 use culvert_shm::{CloseReason, Counter, Standing, Up};
 use culvert_tcpstack::framing::{Frame, FramingError};
@@ -224,9 +223,10 @@ fn take_esp<L: Link>(
         }
         Place::Here => match core.open(packet, arrival) {
             Ok(opened) => {
-                let inner: Option<Mbuf> =
-                    packet.get(opened.inner.clone()).and_then(|inner| core.copy(inner));
-                if let Some(inner) = inner {
+                let inner = packet.get(opened.inner.clone()).unwrap_or_default();
+                if inner.len() > core.pool.room() as usize {
+                    core.refuse_long(inner, &opened);
+                } else if let Some(inner) = core.copy(inner) {
                     core.deliver(inner, &opened, arrival);
                 }
                 Ok(true)

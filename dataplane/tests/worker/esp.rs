@@ -7,7 +7,7 @@ use culvert_tcpstack::framing;
 use crate::fixture::{
     FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, OUTER_V4, OUTER_V6, PEER_V4, PEER_V6, Told,
 };
-use crate::packets::{esp, ip, ping, too_big, udp, with_hop_limit};
+use crate::packets::{esp, ip, may_fragment, ping, too_big, udp, with_hop_limit};
 use crate::peer::{
     Peer, Sa, Wanted, esp_frame, frames, ike_frame, ike_message, path, path_between,
 };
@@ -43,6 +43,41 @@ fn inner_packets_pass_in_a_tcp_stream_both_ways() {
         let counts = gateway.control.sa_counts(sa.slot).unwrap();
         assert_eq!((counts.packets_in, counts.packets_out, counts.next_sequence), (2, 2, 3));
     }
+}
+
+// RFC 1191, 4; RFC 8201, 4: a stream carries packets that are longer than any link, and than a buffer. Who
+// sends them is told so, and nobody else.
+#[test]
+fn a_packet_longer_than_a_buffer_is_answered_with_what_fits() {
+    let mut gateway = Gateway::new();
+    let mut peer = Peer::new(1);
+    let (id, conn) = peer.begin(&mut gateway);
+    let mut sa = Sa::install(&mut gateway, Wanted::by(path(Transport::Tcp, Some(conn))));
+    for (far, host, kind) in [(FAR_V4, HOST_V4, [3, 4]), (FAR_V6, HOST_V6, [2, 0])] {
+        for inner in [
+            ping(far, host, &[1; 4000]),
+            may_fragment_v4(ping(far, host, &[1; 4000])),
+            ping(host, far, &[1; 4000]),
+        ] {
+            let packet = esp_frame(&sa.seal(&inner));
+            peer.send(&mut gateway, id, &packet);
+        }
+        peer.exchange(&mut gateway);
+        let answers = frames(&peer.read(id));
+        let expected = if ip(far).is_ipv4() { 1 } else { 2 };
+        assert_eq!(answers.len(), expected);
+        let (_, inner) = sa.open(&answers[0]).unwrap();
+        let header = ip_format::parse(&inner).unwrap();
+        assert_eq!(header.destination, ip(far));
+        let upper = header.upper(&inner);
+        assert_eq!((&upper[..2], &upper[4..8]), (&kind[..], &1500u32.to_be_bytes()[..]));
+    }
+    assert_eq!(gateway.count(Counter::NoRoom), 6);
+    assert!(gateway.inner_frames().is_empty());
+}
+
+fn may_fragment_v4(packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 { may_fragment(packet) } else { packet }
 }
 
 // RFC 3948, 2.1: in UDP 4500, no checksum over IPv4; RFC 4303: natively, protocol 50.
