@@ -259,19 +259,54 @@ fn fill(control: &mut ControlView) {
 }
 
 /// Packets that are for it would go on into an SA that is about to end.
-#[test]
-fn a_worker_whose_ring_is_full_hears_of_a_policy_later() {
-    let (mut control, mut workers, _bell) = gateway();
-    fill(&mut control);
-    let policy = Policy {
+fn policy() -> Policy {
+    Policy {
         remote: Prefix::new("10.2.0.0".parse().unwrap(), 16).unwrap(),
         remote_ports: (0, u16::MAX),
         local: Selector::ANY_V4,
         sa: Policy::TRAP,
         owner: 0,
         priority: 1,
+    }
+}
+
+/// What control was to tell its workers when it died, published and not told, its successor tells.
+#[test]
+fn what_a_successor_claims_is_told_again() {
+    let (mut control, mut workers, _bell) = gateway();
+    fill(&mut control);
+    let (slot, spi) = control.reserve_sa(0x5000_0000).unwrap();
+    assert!(control.install_sa(slot, &sa(spi, 1)).is_err());
+    let policy = control.install_policy(&policy()).unwrap();
+    let region = mapped_again(control.region());
+    drop(control);
+
+    let mut successor = ControlView::new(region).unwrap();
+    successor.claim_sa(slot);
+    successor.claim_policy(policy);
+    let mut told = || {
+        let (mut sas, mut policies) = (0, 0);
+        while let Some(record) = workers[1].receive() {
+            match record.unwrap() {
+                Down::SaChanged { index } => sas += usize::from(index == slot.index),
+                Down::PolicyChanged { index } => policies += usize::from(index == policy.index),
+                _ => {}
+            }
+        }
+        (sas, policies)
     };
-    let slot = control.install_policy(&policy).unwrap();
+    assert_eq!(told(), (0, 0), "its ring is still full");
+    successor.collect(false);
+    assert_eq!(told(), (1, 1));
+    successor.collect(false);
+    assert_eq!(told(), (0, 0), "it is told once");
+}
+
+#[test]
+fn a_worker_whose_ring_is_full_hears_of_a_policy_later() {
+    let (mut control, mut workers, _bell) = gateway();
+    fill(&mut control);
+    let slot = control.install_policy(&policy()).unwrap();
     let mut hears = |worker: usize| {
         let mut count = 0;
         while let Some(record) = workers[worker].receive() {

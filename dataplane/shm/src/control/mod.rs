@@ -82,6 +82,8 @@ pub struct ControlView {
     retired: Vec<Retired>,
     /// Workers, by number, and the policies that they still have to be told of.
     untold_policies: BTreeSet<(u16, u32)>,
+    /// Owners, by number, and the claimed SAs that they still have to be told of.
+    untold_sas: BTreeSet<(u16, u32)>,
     stores: [Store; Shelf::ALL.len()],
     /// SA slots that a predecessor had reserved; nobody has claimed them yet.
     left_reserved: Vec<u32>,
@@ -113,6 +115,7 @@ impl ControlView {
             free_peers: Vec::new(),
             retired: Vec::new(),
             untold_policies: BTreeSet::new(),
+            untold_sas: BTreeSet::new(),
             stores,
             left_reserved: Vec::new(),
             next_worker: 0,
@@ -298,14 +301,15 @@ impl ControlView {
         self.tell_retired();
     }
 
-    /// Overwrites and frees the retired slots that every worker has passed, and tells workers of the
-    /// policies for which their rings had no room.
+    /// Overwrites and frees the retired slots that every worker has passed, and tells workers of claimed
+    /// slots and of the policies for which their rings had no room.
     ///
     /// Call it now and then, and with `dataplane_gone` while no dataplane is linked: nobody can be
     /// using a slot then. A dataplane that lives on without its link is still waited for, since a
     /// slot given to another SA under its hands could repeat a sequence number.
     pub fn collect(&mut self, dataplane_gone: bool) -> Collected {
         self.tell_policies();
+        self.tell_sas();
         if self.retired.is_empty() {
             return Collected::default();
         }

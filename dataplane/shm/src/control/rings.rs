@@ -20,9 +20,14 @@ impl ControlView {
 
     /// Tells all workers to look at a policy again; one whose ring is full, later.
     pub(super) fn announce_policy(&mut self, index: u32) {
+        self.tell_of_policy_later(index);
+        self.tell_policies();
+    }
+
+    /// The same with the next [`ControlView::collect`].
+    pub(super) fn tell_of_policy_later(&mut self, index: u32) {
         let workers = 0..self.region.layout().workers;
         self.untold_policies.extend(workers.map(|worker| (worker, index)));
-        self.tell_policies();
     }
 
     /// Tells workers of policies, as far as their rings have room.
@@ -31,6 +36,13 @@ impl ControlView {
         untold
             .retain(|&(worker, index)| self.send(worker, &Down::PolicyChanged { index }).is_err());
         self.untold_policies = untold;
+    }
+
+    /// Tells the owners of claimed SAs, as far as their rings have room.
+    pub(super) fn tell_sas(&mut self) {
+        let mut untold = std::mem::take(&mut self.untold_sas);
+        untold.retain(|&(owner, index)| self.send(owner, &Down::SaChanged { index }).is_err());
+        self.untold_sas = untold;
     }
 
     /// The next record of any worker, with the worker; they take turns.

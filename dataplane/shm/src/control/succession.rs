@@ -64,9 +64,14 @@ impl ControlView {
 
     // Claims.
 
-    /// Takes an orphan into use again, for a control process that knows it.
+    /// Takes an orphan into use again, for a control process that knows it. [`ControlView::collect`]
+    /// tells its owner: nobody knows whether the predecessor has come to that.
     pub fn claim_sa(&mut self, sa: SlotRef) {
-        self.claim(Table::Sa, sa);
+        if self.claim(Table::Sa, sa)
+            && let Some((_, _, config)) = self.sa(sa.index)
+        {
+            self.untold_sas.insert((config.owner, sa.index));
+        }
     }
 
     /// Takes the slot of this inbound SPI over as reserved, if a predecessor had only reserved it.
@@ -86,19 +91,24 @@ impl ControlView {
         }
     }
 
-    fn claim(&mut self, table: Table, slot: SlotRef) {
-        if self.state(table, slot.index) == (slot.generation, Some(SlotState::Orphan)) {
+    /// Whether the slot was an orphan.
+    fn claim(&mut self, table: Table, slot: SlotRef) -> bool {
+        let orphan = self.state(table, slot.index) == (slot.generation, Some(SlotState::Orphan));
+        if orphan {
             self.set_state(table, slot, SlotState::Live);
         }
+        orphan
     }
 
-    /// As [`ControlView::claim_sa`], a peer.
+    /// As [`ControlView::claim_sa`], a peer; it is looked at with its SAs.
     pub fn claim_peer(&mut self, peer: SlotRef) {
         self.claim(Table::Peer, peer);
     }
 
-    /// As [`ControlView::claim_sa`], a policy.
+    /// As [`ControlView::claim_sa`], a policy, of which all workers are told.
     pub fn claim_policy(&mut self, policy: SlotRef) {
-        self.claim(Table::Policy, policy);
+        if self.claim(Table::Policy, policy) {
+            self.tell_of_policy_later(policy.index);
+        }
     }
 }
