@@ -183,3 +183,40 @@ fn rfc8985_6_3_a_timeout_leaves_what_is_young() {
          +1 > nothing",
     );
 }
+
+/// A probe of which nothing is left to ask when the device takes it, because all was acknowledged
+/// meanwhile, does not keep the timer of the closed window from being set (RFC 9293, 3.8.6.1,
+/// MUST-36): the update of that may be lost, and no other comes.
+#[test]
+fn rfc9293_3_8_6_1_a_probe_that_came_too_late_leaves_the_closed_window_to_its_timer() {
+    play(
+        "open 2000
+         write 3000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         full
+         +0.01 < . 1(0) ack 2001 win 0
+         empty
+         +0.1~0.3 > . 2000(0) ack 1",
+    );
+}
+
+/// Nor does a probe leave when a loss was found before the device took it: it would repeat what the peer
+/// holds, and its acknowledgment narrow the window a second time (RFC 8985, 7.2: the timer is stopped).
+#[test]
+fn rfc8985_7_2_no_probe_leaves_in_a_recovery() {
+    play(
+        "open 65535
+         write 5000
+         > . 1(1000) ack 1
+         > . 1001(1000) ack 1
+         > . 2001(1000) ack 1
+         > . 3001(1000) ack 1
+         > . 4001(1000) ack 1
+         full
+         +0.01 < . 1(0) ack 1 sack 1001-5001
+         empty
+         > . 1(1000) ack 1
+         +0.001 > nothing",
+    );
+}

@@ -32,12 +32,12 @@ impl Sender {
     pub(super) fn plan(&mut self, now: Instant) -> Plan {
         self.pace_until = None;
         match std::mem::take(&mut self.asked) {
-            Asked::Probe => return self.plan_probe(),
-            // While the device was full it may have been acknowledged, or found not to be lost.
+            // While the device was full it may have been acknowledged, or found (not) to be lost.
+            Asked::Probe if self.may_be_probed() => return self.plan_probe(),
             Asked::First if self.board.has_lost() => {
                 return self.board.next_lost().map_or(Plan::Nothing, Plan::Retransmit);
             }
-            Asked::First | Asked::Nothing => {}
+            Asked::Probe | Asked::First | Asked::Nothing => {}
         }
         let forward = self.is_probing_forward();
         if forward && !self.may_probe_forward() {

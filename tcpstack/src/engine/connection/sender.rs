@@ -319,6 +319,13 @@ impl Sender {
         self.nxt - self.una < 2 * u64::from(self.mss)
     }
 
+    /// Whether something is in flight of which only a probe or the timer can tell (RFC 8985, 7.2).
+    pub(super) fn may_be_probed(&self) -> bool {
+        matches!(*self.recovery, Recovery::Open)
+            && !self.board.is_empty()
+            && !self.board.has_sacked()
+    }
+
     /// A router says that packets of `offset` were too big: credible only if that is in flight and
     /// was larger than what the router would pass (RFC 5927, 7.2). If that is believed what is in flight
     /// leaves again in smaller pieces.

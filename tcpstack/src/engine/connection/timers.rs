@@ -109,9 +109,8 @@ impl Connection {
         let since = first.sent_at.max(self.tx.last_progress).max(self.tx.timed_out_at);
         let since = since.max(probed);
         let timeout = (since + self.tx.rtt.rto(), Due::Retransmission);
-        let open = matches!(*self.tx.recovery, Recovery::Open) && !self.tx.board.has_sacked();
         let measured = self.tx.rtt.smoothed().is_some();
-        if !open || !self.sack || !measured || !self.tx.probe.may_leave() {
+        if !self.tx.may_be_probed() || !self.sack || !measured || !self.tx.probe.may_leave() {
             return Some(timeout);
         }
         let wait = TailLossProbe::timeout(&self.tx.rtt, self.tx.may_be_acknowledged_late());
