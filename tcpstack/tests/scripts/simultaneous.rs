@@ -1,6 +1,8 @@
 //! Both ends open at once: SYN-RECEIVED after an active open (RFC 9293, 3.5).
 
-use crate::play::play;
+use culvert_tcpstack::EphemeralPorts;
+
+use crate::play::{play, play_with};
 
 /// RFC 9293, 3.5, figure 7. The answer names no window scale, since the SYN had none (RFC 7323, 2.2).
 #[test]
@@ -162,5 +164,24 @@ fn rfc6298_5_5_a_syn_is_repeated_in_syn_received() {
          event closed connect-timeout
          < . 1(0) ack 1 => no-connection
          > R 1(0)",
+    );
+}
+
+/// The peer's SYN may come while ours still waits for room in the device: ours leaves with the
+/// acknowledgment, and again until it is answered.
+#[test]
+fn rfc9293_3_5_a_syn_comes_before_ours_has_left() {
+    let ports = EphemeralPorts { first: 4500, last: 4500, ..EphemeralPorts::default() };
+    play_with(
+        |config| config.ephemeral_ports = ports,
+        "listen
+         full
+         connect
+         < S 0(0) mss 1000
+         empty
+         > S. 0(0) ack 1 mss 1460
+         +1 > S. 0(0) ack 1 mss 1460
+         < . 1(0) ack 1
+         event opened",
     );
 }

@@ -64,7 +64,7 @@ impl Connection {
 
     /// The SYN, or after a simultaneous open the SYN with an acknowledgment.
     fn send_syn(&mut self, context: &Context<'_>, sink: &mut impl Transmit) {
-        let first = self.state == State::SynSent && self.tx.nxt == 0;
+        let first = self.tx.nxt == 0; // The peer's may have come before it left.
         let again = self.tx.una == 0 && self.tx.board.has_lost();
         if !first && !again {
             return;
