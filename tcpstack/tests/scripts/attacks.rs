@@ -194,3 +194,18 @@ fn optimistic_acknowledgments() {
          < . 1(0) ack 1001 => accepted",
     );
 }
+
+/// Many small segments of which every second one is lost look the same, until the others come again.
+/// What is in order is taken however many holes there are, whether it is read at once or later: else
+/// the first of them would never be filled.
+#[test]
+fn what_is_in_order_is_taken_in_front_of_any_number_of_holes() {
+    let mut script = "lazy\nopen bare 65535\n".to_owned();
+    for n in 1..=65 {
+        script += &format!("< . {}(10) ack 1\n> . 1(0) ack 1\n", 20 * n + 1);
+    }
+    script += "< . 1341(10) ack 1 => no-memory\n> . 1(0) ack 1\n";
+    script += "< . 1(20) ack 1 => accepted\n> . 1(0) ack 31\n";
+    script += "< . 31(10) ack 1 => accepted\n> . 1(0) ack 51\nread 50\n";
+    play(&script);
+}

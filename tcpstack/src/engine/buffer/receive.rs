@@ -92,7 +92,8 @@ impl ReceiveBuffer {
     }
 
     /// Keeps `data`, which begins at `offset`, at or above what was taken and at or above `next`, the
-    /// first octet that has not come.
+    /// first octet that has not come. What begins there is refused for want of memory only: it makes
+    /// holes fewer.
     pub(crate) fn insert(
         &mut self,
         pool: &mut ChunkPool,
@@ -100,7 +101,7 @@ impl ReceiveBuffer {
         offset: u64,
         data: &[u8],
     ) -> Result<(), Full> {
-        if self.is_scattered(next, data.len()) {
+        if offset > next && self.is_scattered(next, data.len()) {
             return Err(Full);
         }
         self.kept.hold(&mut pool.spares.kept);
@@ -127,7 +128,9 @@ impl ReceiveBuffer {
         let held = &self.kept.held;
         let (in_order, _) = self.place(next);
         let chunks = self.kept.chunks.saturating_sub(in_order) as u64;
-        (held.len() > HOLES_FREE && held.mean_len() < RUN_MEAN_MIN)
+        // The last place is kept for what comes in order.
+        held.len() >= HOLES_MAX - 1
+            || (held.len() > HOLES_FREE && held.mean_len() < RUN_MEAN_MIN)
             || (chunks > CHUNKS_FREE && held.octets() + (len as u64) < chunks * CHUNK_MEAN_MIN)
     }
 
