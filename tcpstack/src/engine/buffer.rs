@@ -75,13 +75,17 @@ impl ChunkPool {
         self.has_room_for(1).then(|| self.hand_out())
     }
 
+    /// Whether there are so many chunks for what was received.
+    fn can_hold(&self, chunks: usize) -> bool {
+        self.held + chunks <= self.held_max() && self.in_use + chunks <= self.in_use_max
+    }
+
     /// A chunk for what was received.
     fn take_held(&mut self) -> Option<Box<[u8]>> {
-        if self.held >= self.held_max() || self.in_use >= self.in_use_max {
-            return None;
-        }
-        self.held += 1;
-        Some(self.hand_out())
+        self.can_hold(1).then(|| {
+            self.held += 1;
+            self.hand_out()
+        })
     }
 
     fn hand_out(&mut self) -> Box<[u8]> {

@@ -140,18 +140,21 @@ impl ReceiveBuffer {
         ((distance / CHUNK_U64) as usize, (distance % CHUNK_U64) as usize)
     }
 
+    /// Gives each page of `range` a chunk; none if there are too few.
     fn make_pages(&mut self, pool: &mut ChunkPool, range: Range<u64>) -> bool {
         let (first, _) = self.place(range.start);
         let (last, _) = self.place(range.end - 1);
-        while self.kept.pages.len() <= last {
-            self.kept.pages.push_back(None);
+        let Kept { pages, chunks, .. } = &mut *self.kept;
+        let is_missing = |page: &usize| pages.get(*page).is_none_or(Option::is_none);
+        if !pool.can_hold((first..=last).filter(is_missing).count()) {
+            return false;
         }
-        for page in first..=last {
-            if self.kept.pages[page].is_none() {
-                let Some(chunk) = pool.take_held() else { return false };
-                self.kept.pages[page] = Some(chunk);
-                self.kept.chunks += 1;
-            }
+        while pages.len() <= last {
+            pages.push_back(None);
+        }
+        for page in pages.range_mut(first..=last).filter(|page| page.is_none()) {
+            *page = pool.take_held();
+            *chunks += 1;
         }
         true
     }

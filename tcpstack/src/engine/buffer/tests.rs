@@ -177,3 +177,20 @@ fn single_octets_do_not_make_the_list_long() {
     });
     assert_eq!(large.count(), 1000);
 }
+
+/// A segment for which there is not enough memory takes none: its chunks would belong to no octet, so
+/// that nobody could be asked to give them up.
+#[test]
+fn what_is_refused_holds_no_memory() {
+    let (mut pool, octets) = (ChunkPool::new(8 * CHUNK), vec![0; 2 * CHUNK]);
+    let mut other = ReceiveBuffer::new();
+    other.insert(&mut pool, 1, 2, &octets).unwrap();
+    let in_use = pool.octets_in_use();
+    let mut buffer = ReceiveBuffer::new();
+    assert_eq!(buffer.insert(&mut pool, 1, 2, &octets), Err(Full));
+    assert_eq!(pool.octets_in_use(), in_use);
+    assert_eq!(buffer.insert(&mut pool, 1, 2, &[0; 100]), Ok(()), "there is room for less");
+    buffer.release(&mut pool);
+    other.release(&mut pool);
+    assert_eq!(pool.octets_in_use(), 0);
+}
