@@ -394,3 +394,24 @@ fn rfc5681_2_the_window_grows_behind_a_hole_if_the_peer_knows_sack() {
         play(&script);
     }
 }
+
+/// RFC 9293, 3.8.6.2.2: half of the buffer is enough to be told of, also where that is less than two
+/// segments: a peer would else learn by its probes only that its window has opened.
+#[test]
+fn rfc9293_3_8_6_2_2_a_window_of_few_large_segments_opens_too() {
+    play_with(
+        |config| (config.rx_buffer_bytes, config.mtu) = (65_536, 40_040),
+        "lazy
+         connect
+         > S 0(0) mss 40000 ws 1 sackok ts:0
+         < S. 0(0) ack 1 win 65535 mss 40000
+         > . 1(0) ack 1
+         event opened
+         < . 1(39000) ack 1
+         > . 1(0) ack 39001
+         < . 39001(26535) ack 1
+         > . 1(0) ack 65536 win 0
+         read 65535
+         > . 1(0) ack 65536 win 65535",
+    );
+}

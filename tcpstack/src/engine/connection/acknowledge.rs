@@ -13,7 +13,7 @@ impl Receiver {
     /// full segment at once, else after a delay. `payload` octets came just now: more than `mss` are
     /// several segments that a device has put together, and count as such.
     pub(super) fn schedule_ack(&mut self, mss: u16, payload: usize, now: Instant) {
-        if self.window_opened(mss) {
+        if self.window_opened() {
             self.ack_now = true;
         }
         if self.unacknowledged() == 0 {
@@ -31,10 +31,10 @@ impl Receiver {
         self.ack_by.get_or_insert(now + ACK_DELAY);
     }
 
-    /// Whether the window has opened enough to be worth telling (RFC 9293, 3.8.6.2.2).
-    fn window_opened(&self, mss: u16) -> bool {
-        (self.taken() + self.limit).saturating_sub(self.edge)
-            >= (self.limit / 2).max(2 * u64::from(mss))
+    /// Whether the window has opened enough to be worth telling: by half of the largest, however few
+    /// segments that are (RFC 9293, 3.8.6.2.2).
+    fn window_opened(&self) -> bool {
+        (self.taken() + self.limit).saturating_sub(self.edge) >= self.limit / 2
     }
 
     /// The window field of the next segment; moves the right edge.
