@@ -84,3 +84,24 @@ fn rfc9293_3_10_7_4_a_fin_behind_what_came_before() {
          < . 102(0) ack 2",
     );
 }
+
+/// RFC 2018, 4: as long as there are holes each acknowledgment tells of what lies behind them, however
+/// many there are.
+#[test]
+fn rfc2018_4_all_of_many_holes_are_told_of() {
+    const RUNS: u64 = 300;
+    let start = |n: u64| 300 * n + 2;
+    let run = |n: u64| format!("{}-{}", start(n), start(n) + 299);
+    let newest = |n: u64| (n.saturating_sub(2)..=n).rev().map(run).collect::<Vec<_>>().join(",");
+    let mut script = "open timestamps 512\n".to_owned();
+    for n in 0..RUNS {
+        script +=
+            &format!("< . {}(299) ack 1 ts=2\n> . 1(0) ack 1 ts sack {}\n", start(n), newest(n));
+    }
+    for n in 0..RUNS - 3 {
+        let end = start(n) + 299;
+        script += &format!("< . {}(1) ack 1 ts=2\n", start(n) - 1);
+        script += &format!("> . 1(0) ack {end} ts sack {}\n", newest(RUNS - 1));
+    }
+    play(&script);
+}

@@ -60,15 +60,17 @@ impl Waiting {
         self.0.clear();
     }
 
-    /// All octets below `next` have come: those that waited for them wait no longer.
+    /// All octets below `next` have come: those that waited for them wait no longer. Arrivals that
+    /// were put together for want of room may lie behind further holes: they wait for the last.
     pub(super) fn end_below(
         &mut self,
         next: u64,
         now: Instant,
         delays: &mut hdrhistogram::Histogram<u64>,
     ) {
-        let free = self.0.partition_point(|held| held.octets.start < next);
-        for arrival in self.0.drain(..free) {
+        let reached = self.0.partition_point(|held| held.octets.start < next);
+        let ends = |held: &mut Arrival| held.octets.end <= next;
+        for arrival in self.0.extract_if(..reached, ends) {
             let waited = u64::try_from(now.since(arrival.at).as_micros()).unwrap_or(u64::MAX);
             delays.saturating_record_n(waited, arrival.segments.into());
         }
