@@ -323,16 +323,19 @@ impl Scoreboard {
     }
 
     /// Takes marks of loss back, as a timeout proved spurious: what was not sent again is in the
-    /// network still.
+    /// network still, and has its place among what was sent since.
     pub(crate) fn unmark_lost(&mut self) {
+        if !self.has_lost() {
+            return;
+        }
         while let Some(Reverse(id)) = self.lost_queue.pop() {
             let Some(segment) = self.get_mut(id).filter(|segment| segment.lost) else { continue };
             segment.lost = false;
             let len = segment.len();
             self.lost_octets -= len;
             self.pipe += len;
-            self.link(id);
         }
+        self.order();
     }
 
     /// The lowest segment to be sent again, if one is marked lost.

@@ -24,7 +24,7 @@ impl Scoreboard {
 
     /// Puts what is in the network into the order of its last transmissions, which the detection of
     /// losses walks (RFC 8985, 6.2, step 5).
-    fn order(&mut self) {
+    pub(super) fn order(&mut self) {
         let in_pipe = |(id, sent): (u64, &Sent)| sent.in_pipe().then_some((sent.sent_at, id));
         let mut order: Vec<(Instant, u64)> =
             (self.first_id..).zip(&self.segments).filter_map(in_pipe).collect();

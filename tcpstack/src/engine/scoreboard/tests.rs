@@ -159,13 +159,9 @@ proptest! {
                     prop_assert_eq!(lost, model.sum(|s| !s.sacked && !s.lost));
                     model.segments.iter_mut().for_each(|s| s.lost |= !s.sacked);
                 }
-                // What is taken back keeps its place in the order of transmissions only roughly:
-                // so everything is sent again here.
                 Step::Spurious => {
                     board.unmark_lost();
                     model.segments.iter_mut().for_each(|s| s.lost = false);
-                    board.mark_all_lost();
-                    model.segments.iter_mut().for_each(|s| s.lost |= !s.sacked);
                 }
                 Step::Renege => {
                     board.renege();
@@ -268,4 +264,23 @@ fn rfc3522_3_2_pieces_of_a_repair_are_repairs() {
     board.push(2 * MSS..3 * MSS, stamp(110));
     board.acknowledge(2 * MSS, |_| {});
     assert!(!board.has_repairs());
+}
+
+/// RFC 8985, 6.2, step 5: what was taken for lost by mistake keeps its place too, or what was sent since
+/// hides it for a round trip if it is lost after all.
+#[test]
+fn rfc8985_6_2_what_was_no_loss_keeps_its_place_in_the_order_of_transmissions() {
+    let mut board = Scoreboard::new();
+    board.push(0..MSS, stamp(0));
+    board.mark_all_lost();
+    for n in 1..3 {
+        board.push(n * MSS..(n + 1) * MSS, stamp(n));
+    }
+    board.unmark_lost();
+    board.sack(MSS..2 * MSS, |_| {});
+    let (newest, now) = ((Instant::from_micros(1), 2 * MSS), Instant::from_micros(10));
+    let mut lost = None;
+    board
+        .detect_lost(newest, Duration::from_micros(5), now, |sent| lost = Some(sent.range.clone()));
+    assert_eq!(lost, Some(0..MSS));
 }
