@@ -114,6 +114,10 @@ impl SendBuffer {
         let Some(last) = self.waiting.chunks.back_mut() else { return Err(Full) };
         let written = fill(&mut last.data[last.len..last.len + len]).min(len);
         last.len += written;
+        if last.len == 0 {
+            let unused = self.waiting.chunks.pop_back();
+            unused.into_iter().for_each(|chunk| pool.give_back(chunk.data));
+        }
         self.end += written as u64;
         self.note_frame(written, now);
         Ok(written)

@@ -194,3 +194,15 @@ fn what_is_refused_holds_no_memory() {
     other.release(&mut pool);
     assert_eq!(pool.octets_in_use(), 0);
 }
+
+/// A frame that its writer gives up takes no memory: nothing that is acknowledged would give it back.
+#[test]
+fn a_frame_that_was_not_written_holds_no_memory() {
+    let mut pool = ChunkPool::new(8 * CHUNK);
+    let mut buffer = SendBuffer::new();
+    assert_eq!(buffer.write_with(&mut pool, NOW, 100, |_| 0), Ok(0));
+    assert_eq!(pool.octets_in_use(), 0);
+    assert_eq!(buffer.write_with(&mut pool, NOW, 100, |_| 10), Ok(10));
+    assert_eq!(buffer.write_with(&mut pool, NOW, 100, |_| 0), Ok(0));
+    assert_eq!((buffer.end(), pool.octets_in_use()), (11, CHUNK));
+}
