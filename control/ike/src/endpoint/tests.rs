@@ -381,3 +381,22 @@ fn answers_from_elsewhere_end_a_move() {
     let reason = crate::MoveFailure::AnsweredFromElsewhere;
     assert!(pair.a.events.contains(&Event::MoveFailed { ike, reason }), "{:?}", pair.a.events);
 }
+
+// RFC 4555, 3.7: ESP goes to no address of which the peer has not shown that it is there.
+#[test]
+fn another_port_is_not_taken_for_an_address_that_was_checked() {
+    let mut pair = mobile_pair();
+    let mut sa = take_sa(&mut pair);
+    let local = pair.b.sa().path.local;
+    let before = *pair.b.host.paths.values().next().unwrap();
+    let paths = |pair: &Pair| *pair.b.host.paths.values().next().unwrap();
+    for port in [4500, 5000] {
+        let victim =
+            crate::Path::udp(local, std::net::SocketAddr::new([192, 0, 2, 9].into(), port));
+        let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![update()]).unwrap();
+        pair.inject(false, &victim, &wire.whole);
+        assert_eq!(paths(&pair), before, "{port}");
+    }
+    pair.restart(false);
+    assert_eq!(paths(&pair), before, "nor after a restart");
+}

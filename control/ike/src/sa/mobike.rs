@@ -294,9 +294,9 @@ impl Session {
         self.set_child_path(cx);
     }
 
-    /// Tells the host where ESP goes now.
+    /// Tells the host where ESP goes now: where the peer has shown that it is.
     pub(super) fn set_child_path(&mut self, cx: &mut Cx<'_>) {
-        if !self.children.is_empty() {
+        if !self.children.is_empty() && !self.is_unchecked() {
             let path = self.child_path();
             cx.host.set_path(self.id, &path);
         }
@@ -347,7 +347,8 @@ impl Session {
 
     /// The peer has moved there.
     fn follow(&mut self, cx: &mut Cx<'_>, path: &Path, found: Nat) {
-        let elsewhere = self.path.remote.ip() != path.remote.ip();
+        // Another port of an address that is not checked yet says nothing about the address.
+        let elsewhere = self.path.remote.ip() != path.remote.ip() || self.is_unchecked();
         let repeat = path.transport == Transport::Udp && self.path != *path;
         if path.transport == Transport::Udp && elsewhere {
             // IKE answers there; ESP follows when the cookie has come back.
@@ -371,6 +372,14 @@ impl Session {
             outstanding.sent = 0;
             self.repeat_requests(cx);
         }
+    }
+
+    /// Whether a cookie is still to come back from where the peer says that it is.
+    fn is_unchecked(&self) -> bool {
+        let asked = self.outstanding.as_ref().map(|o| &o.asked);
+        let to_ask = self.tasks.iter().any(|task| matches!(task, Task::ReturnCheck));
+        self.path.transport == Transport::Udp
+            && (to_ask || matches!(asked, Some(Asked::ReturnCheck(..))))
     }
 
     /// Asks for a cookie from the peer's new address.
