@@ -450,3 +450,45 @@ fn rekeys_at_random_over_a_bad_network_end_in_agreement() {
         }
     }
 }
+
+/// A asks for pairs with a group that B does not want at first.
+fn with_a_wrong_group() -> Pair {
+    let mut a = config();
+    a.children =
+        vec![Arc::new(child(&["10.1.0.0/24"], &["10.2.0.0/24"], "aes128gcm16-ecp384-ecp256"))];
+    let mut b = mirror(&a);
+    let mut net: ChildConfig = (*b.children[0]).clone();
+    net.proposals = vec!["aes128gcm16-ecp256".parse().unwrap()];
+    b.children = vec![Arc::new(net)];
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(1));
+    pair
+}
+
+// RFC 7296, 1.3 and 2.25.1: the corrected request would not name the pair any more, and bring it back.
+#[test]
+fn a_termination_during_a_rekey_with_a_wrong_group_is_the_end_of_the_pair() {
+    let mut pair = with_a_wrong_group();
+    rekey_child(&mut pair, true);
+    pair.run(Duration::from_millis(5));
+    let (now, id) = (pair.now, pair.a.child().id);
+    pair.a.endpoint.terminate_child(now, id, &mut pair.a.host).unwrap();
+    pair.run(seconds(100));
+    assert!(pair.a.host.installed.is_empty() && pair.b.host.installed.is_empty());
+    assert_eq!(pair.a.sa().state, IkeState::Established);
+}
+
+// The same where the peer has replaced the pair, and its Delete comes before its answer.
+#[test]
+fn a_rekey_with_a_wrong_group_beside_another_leaves_one_pair() {
+    for seed in 0..20 {
+        let mut pair = with_a_wrong_group();
+        pair.net.rng = Rng(seed);
+        pair.net.reordered = 50;
+        rekey_child(&mut pair, true);
+        rekey_child(&mut pair, false);
+        pair.run(seconds(100));
+        assert_agreed(&pair);
+    }
+}

@@ -400,3 +400,23 @@ fn another_port_is_not_taken_for_an_address_that_was_checked() {
     pair.restart(false);
     assert_eq!(paths(&pair), before, "nor after a restart");
 }
+
+// RFC 7296, 2.25.1: the peer has not got the pair any more, and nobody wants it.
+#[test]
+fn a_pair_that_the_peer_has_not_got_and_that_is_to_go_is_not_asked_for_again() {
+    let mut pair = Pair::up(config());
+    let (now, id) = (pair.now, pair.a.child().id);
+    pair.net.udp_blocked = true;
+    pair.a.endpoint.rekey_child(now, id, &mut pair.a.host).unwrap();
+    pair.a.endpoint.terminate_child(now, id, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_millis(1));
+    let mut sa = take_sa_of_b(&mut pair);
+    let (_, path, asked) = pair.a.sent.last().unwrap().clone();
+    sa.open(&asked).unwrap().unwrap();
+    let told = vec![Payload::notify(NotifyType::CHILD_SA_NOT_FOUND, [])];
+    let answer = sa.response(ExchangeType::CREATE_CHILD_SA, told).unwrap();
+    pair.inject(true, &path, &answer.whole);
+    let creates = pair.a.requests().iter().filter(|x| **x == 36).count();
+    assert_eq!(creates, 1);
+    assert!(pair.a.host.installed.is_empty() && pair.a.host.reserved.is_empty());
+}

@@ -47,6 +47,10 @@ pub(super) fn wanted_group(message: &Message) -> Option<KeyExchange> {
 impl Session {
     /// Asks for one more CHILD SA, or for one that replaces another (RFC 7296, 1.3.3).
     pub(super) fn send_child_request(&mut self, cx: &mut Cx<'_>, wish: ChildWish) {
+        // The pair may have gone while this waited, which would not replace it then but bring it back.
+        if wish.replaces.is_some_and(|old| !self.is_replaceable(old)) {
+            return;
+        }
         let Some(ike_group) = self.sa.as_ref().map(|sa| sa.suite.key_exchange) else { return };
         let (local_ts, remote_ts) = wish.selectors(&self.path);
         if local_ts.is_empty() || remote_ts.is_empty() {
@@ -83,12 +87,18 @@ impl Session {
 
     /// Asks for a pair that replaces this one.
     pub(super) fn send_child_rekey(&mut self, cx: &mut Cx<'_>, id: ChildId) {
-        // It may be gone, going or replaced since this was asked for.
-        let old = self.children.iter().find(|c| c.id == id && c.leaving.is_none());
-        if let Some(config) = old.map(|c| c.config.clone()).filter(|_| !self.is_succeeded(id)) {
+        let old = self.children.iter().find(|c| c.id == id);
+        if let Some(config) = old.map(|c| c.config.clone()) {
             let wish = ChildWish { replaces: Some(id), ..ChildWish::new(config) };
             self.send_child_request(cx, wish);
         }
+    }
+
+    /// Whether another pair may take the place of this one: it is not gone, going or replaced since that
+    /// was asked for.
+    fn is_replaceable(&self, id: ChildId) -> bool {
+        let stays = self.children.iter().any(|c| c.id == id && c.leaving.is_none());
+        stays && !self.is_succeeded(id)
     }
 
     pub(super) fn handle_child_response(
@@ -165,10 +175,10 @@ impl Session {
             self.push_task(cx, Task::Child(wish));
         } else if let (Some(old), Some(NotifyType::CHILD_SA_NOT_FOUND)) = (wish.replaces, kind) {
             // RFC 7296, 2.25.1: the peer has not got the pair. Without another one in its place,
-            // this one goes and a new one is asked for: instead of the one before, where the peer had
-            // asked for this pair and then did not make it.
-            let succeeded = self.is_succeeded(old);
-            let lost = self.children.iter().find(|c| c.id == old).filter(|_| !succeeded);
+            // this one goes and a new one is asked for, unless it was to go anyway: instead of the one
+            // before, where the peer had asked for this pair and then did not make it.
+            let replaceable = self.is_replaceable(old);
+            let lost = self.children.iter().find(|c| c.id == old).filter(|_| replaceable);
             let before = lost.and_then(|lost| {
                 let stands = |c: &&Child| lost.replaces == Some(c.id) && c.leaving.is_none();
                 self.children.iter().find(stands).map(|c| c.id)
