@@ -492,3 +492,20 @@ fn a_rekey_with_a_wrong_group_beside_another_leaves_one_pair() {
         assert_agreed(&pair);
     }
 }
+
+// The peer goes on with what it has agreed to: a configuration that is loaded meanwhile holds for the
+// next rekey.
+#[test]
+fn the_answer_to_a_rekey_is_judged_by_what_was_offered() {
+    let mut pair = up();
+    rekey_ike(&mut pair, true);
+    pair.run(Duration::from_millis(5));
+    let mut a = (*pair.a.host.connections[0]).clone();
+    a.proposals = vec!["aes256gcm16-prfsha512-ecp384".parse().unwrap()];
+    let (now, a) = (pair.now, Arc::new(a));
+    pair.a.host.connections = vec![a.clone()];
+    pair.a.endpoint.reconfigure(now, &a, &mut pair.a.host);
+    pair.run(seconds(10));
+    assert_eq!(ike_rekeys(&pair.a), 1);
+    assert_agreed(&pair);
+}

@@ -15,7 +15,7 @@ use crate::event::{ChildFailure, DownReason, Event};
 use crate::keys::{IkeKeys, Inputs, skeyseed_rekeyed};
 use crate::message::{ExchangeType, Message, Notify, NotifyType, Payload, Proposal};
 use crate::negotiate;
-use crate::proposal::KeyExchange;
+use crate::proposal::{IkeProposal, KeyExchange};
 use serde::{Deserialize, Serialize};
 
 /// New keys that this side asked for.
@@ -24,6 +24,10 @@ pub(crate) struct IkeRequest {
     spi_local: u64,
     private: Private,
     nonce_i: Vec<u8>,
+    /// What the peer may choose from, whatever the configuration says when it answers. The process
+    /// that follows does not know it, and goes by its configuration.
+    #[serde(skip)]
+    offered: Vec<IkeProposal>,
     /// Whether the group is already the one that the peer wanted.
     corrected: bool,
     /// What the peer made while this side waited.
@@ -68,7 +72,8 @@ impl Session {
             Payload::Ke(private.group().transform_id(), private.public().to_vec()),
         ];
         let corrected = group.is_some();
-        let request = IkeRequest { spi_local, private, nonce_i, corrected, rival: None };
+        let offered = connection.proposals.clone();
+        let request = IkeRequest { spi_local, private, nonce_i, offered, corrected, rival: None };
         let asked = Asked::Ike(Box::new(request));
         self.request(cx, ExchangeType::CREATE_CHILD_SA, payloads, asked);
     }
@@ -132,7 +137,11 @@ impl Session {
         let nonce_r = message.nonce()?;
         let (group, public) = public_value(message)?;
         let answer = std::slice::from_ref(negotiate::single(proposals(message)?)?);
-        let (proposal, suite) = negotiate::select_ike(answer, &connection.proposals, None)?;
+        let offered = match &request.offered[..] {
+            [] => &connection.proposals[..],
+            offered => offered,
+        };
+        let (proposal, suite) = negotiate::select_ike(answer, offered, None)?;
         let own = request.private.group();
         if suite.key_exchange != own || own.transform_id() != group {
             return None;
