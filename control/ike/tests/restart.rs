@@ -447,3 +447,21 @@ proptest! {
         }
     }
 }
+
+/// A pair whose child is configured no more, and that was being made as the process was ended.
+#[test]
+fn what_is_made_of_a_child_that_is_configured_no_more_is_deleted() {
+    let rekeyed: fn(&mut Pair) = |pair| rekey_child(pair, true);
+    for (begin, gone) in [(rekeyed, "net"), (one_more_child, "more")] {
+        let mut pair = up(TransportChoice::Udp);
+        begin(&mut pair);
+        pair.run(Duration::from_millis(5));
+        Arc::make_mut(&mut pair.a.host.connections[0]).children.retain(|c| c.name != gone);
+        pair.restart(true);
+        pair.run(Duration::from_secs(100));
+        for side in [&pair.a, &pair.b] {
+            assert!(side.host.installed.values().all(|sa| sa.name != gone), "{gone}");
+            assert_eq!(side.sa().state, IkeState::Established);
+        }
+    }
+}

@@ -228,6 +228,8 @@ impl Session {
             } else {
                 self.child_request_failed(cx, wish, failure);
             }
+        } else if let Some(made) = self.children.last().map(|c| c.id) {
+            self.end_unconfigured(cx, made);
         }
     }
 

@@ -131,6 +131,7 @@ impl Session {
             }
             made
         };
+        self.end_unconfigured(cx, kept);
         if unwanted {
             let others = rival.map(|rival| rival.id).filter(|id| *id != kept);
             others.into_iter().chain([kept]).for_each(|id| self.terminate_child(cx, id));
@@ -142,6 +143,17 @@ impl Session {
     fn is_terminated(&self, id: ChildId) -> bool {
         let terminated = |c: &Child| c.leaving == Some(DownReason::TerminatedLocally);
         self.children.iter().any(|c| c.id == id && terminated(c))
+    }
+
+    /// Deletes a pair that was made for a child which has been taken out of the configuration meanwhile.
+    pub(super) fn end_unconfigured(&mut self, cx: &mut Cx<'_>, id: ChildId) {
+        let Some(connection) = &self.connection else { return };
+        let unknown = |c: &&mut Child| connection.children.iter().all(|k| k.name != c.config.name);
+        let made = self.children.iter_mut().find(|c| c.id == id && c.leaving.is_none());
+        if let Some(child) = made.filter(unknown) {
+            child.leaving = Some(DownReason::Unconfigured);
+            self.push_task(cx, Task::DeleteChild(id, DownReason::Unconfigured));
+        }
     }
 
     /// RFC 7296, 2.8: whoever began the rekey deletes the old pair.
