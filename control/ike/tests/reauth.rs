@@ -319,3 +319,29 @@ fn a_rekey_that_the_peer_has_begun_on_the_old_ike_sa_takes_no_packet_back_there(
         pair.assert_child();
     }
 }
+
+// What is asked for while the successor is being set up, or just before, comes over too.
+#[test]
+fn a_pair_that_is_asked_for_meanwhile_comes_over() {
+    for (before, after) in [(0, 0), (5, 0), (0, 5), (0, 25), (0, 35)] {
+        let a = two_children();
+        let mut pair = Pair::new(a.clone(), mirror(&a));
+        pair.initiate();
+        pair.run(seconds(1));
+        let ike = pair.a.sa().id;
+        let ask = |pair: &mut Pair| {
+            pair.a.endpoint.initiate_child(pair.now, ike, "more", &mut pair.a.host).unwrap();
+        };
+        if after == 0 {
+            ask(&mut pair);
+            pair.run(Duration::from_millis(before));
+        }
+        pair.a.endpoint.reauthenticate(pair.now, ike, &mut pair.a.host).unwrap();
+        if after > 0 {
+            pair.run(Duration::from_millis(after));
+            ask(&mut pair);
+        }
+        pair.run(seconds(10));
+        assert_taken_over(&pair, ike);
+    }
+}

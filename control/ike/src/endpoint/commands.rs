@@ -90,7 +90,15 @@ impl Endpoint {
             return Err(InitiateError::NotEstablished(ike));
         };
         let config = child_config(&connection, Some(child))?;
-        self.with(now, ike, host, |session, cx| session.ask_child(cx, config));
+        // One that is to take the place of the IKE SA inherits what this had when it was begun, and
+        // nothing of this.
+        let successor = self.table.successor_of(ike);
+        let successor =
+            successor.filter(|id| self.table.get(*id).is_some_and(Session::takes_wishes));
+        for ike in [Some(ike), successor].into_iter().flatten() {
+            let config = Arc::clone(&config);
+            self.with(now, ike, host, |session, cx| session.ask_child(cx, config));
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::child::ChildWish;
-use super::exchange::Task;
+use super::exchange::{Asked, Task};
 use super::{Cx, Phase, Session, saved};
 use crate::config::ChildConfig;
 use crate::event::{DownReason, IkeSaId};
@@ -107,13 +107,28 @@ impl Session {
         if !std::mem::take(&mut self.wants_successor) {
             return None;
         }
+        let standing = self.children.iter().filter(|c| c.leaving.is_none()).map(|c| &c.config);
         let mut children: Vec<Arc<ChildConfig>> = Vec::new();
-        for child in self.children.iter().filter(|c| c.leaving.is_none()) {
-            if children.iter().all(|known| known.name != child.config.name) {
-                children.push(child.config.clone());
+        for config in standing.chain(self.wished()) {
+            if children.iter().all(|known| known.name != config.name) {
+                children.push(config.clone());
             }
         }
         Some(Succession { old: self.id, children })
+    }
+
+    /// The children of which a pair is asked for, or is to be.
+    fn wished(&self) -> impl Iterator<Item = &Arc<ChildConfig>> {
+        let asked = self.outstanding.iter().filter_map(|o| match &o.asked {
+            Asked::Child(request) => Some(&request.wish),
+            _ => None,
+        });
+        let later = self.later.iter().map(|(_, task)| task);
+        let waiting = self.tasks.iter().chain(later).filter_map(|task| match task {
+            Task::Child(wish) => Some(wish),
+            _ => None,
+        });
+        asked.chain(waiting).filter(|wish| wish.replaces.is_none()).map(|wish| &wish.config)
     }
 
     /// Asks for what the first exchange did not bring.
