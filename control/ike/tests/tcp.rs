@@ -328,3 +328,17 @@ fn the_messages_that_end_a_child_sa_do_not_overtake_its_packets() {
         }
     }
 }
+
+// RFC 9329, 6.1: what carries no IKE SA is closed.
+#[test]
+fn who_ends_a_half_open_ike_sa_closes_its_connection() {
+    let mut b = mirror(&tcp_config());
+    b.transport = TransportChoice::Tcp;
+    let mut pair = started(tcp_config(), b);
+    pair.run(Duration::from_millis(35));
+    let half_open = pair.b.sa();
+    assert_eq!(half_open.state, IkeState::HalfOpen);
+    pair.b.endpoint.terminate(pair.now, half_open.id, &mut pair.b.host).unwrap();
+    pair.run(Duration::from_millis(1));
+    assert_eq!(pair.b.closes, [half_open.path.conn.unwrap()]);
+}

@@ -116,7 +116,10 @@ impl Session {
             Phase::Opening(_) | Phase::Init(_) | Phase::Auth(_) => {
                 self.fail(cx, InitiationError::Terminated);
             }
-            Phase::HalfOpen(_) => self.phase = Phase::Dead,
+            Phase::HalfOpen(_) => {
+                self.phase = Phase::Dead;
+                self.close_connection(cx);
+            }
             Phase::Deleting(_) | Phase::Closed(_) | Phase::Dead => {}
         }
     }
