@@ -329,6 +329,28 @@ fn the_messages_that_end_a_child_sa_do_not_overtake_its_packets() {
     }
 }
 
+// RFC 9329, 6.1 and 6.2: the responder has asked for new keys, and its connection broke before the answer
+// came. It does not know the new IKE SA, and must hear of the new connection on the old one.
+#[test]
+fn a_rekey_whose_answer_was_lost_with_its_connection_is_finished_on_the_next() {
+    for mobike in [false, true] {
+        let mut pair = Pair::up(culvert_ike::ConnectionConfig { mobike, ..tcp_config() });
+        let (now, ike) = (pair.now, pair.b.sa().id);
+        pair.b.endpoint.rekey_ike(now, ike, &mut pair.b.host).unwrap();
+        pair.run(Duration::from_millis(15));
+        pair.cut();
+        pair.run(seconds(200));
+        for side in [&pair.a, &pair.b] {
+            assert_eq!(side.sa().state, IkeState::Established);
+            assert!(side.events.iter().any(|e| matches!(e, Event::IkeRekeyed { .. })));
+        }
+        let spis = |side: &pair::Side| (side.sa().spi_i, side.sa().spi_r);
+        assert_eq!(spis(&pair.a), spis(&pair.b));
+        assert!(pair.b.sa().path.conn.is_some());
+        pair.assert_child();
+    }
+}
+
 // RFC 9329, 6.1: what carries no IKE SA is closed.
 #[test]
 fn who_ends_a_half_open_ike_sa_closes_its_connection() {

@@ -317,6 +317,7 @@ impl Session {
                 self.set_child_path(cx);
                 if let Some(conn) = left {
                     self.leave(cx, conn);
+                self.ask_retired(cx, path);
                 }
                 if self.may_move() {
                     // RFC 9329, 6.1 and 7.1: with MOBIKE the peer is told in so many words.

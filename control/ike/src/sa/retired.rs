@@ -10,6 +10,7 @@ use super::keyed::{Window, Wire};
 use super::{Cx, IkeSa, LINGER, Session};
 use crate::endpoint::{DropReason, Received};
 use crate::message::{CodecError, ExchangeType, Header, Message, NotifyType, Payload, Protocol};
+use crate::nat;
 use crate::path::{Path, Transport};
 use crate::time::Instant;
 
@@ -22,11 +23,11 @@ pub(super) struct Retired {
     pub(super) sa: IkeSa,
     /// When it is forgotten, deleted or not.
     pub(super) until: Instant,
-    /// The Delete that this side sends.
+    /// The Delete that this side sends, or what it asks to show the peer a new connection.
     pub(super) delete: Option<SentDelete>,
 }
 
-/// A Delete under way.
+/// A Delete under way, or another request.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SentDelete {
     pub(super) message_id: u32,
@@ -35,6 +36,9 @@ pub(super) struct SentDelete {
     pub(super) sent: u32,
     /// When it is sent again; `None`: no more.
     pub(super) due: Option<Instant>,
+    /// It is no Delete: see [`Session::ask_retired`].
+    #[serde(skip)]
+    pub(super) asks: bool,
 }
 
 impl Session {
@@ -47,6 +51,7 @@ impl Session {
             wire,
             sent: 0,
             due: Some(cx.now),
+            asks: false,
         });
         if self.retired.len() >= RETIRED_MAX {
             self.retired.remove(0);
@@ -89,6 +94,33 @@ impl Session {
         self.check_retired(cx);
     }
 
+    /// A TCP connection follows one that was lost. The peer that has begun a rekey may not have got the
+    /// answer, does not know the IKE SA that followed, and repeats its request only on a connection of
+    /// which it has heard (RFC 9329, 6.1 and 6.2). So it is asked something on the old one too.
+    pub(super) fn ask_retired(&mut self, cx: &Cx<'_>, path: &Path) {
+        let may_move = self.may_move();
+        let encap = self.connection.as_ref().is_some_and(|c| c.encap);
+        // Those that are deleted are kept for a moment only.
+        let soon = cx.now + LINGER;
+        let open = |r: &&mut Retired| r.delete.is_none() && r.until > soon;
+        for retired in self.retired.iter_mut().filter(open) {
+            let (spi_i, spi_r) = retired.sa.spis();
+            let mut payloads = Vec::new();
+            if may_move {
+                payloads.push(Payload::notify(NotifyType::UPDATE_SA_ADDRESSES, []));
+                payloads.extend(nat::notifies(spi_i, spi_r, path, encap));
+            }
+            let request = retired.sa.request(ExchangeType::INFORMATIONAL, payloads).ok();
+            retired.delete = request.map(|(message_id, wire)| SentDelete {
+                message_id,
+                wire,
+                sent: 0,
+                due: Some(cx.now),
+                asks: true,
+            });
+        }
+    }
+
     /// A message for one of them: its Delete, the answer to it, or a repetition.
     pub(super) fn handle_retired(
         &mut self,
@@ -125,9 +157,14 @@ impl Session {
             Err(_) => return Received::Dropped(DropReason::BadPayload),
         };
         if header.response {
-            // Deleted; the peer's last request may still be repeated.
-            retired.delete = None;
-            retired.until = cx.now + LINGER;
+            if retired.delete.take().is_some_and(|sent| sent.asks) {
+                // The answer to the peer's rekey has gone before. What was asked on the IKE SA that it
+                // did not know until then is asked once more.
+                self.transmit(cx);
+            } else {
+                // Deleted; the peer's last request may still be repeated.
+                retired.until = cx.now + LINGER;
+            }
         } else {
             self.answer_retired(cx, index, path, &message);
         }
