@@ -345,3 +345,26 @@ fn a_pair_that_is_asked_for_meanwhile_comes_over() {
         assert_taken_over(&pair, ike);
     }
 }
+
+// RFC 7296, 2.4: INITIAL_CONTACT says that there is no other IKE SA. One that the peer has set up since the
+// attempt began is another.
+#[test]
+fn an_attempt_that_takes_long_does_not_deny_the_ike_sa_that_the_peer_has_begun() {
+    let mut a = two_children();
+    a.transport = TransportChoice::Udp;
+    let mut b = mirror(&a);
+    b.remote_addrs = vec![culvert_ike::AddressMatch::Address(pair::A.parse().unwrap())];
+    let mut pair = Pair::new(a, b.clone());
+    pair.net.lose = [5, 0];
+    pair.initiate();
+    pair.run(Duration::from_millis(5));
+    pair.net.lose = [0, 0];
+    pair.run(Duration::from_millis(1));
+    pair.b.endpoint.initiate(pair.now, &Arc::new(b), None, &mut pair.b.host).unwrap();
+    pair.run(seconds(3));
+    pair.net.lose = [4, 0];
+    pair.run(seconds(200));
+    let count = |side: &Side| side.endpoint.sas().count();
+    assert_eq!((count(&pair.a), count(&pair.b)), (2, 2));
+    assert_eq!(pair.a.host.installed.len(), pair.b.host.installed.len());
+}

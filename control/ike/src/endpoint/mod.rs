@@ -97,7 +97,11 @@ impl Endpoint {
         act: impl FnOnce(&mut Session, &mut Cx<'_>) -> R,
     ) -> Option<R> {
         let before = self.transmits.len();
+        let another = self.has_another_by_now(ike);
         let session = self.table.get_mut(ike)?;
+        if another {
+            session.deny_first_contact();
+        }
         let result = act(session, cx!(self, now, host));
         let replaces = session.take_replaces();
         let succession = session.take_succession();
@@ -122,6 +126,14 @@ impl Endpoint {
             self.end_outlived(now, ike, host);
         }
         Some(result)
+    }
+
+    /// Whether one that was begun as the only IKE SA of its connection is it no more (RFC 7296, 2.4): the
+    /// peer may have been quicker.
+    fn has_another_by_now(&self, ike: IkeSaId) -> bool {
+        let session = self.table.get(ike).filter(|session| session.claims_first_contact());
+        let connection = session.and_then(|session| session.connection.as_ref());
+        connection.is_some_and(|c| self.table.by_connection(&c.name).any(Session::is_up))
     }
 
     /// The host opened the TCP connection of a [`Transmit::Connect`] and sent the prefix on it.

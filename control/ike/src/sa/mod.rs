@@ -294,6 +294,16 @@ impl Session {
         }
     }
 
+    /// Whether it is about to tell the peer that it is the only IKE SA of its connection.
+    pub(crate) const fn claims_first_contact(&self) -> bool {
+        self.first_contact && matches!(self.phase, Phase::Init(_))
+    }
+
+    /// There is another one.
+    pub(crate) const fn deny_first_contact(&mut self) {
+        self.first_contact = false;
+    }
+
     /// Whether the peer is authenticated and not gone.
     pub(crate) const fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Established | Phase::Deleting(_))
