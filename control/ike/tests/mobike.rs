@@ -496,3 +496,19 @@ fn a_request_of_the_responder_follows_the_peer_at_once() {
     assert_way(&pair, Transport::Native);
     assert!(pair.b.child().replaces.is_some());
 }
+
+// RFC 9329, 7.1: UDP has answered while the TCP connection to fall back to was still being tried.
+#[test]
+fn who_is_answered_over_udp_does_not_fall_back_to_tcp() {
+    let mut pair = Pair::up(mobile());
+    pair.net.udp_blocked = true;
+    pair.net.tcp_refused = true;
+    move_a(&mut pair, UDP);
+    pair.run(seconds(40));
+    assert!(!pair.a.connects.is_empty(), "TCP is tried");
+    pair.net.udp_blocked = false;
+    pair.run(seconds(50));
+    pair.net.tcp_refused = false;
+    pair.run(seconds(100));
+    assert_way(&pair, Transport::Native);
+}

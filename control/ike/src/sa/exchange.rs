@@ -248,6 +248,7 @@ impl Session {
         };
         self.last_heard = cx.now;
         self.tried = 0;
+        self.stop_fallback(path);
         self.heard(cx, path);
         let Some(outstanding) = self.outstanding.take() else {
             return Received::Dropped(DropReason::MessageId);

@@ -39,6 +39,9 @@ pub(crate) struct Link {
     /// No check of liveness before: see [`Session::spread_liveness`].
     #[serde(skip)]
     quiet_until: Instant,
+    /// One is wanted only because UDP gives no answer.
+    #[serde(skip)]
+    pub(super) fallback: bool,
     /// From where and where to the last connection was asked for.
     target: Option<(Option<IpAddr>, SocketAddr)>,
     /// Connections that the SAs have left, and when they are closed: what the peer sent before it
@@ -283,6 +286,7 @@ impl Session {
     pub(super) fn connect(&mut self, cx: &mut Cx<'_>, local: Option<IpAddr>, remote: SocketAddr) {
         let request = ConnectRequest(cx.id());
         self.link.state = LinkState::Asked(request);
+        self.link.fallback &= self.link.target == Some((local, remote));
         self.link.target = Some((local, remote));
         let connection = self.connection_name();
         cx.transmits.push_back(Transmit::Connect { request, connection, local, remote });
@@ -303,7 +307,7 @@ impl Session {
 
     /// The connection that was asked for is open.
     pub(crate) fn tcp_opened(&mut self, cx: &mut Cx<'_>, path: &Path) {
-        self.link.state = LinkState::Idle;
+        (self.link.state, self.link.fallback) = (LinkState::Idle, false);
         match self.phase {
             Phase::Opening(_) => {
                 self.path = *path;
@@ -313,11 +317,11 @@ impl Session {
             Phase::Established | Phase::Deleting(_) => {
                 let waiting = self.outstanding.is_some();
                 let left = self.path.conn;
+                self.ask_retired(cx, path);
                 self.move_path(cx, path);
                 self.set_child_path(cx);
                 if let Some(conn) = left {
                     self.leave(cx, conn);
-                self.ask_retired(cx, path);
                 }
                 if self.may_move() {
                     // RFC 9329, 6.1 and 7.1: with MOBIKE the peer is told in so many words.
@@ -361,6 +365,15 @@ impl Session {
     /// UDP carries what has lost its connection: another would take it back (RFC 9329, 7.1).
     pub(super) fn stop_reconnecting(&mut self) {
         if self.is_detached() {
+            self.link.state = LinkState::Idle;
+        }
+    }
+
+    /// UDP has given an answer after all, and is better than the connection that was to take its place
+    /// (RFC 9329, 7.1).
+    pub(super) fn stop_fallback(&mut self, answered: &Path) {
+        let on_udp = self.path.transport == Transport::Udp && answered.transport == Transport::Udp;
+        if on_udp && std::mem::take(&mut self.link.fallback) {
             self.link.state = LinkState::Idle;
         }
     }

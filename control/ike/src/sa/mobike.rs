@@ -234,6 +234,7 @@ impl Session {
         }
         (outstanding.via, outstanding.due) = (None, cx.now + timeout);
         self.connect_to(cx, Some(via.local.ip()), via.remote.ip());
+        self.link.fallback = true;
         true
     }
 
