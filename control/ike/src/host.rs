@@ -159,7 +159,7 @@ pub trait Host {
     /// first. The endpoint itself sorts out transport, proposals and identities.
     fn connections(&mut self, local: IpAddr, remote: IpAddr) -> Vec<Arc<ConnectionConfig>>;
 
-    /// The connection of this name, for an IKE SA that is restored.
+    /// The connection of this name, for an IKE SA that is restored or whose peer is authenticated.
     fn connection(&mut self, name: &str) -> Option<Arc<ConnectionConfig>>;
 
     /// The pre-shared key for two identities, the best match first (swanctl's `secrets`).

@@ -369,3 +369,27 @@ fn loss_repetition_and_reordering_end_in_agreement() {
         assert_eq!(pair.b.events.iter().filter(|e| matches!(e, Event::IkeUp { .. })).count(), 1);
     }
 }
+
+// What a responder has answered is as it was; what it may agree to is as it is configured now.
+#[test]
+fn a_connection_that_is_configured_no_more_accepts_nobody() {
+    let mut pair = started(config(), mirror(&config()));
+    pair.run(Duration::from_millis(15));
+    assert_eq!(pair.b.sa().state, IkeState::HalfOpen);
+    pair.b.host.connections.clear();
+    pair.run(seconds(1));
+    assert!(pair.b.events.iter().any(|e| matches!(e, Event::Refused { .. })));
+    assert!(pair.b.host.installed.is_empty());
+}
+
+#[test]
+fn a_connection_that_is_changed_meanwhile_is_the_new_one() {
+    let mut pair = started(config(), mirror(&config()));
+    pair.run(Duration::from_millis(15));
+    let mut b = (*pair.b.host.connections[0]).clone();
+    b.children = vec![Arc::new(child(&["10.2.9.0/24"], &["10.1.9.0/24"], "aes128gcm16"))];
+    pair.b.host.connections = vec![Arc::new(b)];
+    pair.run(seconds(1));
+    assert_eq!(pair.b.sa().state, IkeState::Established);
+    assert!(pair.b.host.installed.is_empty(), "a child that is configured no more");
+}

@@ -293,7 +293,9 @@ impl Session {
             answered.candidates.iter().filter(fits).reduce(|best, c| {
                 if c.remote_id.rank() > best.remote_id.rank() { c } else { best }
             });
-        let Some(connection) = best else {
+        // As it is configured now: it may have been changed, or taken out, since IKE_SA_INIT.
+        let current = best.and_then(|best| cx.host.connection(&best.name));
+        let Some(connection) = current.filter(|c| fits(&c)) else {
             return Err(InitiationError::IdentityNotAccepted { remote: claims.id });
         };
         let Some(secret) = cx.host.psk(&connection.local_id, &claims.id) else {
@@ -309,7 +311,7 @@ impl Session {
         if !auth::verify(&sa.keys, &secret, &signed, &claims.auth) {
             return Err(InitiationError::AuthenticationFailed { remote: claims.id });
         }
-        Ok((connection.clone(), secret, claims.id))
+        Ok((connection, secret, claims.id))
     }
 
     fn accept_peer(
