@@ -393,3 +393,17 @@ fn a_connection_that_is_changed_meanwhile_is_the_new_one() {
     assert_eq!(pair.b.sa().state, IkeState::Established);
     assert!(pair.b.host.installed.is_empty(), "a child that is configured no more");
 }
+
+// The peer has chosen from what was offered: a configuration that is loaded meanwhile takes nothing back.
+#[test]
+fn the_answer_to_a_first_request_is_judged_by_what_was_offered() {
+    let mut pair = started(config(), mirror(&config()));
+    pair.run(Duration::from_millis(5));
+    let mut a = (*pair.a.host.connections[0]).clone();
+    a.proposals = vec!["aes256gcm16-prfsha512-ecp384".parse().unwrap()];
+    let (now, a) = (pair.now, Arc::new(a));
+    pair.a.host.connections = vec![a.clone()];
+    pair.a.endpoint.reconfigure(now, &a, &mut pair.a.host);
+    pair.run(seconds(1));
+    pair.assert_child();
+}

@@ -14,7 +14,7 @@ use crate::message::{ExchangeType, Header, Message, NotifyType, Payload};
 use crate::nat;
 use crate::negotiate;
 use crate::path::{Path, Transport};
-use crate::proposal::{IkeSuite, KeyExchange};
+use crate::proposal::{IkeProposal, IkeSuite, KeyExchange};
 use crate::puzzle::Solving;
 use crate::sa::auth::Authenticating;
 use crate::sa::{Cx, IkeSa, Phase, Session};
@@ -41,6 +41,8 @@ pub(crate) struct Opening {
 pub(crate) struct Attempt {
     pub(in crate::sa) spi_i: u64,
     child: Arc<ChildConfig>,
+    /// What the responder may choose from, whatever the configuration says when it answers.
+    offered: Vec<IkeProposal>,
     private: Private,
     nonce: Vec<u8>,
     cookie: Option<Vec<u8>>,
@@ -112,10 +114,8 @@ impl Session {
     /// Sends a first IKE_SA_INIT on the session's path: new SPI, nonce, key and NAT digests, as RFC
     /// 9329, 5.1 demands after a fallback.
     fn attempt(&mut self, cx: &mut Cx<'_>, child: Arc<ChildConfig>) {
-        let group = self
-            .connection
-            .as_ref()
-            .and_then(|c| c.proposals.first().and_then(|p| p.key_exchange.first()).copied());
+        let offered = self.connection.as_ref().map(|c| c.proposals.clone()).unwrap_or_default();
+        let group = offered.first().and_then(|p| p.key_exchange.first()).copied();
         let private = group
             .ok_or(DhError::NoPrivate)
             .and_then(|group| Private::generate(group, &mut |out| cx.host.random(out)));
@@ -129,6 +129,7 @@ impl Session {
             Attempt {
                 spi_i,
                 child,
+                offered,
                 private,
                 nonce,
                 cookie: None,
@@ -154,7 +155,7 @@ impl Session {
         // RFC 8019, 7.1.2.
         payloads.extend(attempt.solution.clone().map(Payload::PuzzleSolution));
         let (group, public) = (attempt.private.group(), attempt.private.public().to_vec());
-        payloads.push(Payload::Sa(negotiate::ike_offer(&connection.proposals, &[])));
+        payloads.push(Payload::Sa(negotiate::ike_offer(&attempt.offered, &[])));
         payloads.push(Payload::Ke(group.transform_id(), public));
         payloads.push(Payload::Nonce(attempt.nonce.clone()));
         payloads.extend(nat::notifies(attempt.spi_i, 0, &self.path, connection.encap));
@@ -344,13 +345,10 @@ impl Session {
     /// RFC 7296, 1.2 and 2.7: the same proposals with a public value of the group that the responder
     /// wants, if it is one that was offered.
     fn retry_with_group(&mut self, cx: &mut Cx<'_>, group: Option<u16>) -> Received {
-        let Some(connection) = self.connection.clone() else {
-            return Received::Dropped(DropReason::BadPayload);
-        };
         self.retry_with(cx, |attempt, cx| {
             let group = group.and_then(KeyExchange::from_transform_id).filter(|group| {
                 *group != attempt.private.group()
-                    && connection.proposals.iter().any(|p| p.key_exchange.contains(group))
+                    && attempt.offered.iter().any(|p| p.key_exchange.contains(group))
             });
             let private =
                 group.map(|group| Private::generate(group, &mut |out| cx.host.random(out)));
@@ -386,7 +384,9 @@ impl Session {
         let dropped = Received::Dropped(DropReason::BadPayload);
         let Phase::Init(attempt) = &self.phase else { return dropped };
         let Some(connection) = self.connection.clone() else { return dropped };
-        let Some((suite, public, nonce_r)) = agreed(message, &connection) else { return dropped };
+        let Some((suite, public, nonce_r)) = agreed(message, &attempt.offered) else {
+            return dropped;
+        };
         if suite.key_exchange != attempt.private.group() || message.header.spi_r == 0 {
             return dropped;
         }
@@ -425,11 +425,11 @@ impl Session {
 /// What a responder agreed to, if it is among what was offered.
 fn agreed<'a>(
     message: &'a Message,
-    connection: &ConnectionConfig,
+    offered: &[IkeProposal],
 ) -> Option<(IkeSuite, &'a [u8], &'a [u8])> {
     let (proposals, (group, public), nonce) = init_payloads(message)?;
     let answer = negotiate::single(proposals)?;
     let answer = std::slice::from_ref(answer);
-    let (_, suite) = negotiate::select_ike(answer, &connection.proposals, None)?;
+    let (_, suite) = negotiate::select_ike(answer, offered, None)?;
     (suite.key_exchange.transform_id() == group).then_some((suite, public, nonce))
 }
