@@ -512,3 +512,22 @@ fn who_is_answered_over_udp_does_not_fall_back_to_tcp() {
     pair.run(seconds(100));
     assert_way(&pair, Transport::Native);
 }
+
+// RFC 9329, 6.1 and 7.1: a lost connection is there again while UDP is tried, and carries both directions
+// at once.
+#[test]
+fn a_connection_that_opens_while_udp_is_tried_is_told_of_at_once() {
+    let mut pair = Pair::up(mobile());
+    move_a(&mut pair, TCP);
+    pair.run(seconds(10));
+    assert_way(&pair, Transport::Tcp);
+    pair.net.udp_blocked = true;
+    pair.net.tcp_refused = true;
+    pair.cut();
+    pair.run(Duration::from_millis(100));
+    move_a(&mut pair, UDP);
+    pair.net.tcp_refused = false;
+    pair.run(seconds(3));
+    assert!(pair.a.sa().path.conn.is_some(), "it is open");
+    assert_way(&pair, Transport::Tcp);
+}

@@ -318,6 +318,10 @@ impl Session {
                 let waiting = self.outstanding.is_some();
                 let left = self.path.conn;
                 self.ask_retired(cx, path);
+                // What is tried meanwhile may give no answer, and the peer is to hear of this at once.
+                if let Some(outstanding) = &mut self.outstanding {
+                    outstanding.via = None;
+                }
                 self.move_path(cx, path);
                 self.set_child_path(cx);
                 if let Some(conn) = left {
