@@ -420,3 +420,27 @@ fn a_pair_that_the_peer_has_not_got_and_that_is_to_go_is_not_asked_for_again() {
     assert_eq!(creates, 1);
     assert!(pair.a.host.installed.is_empty() && pair.a.host.reserved.is_empty());
 }
+
+// The same for the first pair of an IKE SA that has none, which brings its way along.
+#[test]
+fn a_first_pair_waits_until_the_peers_address_is_checked() {
+    let mut pair = mobile_pair();
+    let (now, id) = (pair.now, pair.a.child().id);
+    pair.a.endpoint.terminate_child(now, id, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_secs(1));
+    let mut sa = take_sa(&mut pair);
+    let path = pair.b.sa().path;
+    let victim = crate::Path::udp(path.local, "192.0.2.9:4500".parse().unwrap());
+    let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![update()]).unwrap();
+    pair.inject(false, &victim, &wire.whole);
+    let net = &config().children[0];
+    let request = vec![
+        Payload::Sa(negotiate::esp_offer(&net.proposals, 0x5555, true)),
+        Payload::Nonce(vec![3; 32]),
+        Payload::selectors(true, &net.local_ts),
+        Payload::selectors(false, &net.remote_ts),
+    ];
+    let answer = ask(&mut pair, &mut sa, ExchangeType::CREATE_CHILD_SA, request);
+    assert_eq!(answer.payloads, [Payload::notify(NotifyType::TEMPORARY_FAILURE, [])]);
+    assert!(pair.b.host.installed.is_empty());
+}

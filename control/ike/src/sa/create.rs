@@ -291,6 +291,10 @@ impl Session {
         if matches!(&self.outstanding, Some(o) if matches!(o.asked, Asked::Ike(_))) {
             return Err(plain(NotifyType::TEMPORARY_FAILURE));
         }
+        // The first pair would take ESP to where the peer says that it is (RFC 4555, 3.7).
+        if self.children.is_empty() && self.is_unchecked() {
+            return Err(plain(NotifyType::TEMPORARY_FAILURE));
+        }
         let replaces = self.rekeyed_child(message)?;
         let Some(ike_group) = self.sa.as_ref().map(|sa| sa.suite.key_exchange) else {
             return Err(plain(NotifyType::TEMPORARY_FAILURE));

@@ -376,7 +376,7 @@ impl Session {
     }
 
     /// Whether a cookie is still to come back from where the peer says that it is.
-    fn is_unchecked(&self) -> bool {
+    pub(super) fn is_unchecked(&self) -> bool {
         let asked = self.outstanding.as_ref().map(|o| &o.asked);
         let to_ask = self.tasks.iter().any(|task| matches!(task, Task::ReturnCheck));
         self.path.transport == Transport::Udp
