@@ -1,13 +1,14 @@
 //! Pre-shared keys: how they are written, and which of them two identities share.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::path::Path;
 
 use culvert_ike::id::IdError;
 use culvert_ike::{Identity, IdentityPattern, Secret};
 use rustix::fs::{Mode, OFlags};
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -41,7 +42,38 @@ impl From<&Secret> for SecretText {
 
 impl<'de> Deserialize<'de> for SecretText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+        deserializer.deserialize_string(TextVisitor)
+    }
+}
+
+/// Refuses values of a wrong type without telling them, as serde would: they may be the secret.
+macro_rules! conceal {
+    ($($visit:ident($type:ty)),+) => {
+        $(fn $visit<E: serde::de::Error>(self, _: $type) -> Result<Self::Value, E> {
+            let value = serde::de::Unexpected::Other("a value of another type");
+            Err(E::invalid_type(value, &self))
+        })+
+    };
+}
+pub(super) use conceal;
+
+struct TextVisitor;
+
+impl Visitor<'_> for TextVisitor {
+    type Value = SecretText;
+
+    conceal!(visit_i64(i64), visit_u64(u64), visit_i128(i128), visit_u128(u128), visit_f64(f64));
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text in quotes")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<SecretText, E> {
+        self.visit_string(text.to_owned())
+    }
+
+    fn visit_string<E: serde::de::Error>(self, text: String) -> Result<SecretText, E> {
+        Ok(SecretText(Zeroizing::new(text)))
     }
 }
 

@@ -1,12 +1,15 @@
 //! The file as it stands: types are right, keys are known, values unchecked.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
-use super::secret::SecretText;
+use super::secret::{SecretText, conceal};
 use super::values::{Amount, Time};
 use culvert_dataplane_config as dataplane;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_spanned::Spanned;
 
 /// The whole file.
@@ -188,10 +191,34 @@ pub(super) enum ActionSection {
 
 /// `[secrets.<name>]`.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub(super) struct SecretSection {
     #[serde(default)]
     pub(super) id: Vec<Spanned<String>>,
     pub(super) secret: Option<Spanned<SecretText>>,
     pub(super) secret_file: Option<Spanned<PathBuf>>,
+}
+
+impl<'de> Deserialize<'de> for SecretSection {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(SecretVisitor)
+    }
+}
+
+/// A section, and nothing in its place, which could be the secret itself.
+struct SecretVisitor;
+
+impl<'de> Visitor<'de> for SecretVisitor {
+    type Value = SecretSection;
+
+    conceal!(visit_str(&str), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+    conceal!(visit_i128(i128), visit_u128(u128));
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a section [secrets.<name>]")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SecretSection, A::Error> {
+        SecretSection::deserialize(MapAccessDeserializer::new(map))
+    }
 }

@@ -362,6 +362,29 @@ fn secrets_never_appear_in_errors() {
     }
 }
 
+/// What is told of a mistake goes to the log, and to everybody who may use the socket.
+#[test]
+fn secrets_of_a_wrong_type_never_appear_in_errors() {
+    let begin = GOOD.find("[secrets.ike-road]").expect("in the good file");
+    for (wrong, expected) in [
+        ("[secrets.ike-road]\nsecret = 314159265\n", "33: invalid type: a value of another type"),
+        ("[secrets.ike-road]\nsecret = -314159265\n", "33: invalid type: a value of another type"),
+        ("[secrets.ike-road]\nsecret = 3.14159265\n", "33: invalid type: a value of another type"),
+        ("[secrets]\nike-road = \"314159265\"\n", "33: invalid type: a value of another type"),
+        ("[secrets]\nike-road = 314159265\n", "33: invalid type: a value of another type"),
+        (
+            "[secrets]\nike-road = [\"314159265\"]\n",
+            "33: invalid type: sequence, expected a section",
+        ),
+        ("[secrets.ike-road]\nsecrett = \"314159265\"\n", "33: unknown field `secrett`, expected"),
+    ] {
+        let error = load(format!("{}{wrong}", &GOOD[..begin])).err().expect(wrong).to_string();
+        let expected = format!("/nowhere/culvert.toml:{expected}");
+        assert!(error.starts_with(&expected), "{wrong}: {error}");
+        assert!(!error.contains("14159265"), "{wrong}: {error}");
+    }
+}
+
 #[test]
 fn secrets_in_files_are_read_and_loose_permissions_warned_of() {
     use std::os::unix::fs::PermissionsExt;
