@@ -246,7 +246,7 @@ impl Starts {
             if child.is_none_or(|child| child == start.child) {
                 let standing = start.standing();
                 would_be_tried |= matches!(standing, Standing::Waiting(_) | Standing::Trapped);
-                start.state = State::Held;
+                start.hold();
             }
         }
         self.settle(connection);
@@ -258,7 +258,7 @@ impl Starts {
     pub fn hold_with(&mut self, connection: &str, ike: IkeSaId) {
         let starts = self.connections.get_mut(connection).map(Vec::as_mut_slice);
         for start in starts.unwrap_or_default().iter_mut().filter(|start| start.is_with(ike)) {
-            start.state = State::Held;
+            start.hold();
         }
         self.settle(connection);
     }

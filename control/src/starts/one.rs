@@ -37,7 +37,10 @@ pub(super) struct Start {
     /// What is done about it while it does not stand.
     pub(super) rest: Action,
     pub(super) state: State,
+    /// How often in a row it failed or stood too shortly: what it waits for grows with that.
     pub(super) failures: u32,
+    /// Attempts in vain since it stood or somebody terminated it, for `keyingtries`.
+    pub(super) attempts: u32,
     /// Under which time it is in the queue.
     pub(super) queued: Option<Instant>,
 }
@@ -101,6 +104,7 @@ impl Start {
                 State::Resting
             },
             failures: 0,
+            attempts: 0,
             queued: None,
         };
         match known {
@@ -159,6 +163,11 @@ impl Start {
         }
     }
 
+    /// Somebody terminated it.
+    pub(super) fn hold(&mut self) {
+        (self.state, self.attempts) = (State::Held, 0);
+    }
+
     /// It failed, or does not stand any more.
     pub(super) fn ended(&mut self, reason: Option<DownReason>, now: Instant, random: u8) -> Next {
         self.rest = match reason {
@@ -180,10 +189,10 @@ impl Start {
             self.state = State::Resting;
             return Next::Nothing;
         }
-        if !matches!(self.state, State::Up(..))
-            && let Some(tries) = self.tries.filter(|tries| self.failures + 1 >= *tries)
-        {
-            (self.state, self.failures) = (State::Resting, 0);
+        let stood = matches!(self.state, State::Up(..));
+        self.attempts = if stood { 0 } else { self.attempts.saturating_add(1) };
+        if let Some(tries) = self.tries.filter(|tries| self.attempts >= *tries) {
+            (self.state, self.failures, self.attempts) = (State::Resting, 0, 0);
             return Next::GivenUp(tries);
         }
         let doubled = RETRY_MIN.saturating_mul(1 << self.failures.min(16)).min(RETRY_MAX);

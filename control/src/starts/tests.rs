@@ -169,6 +169,28 @@ fn keyingtries_ends_the_attempts() {
     assert_eq!(starts.next(), None);
 }
 
+/// What has stood, for long or for a moment, is tried as often as what never did.
+#[test]
+fn keyingtries_counts_attempts_and_not_ends() {
+    let mut starts = starts_of(&[connection("branch", &[("one", STAND)], Some(2))]);
+    let is_next = |next| matches!(next, Next::In(_));
+    for (from, to) in [(0, 500), (600, 601)] {
+        starts.up("branch", "one", IKE, at(from));
+        let dead = Some(DownReason::PeerDead);
+        assert!(is_next(starts.ike_down("branch", IKE, dead, (at(to), 0))));
+        starts.trying("branch", "one", IKE);
+        assert!(is_next(starts.ike_down("branch", IKE, None, (at(to + 9), 0))), "one of two");
+        starts.trying("branch", "one", IKE);
+        assert_eq!(starts.ike_down("branch", IKE, None, (at(to + 20), 0)), Next::GivenUp(2));
+    }
+    starts.trying("branch", "one", IKE);
+    assert!(is_next(starts.ike_down("branch", IKE, None, (at(700), 0))));
+    starts.hold("branch", None);
+    starts.trying("branch", "one", IKE);
+    let next = starts.ike_down("branch", IKE, None, (at(800), 0));
+    assert!(is_next(next), "somebody has begun it anew");
+}
+
 #[test]
 fn only_so_many_are_tried_at_once() {
     let all: Vec<Connection> = (0..TRYING_MAX + 1)
