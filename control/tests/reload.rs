@@ -190,6 +190,20 @@ fn what_needs_the_dataplane_to_be_restarted_is_told_and_the_rest_applied() {
     assert_eq!(said, [line("[dataplane]", "[dataplane] poll")]);
 }
 
+/// Nobody has to be restarted for these, but they did change.
+#[test]
+fn what_takes_effect_with_the_next_sa_or_connection_is_told() {
+    let gateway = Gateway::start(&usual());
+    let settings = "[dataplane]\nreplay_window = 128\ntcp_congestion = \"cubic\"\n";
+    let changed = usual().replace("[dataplane]\n", settings);
+    let told = [
+        "[dataplane] tcp_congestion changed; new TCP connections take it up",
+        "[dataplane] replay_window changed; new CHILD SAs take it up",
+    ];
+    assert_eq!(reload(&gateway, &changed).expect("reloaded"), told);
+    assert_eq!(reload(&gateway, &changed).expect("reloaded"), ["nothing changed"]);
+}
+
 #[test]
 fn secrets_are_added_changed_and_removed() {
     let pair = up();

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use culvert_api::{Code, Happening, Outcome, Refusal, Unloaded};
-use culvert_dataplane_config::{ConfigError, Fixed, Restart, Source};
+use culvert_dataplane_config::{ConfigError, Dataplane, Fixed, Restart, Source};
 use culvert_ike::{IkeSnapshot, Instant};
 
 use super::Engine;
@@ -82,6 +82,9 @@ impl Engine {
             report.say("", "limits of half-open IKE SAs changed".to_owned());
             self.endpoint.set_limits(limits.clone());
             self.services.config.limits = limits;
+        }
+        for (setting, who) in taken_up(&self.services.config.dataplane, &dataplane) {
+            report.say("", format!("[dataplane] {setting} changed; new {who} take it up"));
         }
         self.services.config.dataplane = dataplane;
         self.apply(connections, secrets, &mut report);
@@ -295,6 +298,21 @@ impl Engine {
     fn end(&mut self, now: Instant, sa: &IkeSnapshot) -> bool {
         self.endpoint.terminate(now, sa.id, &mut self.services).is_ok()
     }
+}
+
+/// The settings of the dataplane in which these differ and for which nobody has to be restarted
+/// ([`Dataplane::differences`]), each with who takes it up.
+fn taken_up(
+    old: &Dataplane,
+    new: &Dataplane,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let congestion = ("tcp_congestion", "TCP connections");
+    let window = ("replay_window", "CHILD SAs");
+    let all = [
+        (congestion, old.tcp_congestion != new.tcp_congestion),
+        (window, old.replay_window != new.replay_window),
+    ];
+    all.into_iter().filter(|(_, differs)| *differs).map(|(setting, _)| setting)
 }
 
 /// What is to be done about each setting that a reload cannot change, with the line it stands on.
