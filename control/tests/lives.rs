@@ -175,6 +175,40 @@ fn one_of_two_ike_sas_is_terminated_and_the_other_one_is_still_to_stand() {
     assert_eq!(now(&pair.left).0, Standing::Held);
 }
 
+/// Likewise with one of two pairs of a child.
+#[test]
+fn one_of_two_pairs_is_terminated_and_the_child_is_still_to_stand() {
+    let left = with(&config(&LEFT, "udp", "shared"), "", "start_action = \"start\"");
+    let right = config(&RIGHT, "auto", "shared");
+    let (_, net) = right.split_once("[connections.other.children.net]").expect("it has one");
+    let (net, _) = net.split_once("[secrets.ike]").expect("it has one");
+    let twin = format!("[connections.other.children.twin]{net}[secrets.ike]");
+    let pair = pair_of(&left, &right.replace("[secrets.ike]", &twin), true);
+    eventually("it came up by itself", || (pair.right.status().child_sas == 1).then_some(()));
+    let child = Some("twin".to_owned());
+    let command = Command::Initiate { connection: "other".into(), child, wait_s: 15 };
+    ask(&pair.right, command).expect("up");
+    let spis = |count: usize| {
+        eventually("they stand", || {
+            let children = pair.left.sas().into_iter().flat_map(|sa| sa.children);
+            let spis: Vec<String> = children.map(|child| child.spi_in).collect();
+            (spis.len() == count).then_some(spis)
+        })
+    };
+    let terminate = |spi_in: &str| {
+        let target = Target::Child(spi_in.to_owned());
+        ask(&pair.left, Command::Terminate { target, wait_s: 15 }).expect("gone");
+    };
+    terminate(&spis(2)[0]);
+    assert_eq!(now(&pair.left), (Standing::Up, None));
+    let command = Command::Terminate { target: Target::Connection("other".into()), wait_s: 15 };
+    ask(&pair.right, command).expect("deleted");
+    told(&pair.left, "next attempt");
+    // The last one is meant with the child.
+    terminate(&spis(1)[0]);
+    assert_eq!(now(&pair.left).0, Standing::Held);
+}
+
 #[test]
 fn attempts_end_where_keyingtries_says_so() {
     let pair = pair("keyingtries = 2", "start_action = \"start\"");

@@ -213,8 +213,9 @@ impl Engine {
         let found = self.named_child(spi_in)?;
         let sa = self.endpoint.sa(found.ike);
         let sa = sa.ok_or_else(|| self.nothing_fits(&Target::Child(spi_in.to_owned())))?;
-        if let Some(pair) = sa.children.iter().find(|pair| pair.id == found.child) {
-            self.starts.hold(&sa.connection, Some(&pair.name));
+        // What another pair carries is not meant.
+        if let Some(child) = self.known.left_without(found.child) {
+            self.starts.hold(&sa.connection, Some(&child));
         }
         self.endpoint
             .terminate_child(clock::now(), found.child, &mut self.services)

@@ -190,6 +190,7 @@ impl Engine {
         self.known.moved(ike, convert::way(&sa));
         self.starts.up(&sa.connection, name, ike, clock::now());
         if let Some(old) = replaces {
+            self.known.replaced(old);
             let message = format!("CHILD SA {name} of {} is rekeyed: {spi_in}", sa.connection);
             let outcome = Ok(about(&sa, Some(pair.spi_in), message));
             self.waiters.tell(|awaited| *awaited == Awaited::ChildRekeyed(ike, old), &outcome);

@@ -15,6 +15,8 @@ pub(super) struct KnownChild {
     pub(super) spi_in: u32,
     /// Whether it may carry only so much.
     pub(super) metered: bool,
+    /// Whether it is on its way out: somebody terminated it, or another one has its place.
+    pub(super) leaving: bool,
     /// Why this side is rekeying it.
     pub(super) rekeying: Option<String>,
 }
@@ -64,6 +66,7 @@ impl Known {
             name: pair.name.clone(),
             spi_in: pair.spi_in,
             metered,
+            leaving: false,
             rekeying: None,
         };
         self.children.insert(pair.id, known);
@@ -122,6 +125,23 @@ impl Known {
         let found = pairs
             .find(|pair| pair.connection == connection && pair.name == child && counts(pair.ike));
         found.map(|pair| pair.ike)
+    }
+
+    /// Another pair has the place of this one.
+    pub(super) fn replaced(&mut self, child: ChildId) {
+        if let Some(known) = self.children.get_mut(&child) {
+            known.leaving = true;
+        }
+    }
+
+    /// Somebody terminates a pair: the name of its child, if with it the last pair of that goes.
+    pub(super) fn left_without(&mut self, child: ChildId) -> Option<String> {
+        self.replaced(child);
+        let gone = self.children.get(&child)?;
+        let same = |pair: &KnownChild| {
+            pair.connection == gone.connection && pair.name == gone.name && !pair.leaving
+        };
+        (!self.children.values().any(same)).then(|| gone.name.clone())
     }
 
     /// The IKE SA that is being set up in place of this one.
