@@ -201,3 +201,14 @@ fn an_orphan_can_be_terminated() {
         (ends[0].sas.is_empty() && ends[0].policies.is_empty()).then_some(())
     });
 }
+
+#[test]
+fn an_orphan_is_named_by_the_address_of_its_peer_as_well() {
+    for peer in [RIGHT.id, LEFT.peer] {
+        let (pair, _) = orphaned();
+        let target = Target::Peer(peer.to_owned());
+        let said = ask(&pair.left, Command::Terminate { target, wait_s: 0 }).expect("terminated");
+        assert_eq!(said, ["1 orphaned CHILD SAs are gone"]);
+        assert_eq!(pair.left.sas(), []);
+    }
+}

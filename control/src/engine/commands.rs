@@ -9,6 +9,7 @@ use culvert_api::{Code, Command, Outcome, Refusal, Target, Transport};
 use culvert_ike::{
     ChildId, IkeSaId, IkeSnapshot, IkeState, InitiateError, Instant, PathChoice, TransportChoice,
 };
+use culvert_shm::{Name, SlotRef};
 use tokio::sync::oneshot;
 
 use super::Engine;
@@ -228,12 +229,20 @@ impl Engine {
 
     /// Ends SAs of an earlier control process that a command is about.
     fn end_orphans(&mut self, target: &Target) -> Option<Outcome> {
-        let ended = self.services.forwarding.end_orphans(|orphan| match target {
+        let forwarding = &self.services.forwarding;
+        let meant = forwarding.orphans().iter().filter(|orphan| match target {
             Target::Connection(name) => orphan.connection == *name,
-            Target::Peer(peer) => orphan.remote_id == *peer,
+            Target::Peer(peer) => {
+                let address = peer.parse::<IpAddr>().ok();
+                // Names in the shared memory may have been cut.
+                orphan.remote_id == Name::new(peer).as_str()
+                    || (address.is_some() && address == forwarding.address_of(orphan))
+            }
             Target::All {} => true,
             Target::Ike(_) | Target::Child(_) => false,
         });
+        let meant: HashSet<SlotRef> = meant.map(|orphan| orphan.slot).collect();
+        let ended = self.services.forwarding.end_orphans(|orphan| meant.contains(&orphan.slot));
         let connection = match target {
             Target::Connection(name) => name.clone(),
             _ => String::new(),

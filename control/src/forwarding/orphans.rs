@@ -1,6 +1,8 @@
 //! SAs of an earlier control process that no IKE SA is restored for: they forward until their lifetime
 //! ends, unless the same child comes up anew with the same peer, or somebody terminates them.
 
+use std::net::IpAddr;
+
 use culvert_ike::ChildSa;
 use culvert_shm::{ControlView, Name, SaConfig, SlotRef, SlotState};
 
@@ -56,6 +58,15 @@ impl Forwarding {
     #[must_use]
     pub fn orphans(&self) -> &[Orphan] {
         &self.orphans
+    }
+
+    /// The address that the peer of an orphan has.
+    #[must_use]
+    pub fn address_of(&self, orphan: &Orphan) -> Option<IpAddr> {
+        let view = self.view.as_ref()?;
+        let path = view.peer_state(orphan.peer).map(|state| state.path);
+        let path = path.or_else(|| view.peer(orphan.peer.index).map(|(_, _, peer)| peer.path));
+        path.map(|path| path.remote.ip())
     }
 
     /// Ends those orphans for which `ends` holds; how many.
