@@ -212,3 +212,21 @@ fn an_orphan_is_named_by_the_address_of_its_peer_as_well() {
         assert_eq!(pair.left.sas(), []);
     }
 }
+
+/// When the gateway has been stopped, nobody is left who could end them.
+#[test]
+fn an_orderly_stop_ends_orphans_too() {
+    let (mut pair, _) = orphaned();
+    is_up(&pair.left);
+    assert!(pair.left.stop().success());
+    eventually("the worker has none", || {
+        let ends = pair.network.ends();
+        (ends[0].sas.is_empty() && ends[0].policies.is_empty()).then_some(())
+    });
+    pair.left.restart();
+    is_up(&pair.left);
+    assert_eq!(pair.left.sas(), []);
+    let log = std::fs::read_to_string(pair.left.dir.path().join("log")).expect("a log");
+    let lost = log.lines().filter(|line| line.contains("its SAs are orphans")).count();
+    assert_eq!(lost, 1, "the snapshot that could not be read is gone as well");
+}

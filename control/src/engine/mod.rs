@@ -365,11 +365,15 @@ impl Engine {
         self.note(Some(connection), None, happening);
     }
 
-    /// Deletes every SA of this process, politely, and forgets what was said to it. Afterwards take turns until
-    /// [`Engine::is_stopped`], or no longer than one cares to wait.
+    /// Deletes every SA of this process, politely, ends those of earlier ones, and forgets what was said.
+    /// Afterwards take turns until [`Engine::is_stopped`], or no longer than one cares to wait.
     pub fn stop(&mut self) {
         self.forget_said();
         self.starts.hold_all();
+        let orphans = self.services.forwarding.end_orphans(|_| true);
+        if orphans > 0 {
+            tracing::info!(orphans, "SAs of an earlier control process are ended");
+        }
         let now = clock::now();
         let ids: Vec<IkeSaId> = self.endpoint.sas().map(|sa| sa.id).collect();
         for id in ids {

@@ -168,6 +168,7 @@ impl Engine {
 
     /// Forgets all that is saved.
     pub(super) fn forget_saved(&mut self) {
+        self.tend_saved();
         let Some(view) = self.services.forwarding.view_mut() else { return };
         self.saver.slots.drain().for_each(|(_, slot)| view.free_saved_slot(SHELF, slot));
     }
