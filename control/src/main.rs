@@ -82,6 +82,8 @@ fn start(arguments: &Arguments, config: Config) -> anyhow::Result<()> {
     let log = open_log(&arguments.log)?;
     process::shut_away();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run::run(config, true, log))?;
-    Ok(())
+    let ended = runtime.block_on(run::run(config, true, log));
+    // A reload may wait for ever for its file.
+    runtime.shutdown_background();
+    Ok(ended?)
 }

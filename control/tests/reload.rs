@@ -310,3 +310,19 @@ fn a_secret_in_a_pipe_is_refused() {
     let expected = (Code::Failed, "more.toml:2: the secret's file is no regular file".to_owned());
     assert_eq!((code, message), expected);
 }
+
+/// Whoever stops the gateway does not wait for a file that nobody writes.
+#[test]
+fn a_stop_does_not_wait_for_what_is_being_read() {
+    use rustix::fs::{CWD, FileType, Mode, OFlags};
+    let mut gateway = Gateway::start(&usual());
+    let file = gateway.dir.path().join("culvert.toml");
+    std::fs::remove_file(&file).expect("removed");
+    rustix::fs::mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("made");
+    gateway.hang_up();
+    let writer = eventually("it is being read", || {
+        rustix::fs::open(&file, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok()
+    });
+    assert!(gateway.stop().success());
+    drop(writer);
+}
