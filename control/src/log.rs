@@ -125,6 +125,12 @@ impl Log {
         Ok(())
     }
 
+    /// Whether a connection or peer has been given a level of its own.
+    #[must_use]
+    pub fn is_set(&self, scope: &Scope) -> bool {
+        self.own.contains_key(scope)
+    }
+
     /// Whether any line of this level may be written: if not, nobody needs to find out whose it is.
     #[must_use]
     pub fn may_write(&self, level: Level) -> bool {

@@ -143,3 +143,17 @@ fn what_befalls_many_peers_at_once_is_summed_up() {
         (written + left_out == 2 * PEERS).then_some(())
     });
 }
+
+/// It would be listed for ever otherwise, through restarts too.
+#[test]
+fn the_level_of_a_connection_that_is_gone_can_be_taken_away() {
+    let gateway = Gateway::start(&config(&LEFT, "udp", "shared"));
+    set(&gateway, log(Some("other"), None, "trace")).expect("set");
+    let what = culvert_api::Unloaded::Connection("other".into());
+    ask(&gateway, Command::Unload { what }).expect("unloaded");
+    let (code, _) = set(&gateway, log(Some("other"), None, "info")).expect_err("it is gone");
+    assert_eq!(code, Code::NotFound);
+    let default = || set(&gateway, log(Some("other"), None, "default"));
+    assert_eq!(default(), Ok(levels(&[("all", "debug")])));
+    assert_eq!(default().expect_err("it has none").0, Code::NotFound);
+}

@@ -144,8 +144,12 @@ impl Engine {
     /// # Errors
     /// It is no level, or there is no such connection.
     pub fn set_log(&mut self, scope: Option<Scope>, level: &str) -> Result<Vec<Row>, Refusal> {
+        // One that is gone may have a level left.
+        let takes_away =
+            level == DEFAULT && scope.as_ref().is_some_and(|scope| self.log.is_set(scope));
         if let Some(Scope::Connection(name)) = &scope
             && self.services.config.connection(name).is_none()
+            && !takes_away
         {
             return Err(self.nothing_fits(&culvert_api::Target::Connection(name.clone())));
         }
