@@ -102,6 +102,11 @@ impl Log {
     /// # Errors
     /// It is none.
     pub fn set_all(&mut self, text: &str) -> Result<(), LogError> {
+        // The library takes an empty one for "error".
+        if text.split(',').all(|word| word.trim().is_empty()) {
+            let cause = format!("no level is named: {LEVELS}");
+            return Err(LogError::Specification { text: text.to_owned(), cause });
+        }
         let set = (self.set)(filter(text)?);
         set.map_err(|cause| LogError::Specification { text: text.to_owned(), cause })?;
         text.clone_into(&mut self.all);
@@ -117,7 +122,8 @@ impl Log {
             self.own.remove(&scope);
             return Ok(());
         }
-        let level = level.parse().map_err(|_| LogError::Level(level.to_owned()))?;
+        let known = level.parse().ok().filter(|_| !level.is_empty());
+        let level = known.ok_or_else(|| LogError::Level(level.to_owned()))?;
         if self.own.len() >= OWN_MAX && !self.own.contains_key(&scope) {
             return Err(LogError::TooMany);
         }
@@ -220,6 +226,13 @@ mod tests {
         let ends =
             "(no level is called \"loud\": there are off, error, warn, info, debug and trace)";
         assert!(refused.to_string().ends_with(ends), "{refused}");
+        // The library takes these for "error".
+        for empty in ["", " ", ","] {
+            let refused = log.set_all(empty).expect_err("nothing is said").to_string();
+            assert!(refused.contains("cannot be understood: write a level"), "{refused}");
+        }
+        let refused = log.set_own(Scope::Connection("branch".into()), "").expect_err("no level");
+        assert!(refused.to_string().starts_with("\"\" is no level: off, error"), "{refused}");
         assert_eq!(log.levels().0, "info");
         for good in ["warn", "info,culvert_ike=debug", "off,culvert_control[{ike}]=trace"] {
             log.set_all(good).expect(good);
