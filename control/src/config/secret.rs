@@ -185,7 +185,26 @@ impl Secrets {
     pub fn covers(&self, local: &Identity, remote: &IdentityPattern) -> bool {
         match remote.exact() {
             Some(remote) => self.find(local, remote).is_some(),
-            None => !self.list.is_empty(),
+            None => self.list.values().any(|owned| {
+                let fits = |owner: &IdentityPattern| owner.matches(local) || meet(owner, remote);
+                owned.owners.is_empty() || owned.owners.iter().any(fits)
+            }),
+        }
+    }
+}
+
+/// Whether there can be somebody who fits both.
+fn meet(one: &IdentityPattern, other: &IdentityPattern) -> bool {
+    use IdentityPattern::{Any, Exact, Suffix};
+    let ends_with = |long: &str, short: &str| {
+        let end = long.len().checked_sub(short.len()).and_then(|at| long.as_bytes().get(at..));
+        end.is_some_and(|end| end.eq_ignore_ascii_case(short.as_bytes()))
+    };
+    match (one, other) {
+        (Any, _) | (_, Any) => true,
+        (Exact(id), pattern) | (pattern, Exact(id)) => pattern.matches(id),
+        (Suffix(kind, one), Suffix(other_kind, other)) => {
+            kind == other_kind && (ends_with(one, other) || ends_with(other, one))
         }
     }
 }

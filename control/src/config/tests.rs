@@ -341,6 +341,30 @@ fn each_mistake_is_reported_with_its_line() {
     }
 }
 
+/// A key of somebody else is none for whoever may come.
+#[test]
+fn a_pattern_needs_a_key_of_somebody_who_fits_it() {
+    for (owner, is_covered) in [
+        ("*.road.example", true),
+        ("%any", true),
+        ("car7.road.example", true),
+        ("*.Example", true),
+        ("*.east.road.example", true),
+        ("gw.example", true),
+        ("depot.example", false),
+        ("*.rail.example", false),
+        ("*@road.example", false),
+    ] {
+        let text = GOOD.replace("id = [\"*.road.example\"]", &format!("id = [\"{owner}\"]"));
+        let error = load(text).err().map(|error| error.to_string());
+        assert_eq!(error.is_none(), is_covered, "{owner}: {error:?}");
+        if let Some(error) = error {
+            let expected = "/nowhere/culvert.toml:24: no pre-shared key belongs to *.road.example";
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}
+
 #[test]
 fn a_connection_without_children_says_what_is_missing() {
     let start = GOOD.find("[connections.road.children.all]").expect("in the good file");
