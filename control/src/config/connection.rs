@@ -214,14 +214,25 @@ impl Checker<'_> {
 
     /// An own address must be one of the outer side's; a peer's must not be.
     fn owned(&mut self, value: &Spanned<String>, address: &AddressMatch, own: bool) {
-        let (Some(dataplane), Some(address)) = (self.dataplane, address.address()) else { return };
-        let is_own = dataplane.outer.addresses.iter().any(|other| other.address() == address);
-        if own && !is_own {
-            let reason = format!("{address} is not one of the addresses in [dataplane.outer]");
-            self.problem(&value.span(), reason);
-        } else if !own && is_own {
-            self.problem(&value.span(), format!("{address} is this gateway's own address"));
-        }
+        let Some(dataplane) = self.dataplane else { return };
+        let is_own = dataplane.outer.addresses.iter().any(|other| address.matches(other.address()));
+        let text = value.get_ref();
+        let reason = match address {
+            AddressMatch::Network(..) if own && !is_own => {
+                format!("no address in [dataplane.outer] is in {text}")
+            }
+            AddressMatch::Address(address) if own && !is_own => {
+                format!("{address} is not one of the addresses in [dataplane.outer]")
+            }
+            AddressMatch::Address(address) if !own && is_own => {
+                format!("{address} is this gateway's own address")
+            }
+            AddressMatch::Address(address) if !own && !is_host(*address) => {
+                format!("{address} is not an address of a host")
+            }
+            _ => return,
+        };
+        self.problem(&value.span(), reason);
     }
 
     fn retransmission(&mut self, section: &ConnectionSection) -> Retransmission {
@@ -235,6 +246,12 @@ impl Checker<'_> {
         retransmission.tries = u32::try_from(tries).unwrap_or(retransmission.tries);
         retransmission
     }
+}
+
+/// Whether a peer can have this address.
+fn is_host(address: IpAddr) -> bool {
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !(address.is_unspecified() || address.is_multicast() || is_broadcast)
 }
 
 /// `%any`, an address, or a network.

@@ -198,7 +198,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "local_addrs = [\"192.0.2.9\"]",
         "10: 192.0.2.9 is not one of the addresses in [dataplane.outer]",
     ),
+    (
+        "local_addrs = [\"192.0.2.1\"]",
+        "local_addrs = [\"192.0.3.0/24\"]",
+        "10: no address in [dataplane.outer] is in 192.0.3.0/24",
+    ),
     ("198.51.100.7", "192.0.2.1", "11: 192.0.2.1 is this gateway's own address"),
+    ("198.51.100.7", "0.0.0.0", "11: 0.0.0.0 is not an address of a host"),
+    ("198.51.100.7", "224.0.0.5", "11: 224.0.0.5 is not an address of a host"),
+    ("198.51.100.7", "255.255.255.255", "11: 255.255.255.255 is not an address of a host"),
+    ("198.51.100.7", "::", "11: :: is not an address of a host"),
     (
         "198.51.100.7",
         "peer",
