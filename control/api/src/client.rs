@@ -43,9 +43,12 @@ pub enum ClientError {
     /// The gateway speaks another version.
     #[error("the gateway {} speaks API {}, this client {API_VERSION}", .0.culvert, .0.api)]
     Version(Hello),
-    /// The gateway went away, or took too long.
+    /// The gateway went away.
     #[error("the gateway went away: {0}")]
     Lost(#[from] io::Error),
+    /// The gateway took too long.
+    #[error("the gateway has not answered for {} s", .0.as_secs())]
+    Silent(Duration),
     /// The gateway said something that is not of this protocol.
     #[error("the gateway's answer cannot be read: {0}")]
     Garbled(#[from] serde_json::Error),
@@ -117,7 +120,8 @@ impl Client {
         if line.len() > REQUEST_OCTETS_MAX {
             return Err(ClientError::RequestTooLong(line.len()));
         }
-        self.stream.write_all(&line)?;
+        let patience = self.stream.write_timeout();
+        self.stream.write_all(&line).map_err(|error| lost(error, patience))?;
         loop {
             let reply: Reply = self.read()?;
             // 0 answers a request that the gateway could not read: there is only this one.
@@ -156,9 +160,18 @@ impl Client {
             let length = match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => result?,
+                result => result.map_err(|error| lost(error, self.stream.read_timeout()))?,
             };
             self.lines.feed(chunk.get(..length).unwrap_or_default());
         }
+    }
+}
+
+/// Why nothing can be read or written: the patience may be over.
+fn lost(error: io::Error, patience: io::Result<Option<Duration>>) -> ClientError {
+    let is_over = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+    match patience {
+        Ok(Some(patience)) if is_over => ClientError::Silent(patience),
+        _ => ClientError::Lost(error),
     }
 }

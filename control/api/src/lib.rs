@@ -125,6 +125,9 @@ pub enum Code {
     NoDataplane,
     /// Too many clients or requests at once.
     Busy,
+    /// One of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Refusal {

@@ -86,6 +86,31 @@ fn kinds_and_fields_of_later_versions_are_read_as_unknown() {
     let event: Event = serde_json::from_str(r#"{"time_ms":1,"event":"eclipse","moon":true}"#)
         .expect("an unknown event");
     assert_eq!(event.happening, Happening::Unknown);
+    let refusal: Refusal = serde_json::from_str(r#"{"code":"too_late","message":"it is over"}"#)
+        .expect("an unknown code");
+    assert_eq!(refusal, Refusal::new(Code::Unknown, "it is over"));
+}
+
+/// A gateway that is there and says nothing has not gone away.
+#[test]
+fn a_gateway_that_does_not_answer_in_time_is_told_from_one_that_is_gone() {
+    use std::{io::Write, os::unix::net::UnixListener, time::Duration};
+    let path = std::env::temp_dir().join(format!("culvert-api-{}.sock", std::process::id()));
+    let listener = UnixListener::bind(&path).expect("bound");
+    let gateway = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let hello = Hello { culvert: "0.1.0".into(), api: API_VERSION };
+        stream.write_all(&to_line(&hello).expect("a line")).expect("written");
+        stream
+    });
+    let mut client = Client::connect(&path).expect("a hello");
+    std::fs::remove_file(&path).expect("removed");
+    client.patience(Some(Duration::from_millis(1100))).expect("set");
+    let silent = client.rows(Command::Status).expect_err("nothing is said").to_string();
+    assert_eq!(silent, "the gateway has not answered for 1 s");
+    drop(gateway.join().expect("no panic"));
+    let gone = client.rows(Command::Status).expect_err("it is gone").to_string();
+    assert!(gone.starts_with("the gateway went away: "), "{gone}");
 }
 
 #[test]
