@@ -235,6 +235,32 @@ fn attempts_end_where_keyingtries_says_so() {
     assert!(why.as_ref().is_some_and(|why| why.contains("did not answer over udp")), "{why:?}");
 }
 
+/// Whoever mends what was wrong need not know that the gateway had given up.
+#[test]
+fn what_was_given_up_is_tried_again_when_its_connection_or_key_changes() {
+    let tries = "keyingtries = 1";
+    let left = with(&config(&LEFT, "udp", "wrong"), tries, "start_action = \"start\"");
+    let nobody = left
+        .replace(&format!("remote_addrs = [\"{}\"]", LEFT.peer), "remote_addrs = [\"192.0.2.9\"]");
+    let pair = pair_of(&nobody, &config(&RIGHT, "auto", "shared"), false);
+    let is_given_up = || {
+        eventually("it is given up", || (now(&pair.left).0 == Standing::GivenUp).then_some(()));
+    };
+    is_given_up();
+    pair.network.pass_udp(true);
+    // Nothing of it changed.
+    pair.left.configure(&(nobody + "[secrets.more]\nid = [\"c.example\"]\nsecret = \"x\"\n"));
+    ask(&pair.left, Command::Reload).expect("reloaded");
+    assert_eq!(now(&pair.left).0, Standing::GivenUp);
+    pair.left.configure(&left);
+    ask(&pair.left, Command::Reload).expect("reloaded");
+    told(&pair.left, "IKE SA failed: the peer refused with AUTHENTICATION_FAILED");
+    is_given_up();
+    pair.left.configure(&left.replace("\"wrong\"", "\"shared\""));
+    ask(&pair.left, Command::Reload).expect("reloaded");
+    eventually("it is up", || (pair.right.status().child_sas == 1).then_some(()));
+}
+
 /// How the only child is now, and why.
 fn now(gateway: &support::Gateway) -> (Standing, Option<String>) {
     let rows = gateway.client().rows(Command::Connections).expect("connections");

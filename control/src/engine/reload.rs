@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_api::{Code, Happening, Outcome, Refusal, Unloaded};
 use culvert_dataplane_config::{ConfigError, Dataplane, Fixed, Restart, Source};
-use culvert_ike::{IkeSnapshot, Instant};
+use culvert_ike::{IkeSnapshot, Instant, Secret};
 
 use super::Engine;
 use super::commands::about;
@@ -185,7 +185,7 @@ impl Engine {
         compare_secrets(&self.services.config.secrets, &secrets, report);
         let config = &mut self.services.config;
         let old = std::mem::replace(&mut config.connections, connections);
-        config.secrets = secrets;
+        let old_secrets = std::mem::replace(&mut config.secrets, secrets);
         let mut sas: HashMap<String, Vec<IkeSnapshot>> = HashMap::new();
         for sa in self.endpoint.sas() {
             sas.entry(sa.connection.clone()).or_default().push(sa);
@@ -208,7 +208,21 @@ impl Engine {
         if report.secrets > 0 {
             self.end_without_key(now, sas.values().flatten(), report);
         }
-        self.starts.configure(self.services.config.connections.values(), now);
+        let config = &self.services.config;
+        self.starts.configure(config.connections.values(), now);
+        for (name, after) in &config.connections {
+            let ike = &after.ike;
+            let key_differs = report.secrets > 0
+                && self.starts.has_given_up(name)
+                && ike.remote_id.exact().is_some_and(|remote| {
+                    let key = |of: &Secrets| of.find(&ike.local_id, remote);
+                    let [before, after] = [key(&old_secrets), key(&config.secrets)];
+                    before.as_ref().map(Secret::expose) != after.as_ref().map(Secret::expose)
+                });
+            if key_differs || old.get(name).is_some_and(|before| before != after) {
+                self.starts.renew(name, now);
+            }
+        }
         self.flush();
     }
 

@@ -74,6 +74,21 @@ impl Starts {
         }
     }
 
+    /// A connection or its key has changed: what waits for its next attempt, or was given up, is tried
+    /// at once, and as often as if it were new.
+    pub fn renew(&mut self, connection: &str, now: Instant) {
+        let starts = self.connections.get_mut(connection).map(Vec::as_mut_slice);
+        starts.unwrap_or_default().iter_mut().for_each(|start| start.renew(now));
+        self.settle(connection);
+    }
+
+    /// Whether a child of a connection was given up.
+    #[must_use]
+    pub fn has_given_up(&self, connection: &str) -> bool {
+        let starts = self.connections.get(connection).map(Vec::as_slice).unwrap_or_default();
+        starts.iter().any(|start| start.standing() == Standing::GivenUp)
+    }
+
     /// When the next one is due.
     #[must_use]
     pub fn next(&self) -> Option<Instant> {

@@ -163,6 +163,13 @@ impl Start {
         }
     }
 
+    /// What let it fail may be mended.
+    pub(super) fn renew(&mut self, now: Instant) {
+        if matches!(self.standing(), Standing::Waiting(_) | Standing::GivenUp) {
+            (self.state, self.failures, self.attempts) = (State::Waiting(now), 0, 0);
+        }
+    }
+
     /// Somebody terminated it.
     pub(super) fn hold(&mut self) {
         (self.state, self.attempts) = (State::Held, 0);
