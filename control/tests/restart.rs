@@ -230,3 +230,18 @@ fn an_orderly_stop_ends_orphans_too() {
     let lost = log.lines().filter(|line| line.contains("its SAs are orphans")).count();
     assert_eq!(lost, 1, "the snapshot that could not be read is gone as well");
 }
+
+/// As with a reload: who has no key any more is not served on because the process is another one.
+#[test]
+fn what_has_no_key_any_more_is_deleted_at_both_ends() {
+    let many = config(&LEFT, "udp", "shared").replace("id = \"b.example\"", "id = \"*.example\"");
+    let owned =
+        |id: &str| many.replace("[secrets.ike]", &format!("[secrets.ike]\nid = [\"{id}\"]"));
+    let mut pair = pair_of(&owned(RIGHT.id), &config(&RIGHT, "auto", "shared"), true);
+    initiate(&mut pair.right.client()).expect("up");
+    pair.left.configure(&owned("c.example"));
+    pair.left.crash_and_restart();
+    for gateway in [&pair.left, &pair.right] {
+        eventually("no SA is left", || gateway.sas().is_empty().then_some(()));
+    }
+}

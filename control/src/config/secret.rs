@@ -1,11 +1,11 @@
 //! Pre-shared keys: how they are written, and which of them two identities share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::io;
 use std::path::Path;
 
-use culvert_ike::id::IdError;
+use culvert_ike::id::{IdError, IdKind};
 use culvert_ike::{Identity, IdentityPattern, Secret};
 use rustix::fs::{Mode, OFlags};
 use serde::de::Visitor;
@@ -180,6 +180,22 @@ impl Secrets {
         candidates.max_by_key(|(ranks, _)| *ranks).map(|(_, owned)| owned.secret.clone())
     }
 
+    /// Who has a key at all.
+    #[must_use]
+    pub fn holders(&self) -> Holders<'_> {
+        let mut holders = Holders::default();
+        for owned in self.list.values() {
+            holders.all |= owned.owners.is_empty();
+            for owner in &owned.owners {
+                match owner.exact() {
+                    Some(id) => drop(holders.exact.insert(folded(id))),
+                    None => holders.patterns.push(owner),
+                }
+            }
+        }
+        holders
+    }
+
     /// Whether there is a key that `local` may share with somebody who fits `remote`.
     #[must_use]
     pub fn covers(&self, local: &Identity, remote: &IdentityPattern) -> bool {
@@ -191,6 +207,34 @@ impl Secrets {
             }),
         }
     }
+}
+
+/// Those who have a key, found without a look at each key: there may be as many as there are peers.
+#[derive(Default)]
+pub struct Holders<'a> {
+    all: bool,
+    exact: HashSet<(IdKind, Vec<u8>)>,
+    patterns: Vec<&'a IdentityPattern>,
+}
+
+impl Holders<'_> {
+    /// Whether [`Secrets::find`] would find a key for these two.
+    #[must_use]
+    pub fn have_key(&self, local: &Identity, remote: &Identity) -> bool {
+        let has = |id: &Identity| {
+            self.exact.contains(&folded(id)) || self.patterns.iter().any(|owner| owner.matches(id))
+        };
+        self.all || has(remote) || has(local)
+    }
+}
+
+/// Equal for those that [`Identity::same_as`] holds for.
+fn folded(id: &Identity) -> (IdKind, Vec<u8>) {
+    let data = match id.kind() {
+        IdKind::Fqdn | IdKind::Rfc822 => id.data().to_ascii_lowercase(),
+        _ => id.data().to_vec(),
+    };
+    (id.kind(), data)
 }
 
 /// Whether there can be somebody who fits both.
@@ -383,5 +427,19 @@ mod tests {
         assert_eq!(find("other.example", "elsewhere.example"), "anyone");
         assert!(["one", "gateway"].contains(&find("gw.example", "elsewhere.example").as_str()));
         assert!(Secrets::default().find(&id("a.example"), &id("b.example")).is_none());
+        for without in ["", "anyone", "gateway", "branches", "one"] {
+            let mut secrets = secrets.clone();
+            for name in ["anyone", without] {
+                secrets.remove(name);
+            }
+            let holders = secrets.holders();
+            for local in ["gw.example", "GW.example", "other.example"] {
+                for remote in ["one.branch.example", "Two.Branch.example", "elsewhere.example"] {
+                    let (local, remote) = (id(local), id(remote));
+                    let found = secrets.find(&local, &remote).is_some();
+                    assert_eq!(holders.have_key(&local, &remote), found, "{local} {remote}");
+                }
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use culvert_api::{Code, Happening, Outcome, Refusal, Unloaded};
 use culvert_dataplane_config::{ConfigError, Dataplane, Fixed, Restart, Source};
-use culvert_ike::{IkeSnapshot, Instant, Secret};
+use culvert_ike::{IkeSaId, IkeSnapshot, Instant, Secret};
 
 use super::Engine;
 use super::commands::about;
@@ -296,9 +296,11 @@ impl Engine {
         sas: impl Iterator<Item = &'a IkeSnapshot>,
         report: &mut Report,
     ) {
+        let secrets = std::sync::Arc::clone(&self.services.config.secrets);
+        let holders = secrets.holders();
         for sa in sas {
             let (Some(local), Some(remote)) = (&sa.local_id, &sa.remote_id) else { continue };
-            if self.services.config.secrets.find(local, remote).is_none() && self.end(now, sa) {
+            if !holders.have_key(local, remote) && self.end(now, sa) {
                 let message = format!(
                     "IKE SA {} of {} is being deleted: there is no key for {remote} any more",
                     sa.id, sa.connection
@@ -306,6 +308,15 @@ impl Engine {
                 report.outcomes.push(about(sa, None, message));
             }
         }
+    }
+
+    /// Ends what was restored and has no key any more, since the file was changed meanwhile.
+    pub(super) fn end_restored_without_key(&mut self, now: Instant, restored: &[IkeSaId]) {
+        let restored = restored.iter().filter_map(|ike| self.endpoint.sa(*ike));
+        let restored: Vec<IkeSnapshot> = restored.collect();
+        let mut report = Report::default();
+        self.end_without_key(now, restored.iter(), &mut report);
+        report.outcomes.iter().for_each(|ended| tracing::warn!("{}", ended.message));
     }
 
     /// Deletes an IKE SA; whether it was there.

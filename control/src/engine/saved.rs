@@ -150,6 +150,7 @@ impl Engine {
             }
         }
         self.endpoint.resume(now, &mut self.services);
+        self.end_restored_without_key(now, &restored);
         let conns = self.endpoint.sas().filter(|sa| restored.contains(&sa.id));
         let conns: Vec<_> = conns.filter_map(|sa| sa.path.conn).collect();
         for conn in conns.into_iter().filter(|conn| !self.tcp.is_open(convert::conn(*conn))) {
