@@ -141,6 +141,12 @@ impl Checker<'_> {
         // As in swanctl: a tenth of what comes later, and as much for the random part.
         let later = rekey_time.max(ike.reauth_time).unwrap_or_default();
         let over_time = self.time("over_time", section.over_time.as_ref(), MARGIN, later / 10);
+        if let Some(place) = section.over_time.as_ref().filter(|_| over_time.is_zero())
+            && rekey_time.is_some()
+        {
+            let reason = "over_time must not be 0: the IKE SA would end when it is to be rekeyed";
+            self.problem(&place.span(), reason);
+        }
         let rand_time = self.time("rand_time", section.rand_time.as_ref(), MARGIN, over_time);
         self.random_part(section.rand_time.as_ref(), rekey_time);
         ike.lifetime = Lifetime { rekey_time, over_time, rand_time };

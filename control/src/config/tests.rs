@@ -318,6 +318,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "13: invalid type: string \"yes\", expected a boolean",
     ),
     ("fallback_after = 3", "rekey_time = 31536001", "13: rekey_time must be between 1s and 365d"),
+    (
+        "fallback_after = 3",
+        "over_time = 0",
+        "13: over_time must not be 0: the IKE SA would end when it is to be rekeyed",
+    ),
     ("socket_mode = \"0660\"", "puzzle_bits = 33", "8: puzzle_bits must be between 1 and 32"),
     (
         "socket_mode = \"0660\"",
