@@ -68,11 +68,11 @@ impl Checker<'_> {
         let mut ike = ConnectionConfig::new(name, local_id, remote_id);
         ike.local_addrs = self.addresses(section.local_addrs.as_deref(), true);
         ike.remote_addrs = self.addresses(section.remote_addrs.as_deref(), false);
+        ike.retransmission = self.retransmission(section);
         self.ways(section, &mut ike);
         if let Some(proposals) = &section.proposals {
             ike.proposals = self.list::<IkeProposal>("proposals", proposals, LIST_MAX);
         }
-        ike.retransmission = self.retransmission(section);
         let response = section.tcp_response_timeout.as_ref();
         ike.tcp_response_timeout =
             self.time("tcp_response_timeout", response, TCP_RESPONSE, ike.tcp_response_timeout);
@@ -112,10 +112,7 @@ impl Checker<'_> {
             TransportSection::Tcp => TransportChoice::Tcp,
             TransportSection::Auto => TransportChoice::Auto,
         };
-        let fallback = section.fallback_after.as_ref();
-        // RFC 9329, 5.1: at least two, because UDP may lose one.
-        let fallback = self.number("fallback_after", fallback, 2..=20, ike.fallback_after.into());
-        ike.fallback_after = u32::try_from(fallback).unwrap_or(ike.fallback_after);
+        ike.fallback_after = self.fallback_after(section, ike);
         ike.encap = section.encap.unwrap_or(ike.encap);
         ike.mobike = section.mobike.unwrap_or(ike.mobike);
         ike.additional_addrs = self.additional_addresses(section);
@@ -129,6 +126,24 @@ impl Checker<'_> {
         let size = section.fragment_size.as_ref();
         let size = self.number("fragment_size", size, FRAGMENT_SIZE, ike.fragment_size.into());
         ike.fragment_size = u16::try_from(size).unwrap_or(ike.fragment_size);
+    }
+
+    /// After how many transmissions over UDP it goes on over TCP, before the attempt ends.
+    fn fallback_after(&mut self, section: &ConnectionSection, ike: &ConnectionConfig) -> u32 {
+        let transmissions = ike.retransmission.tries.saturating_add(1);
+        let default = ike.fallback_after.min(transmissions);
+        let value = section.fallback_after.as_ref();
+        // RFC 9329, 5.1: at least two, because UDP may lose one.
+        let fallback = self.number("fallback_after", value, 2..=20, default.into());
+        let fallback = u32::try_from(fallback).unwrap_or(default);
+        if let Some(value) = value.filter(|_| fallback > transmissions)
+            && ike.transport == TransportChoice::Auto
+        {
+            let reason = "fallback_after must be at most retransmit_tries + 1: the attempt would end \
+                          before TCP is tried";
+            self.problem(&value.span(), reason);
+        }
+        fallback
     }
 
     /// When keys and authentication are renewed, and when the peer is asked whether it lives.

@@ -178,6 +178,16 @@ fn the_protocol_gets_what_the_connection_says() {
     assert_eq!(of_ike, (Fragmentation::Yes, Uniqueness::Replace));
 }
 
+/// Whoever wants fewer repetitions does not want to be without TCP.
+#[test]
+fn tcp_is_tried_before_an_attempt_ends() {
+    let fallback_after =
+        |text| with(text, "").connection("branch").expect("there").ike.fallback_after;
+    assert_eq!(fallback_after(""), 3);
+    assert_eq!(fallback_after("retransmit_tries = 1"), 2);
+    assert_eq!(fallback_after("retransmit_tries = 2\nfallback_after = 3"), 3);
+}
+
 #[test]
 fn limits_of_half_open_ike_sas_can_be_set() {
     let text = "socket_mode = \"0660\"\nhalf_open_max = 100\ncookie_threshold = 0\n\
@@ -308,6 +318,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "fallback_after = 3",
         "dscp = \"46\"",
         "13: dscp is written in six binary digits, as in \"101110\"",
+    ),
+    (
+        "fallback_after = 3",
+        "fallback_after = 4\nretransmit_tries = 2",
+        "13: fallback_after must be at most retransmit_tries + 1: the attempt would end before TCP \
+         is tried",
     ),
     ("fallback_after = 3", "udp_probe = 1", "13: udp_probe must be between 10s and 1d"),
     ("fallback_after = 3", "dpd_delay = \"2d\"", "13: dpd_delay must be between 1s and 1d"),
