@@ -261,6 +261,32 @@ fn what_was_given_up_is_tried_again_when_its_connection_or_key_changes() {
     eventually("it is up", || (pair.right.status().child_sas == 1).then_some(()));
 }
 
+/// The peer has rekeyed a pair, and its Delete of the old one is lost: that is not what is to stand.
+#[test]
+fn the_old_pair_of_a_rekey_is_terminated_and_the_child_is_still_to_stand() {
+    let patient = |config: String| config.replace("retransmit_tries = 3", "retransmit_tries = 9");
+    let left = with(&config(&LEFT, "udp", "shared"), "", "start_action = \"start\"");
+    let pair = pair_of(&patient(left), &patient(config(&RIGHT, "auto", "shared")), true);
+    let is_up = |gateway: &support::Gateway| gateway.status().child_sas == 1;
+    eventually("it came up by itself", || (is_up(&pair.left) && is_up(&pair.right)).then_some(()));
+    let spis = |gateway: &support::Gateway| -> Vec<String> {
+        let sas = gateway.sas().into_iter();
+        sas.flat_map(|sa| sa.children).map(|child| child.spi_in).collect()
+    };
+    let [old] = spis(&pair.left).try_into().expect("one pair");
+    pair.network.pass_datagrams(2);
+    let target = Target::Child(spis(&pair.right).remove(0));
+    ask(&pair.right, Command::Rekey { target, wait_s: 15 }).expect("rekeyed");
+    assert_eq!(spis(&pair.left).len(), 2, "the old one as well");
+    let command = Command::Terminate { target: Target::Child(old), wait_s: 0 };
+    ask(&pair.left, command).expect("begun");
+    pair.network.pass_udp(true);
+    eventually("it is gone", || (spis(&pair.left).len() == 1).then_some(()));
+    let command = Command::Terminate { target: Target::Connection("other".into()), wait_s: 15 };
+    ask(&pair.right, command).expect("deleted");
+    told(&pair.left, "next attempt");
+}
+
 /// How the only child is now, and why.
 fn now(gateway: &support::Gateway) -> (Standing, Option<String>) {
     let rows = gateway.client().rows(Command::Connections).expect("connections");
