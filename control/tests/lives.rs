@@ -264,27 +264,48 @@ fn what_was_given_up_is_tried_again_when_its_connection_or_key_changes() {
 /// The peer has rekeyed a pair, and its Delete of the old one is lost: that is not what is to stand.
 #[test]
 fn the_old_pair_of_a_rekey_is_terminated_and_the_child_is_still_to_stand() {
-    let patient = |config: String| config.replace("retransmit_tries = 3", "retransmit_tries = 9");
-    let left = with(&config(&LEFT, "udp", "shared"), "", "start_action = \"start\"");
-    let pair = pair_of(&patient(left), &patient(config(&RIGHT, "auto", "shared")), true);
-    let is_up = |gateway: &support::Gateway| gateway.status().child_sas == 1;
-    eventually("it came up by itself", || (is_up(&pair.left) && is_up(&pair.right)).then_some(()));
-    let spis = |gateway: &support::Gateway| -> Vec<String> {
-        let sas = gateway.sas().into_iter();
-        sas.flat_map(|sa| sa.children).map(|child| child.spi_in).collect()
-    };
-    let [old] = spis(&pair.left).try_into().expect("one pair");
-    pair.network.pass_datagrams(2);
-    let target = Target::Child(spis(&pair.right).remove(0));
-    ask(&pair.right, Command::Rekey { target, wait_s: 15 }).expect("rekeyed");
-    assert_eq!(spis(&pair.left).len(), 2, "the old one as well");
-    let command = Command::Terminate { target: Target::Child(old), wait_s: 0 };
-    ask(&pair.left, command).expect("begun");
+    let (pair, old, _) = rekeyed_in_part();
+    let target = Target::Child(old);
+    ask(&pair.left, Command::Terminate { target, wait_s: 0 }).expect("begun");
     pair.network.pass_udp(true);
     eventually("it is gone", || (spis(&pair.left).len() == 1).then_some(()));
     let command = Command::Terminate { target: Target::Connection("other".into()), wait_s: 15 };
     ask(&pair.right, command).expect("deleted");
     told(&pair.left, "next attempt");
+}
+
+/// Who terminates the new one does not want the old one back.
+#[test]
+fn the_new_pair_of_a_rekey_is_terminated_and_the_child_with_it() {
+    let (pair, _, new) = rekeyed_in_part();
+    let target = Target::Child(new);
+    ask(&pair.left, Command::Terminate { target, wait_s: 0 }).expect("begun");
+    pair.network.pass_udp(true);
+    eventually("both are gone", || spis(&pair.left).is_empty().then_some(()));
+    assert_eq!(now(&pair.left).0, Standing::Held);
+}
+
+fn spis(gateway: &support::Gateway) -> Vec<String> {
+    let sas = gateway.sas().into_iter();
+    sas.flat_map(|sa| sa.children).map(|child| child.spi_in).collect()
+}
+
+/// Two gateways of which the right one has rekeyed the child, and cannot delete the old pair yet; the
+/// inbound SPIs of the left one, the old and the new.
+fn rekeyed_in_part() -> (Pair, String, String) {
+    let patient = |config: String| config.replace("retransmit_tries = 3", "retransmit_tries = 9");
+    let left = with(&config(&LEFT, "udp", "shared"), "", "start_action = \"start\"");
+    let pair = pair_of(&patient(left), &patient(config(&RIGHT, "auto", "shared")), true);
+    let is_up = |gateway: &support::Gateway| gateway.status().child_sas == 1;
+    eventually("it came up by itself", || (is_up(&pair.left) && is_up(&pair.right)).then_some(()));
+    let [old] = spis(&pair.left).try_into().expect("one pair");
+    pair.network.pass_datagrams(2);
+    let target = Target::Child(spis(&pair.right).remove(0));
+    ask(&pair.right, Command::Rekey { target, wait_s: 15 }).expect("rekeyed");
+    let both = spis(&pair.left);
+    assert_eq!(both.len(), 2, "the old one as well");
+    let new = both.into_iter().find(|spi_in| *spi_in != old).expect("another one");
+    (pair, old, new)
 }
 
 /// How the only child is now, and why.
