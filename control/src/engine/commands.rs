@@ -230,7 +230,7 @@ impl Engine {
     /// Ends SAs of an earlier control process that a command is about.
     fn end_orphans(&mut self, target: &Target) -> Option<Outcome> {
         let forwarding = &self.services.forwarding;
-        let meant = forwarding.orphans().iter().filter(|orphan| match target {
+        let meant = forwarding.orphans().filter(|orphan| match target {
             Target::Connection(name) => orphan.connection == *name,
             Target::Peer(peer) => {
                 let address = peer.parse::<IpAddr>().ok();

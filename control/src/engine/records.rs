@@ -189,7 +189,7 @@ impl Engine {
         let mut used: HashMap<ConnToken, Option<Service>> = sas.collect();
         if let Some(view) = self.services.forwarding.view() {
             // Orphaned SAs still send their packets over theirs.
-            used.extend(self.services.forwarding.orphans().iter().filter_map(|orphan| {
+            used.extend(self.services.forwarding.orphans().filter_map(|orphan| {
                 let conn = view.peer_state(orphan.peer)?.path.conn?;
                 Some((convert::token(conn), Some(config.tcp_service(&orphan.connection))))
             }));

@@ -160,7 +160,7 @@ impl Engine {
 
     /// Frees the slots of IKE SAs that were lost, once none of their SAs is left.
     pub(super) fn tend_saved(&mut self) {
-        if self.services.forwarding.orphans().is_empty()
+        if self.services.forwarding.orphans().len() == 0
             && let Some(view) = self.services.forwarding.view_mut()
         {
             self.saver.lost.drain(..).for_each(|slot| view.free_saved_slot(SHELF, slot));

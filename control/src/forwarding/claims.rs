@@ -5,6 +5,9 @@
 //! and an SA that was installed while its exchange was still under way is taken as it is when the
 //! exchange comes to its end again, sequence numbers and all.
 
+use std::collections::HashSet;
+use std::collections::btree_map::Entry;
+
 use culvert_ike::{ChildClaim, ChildSa, IkeSaId, InstallError};
 use culvert_shm::{SlotRef, SlotState};
 
@@ -15,10 +18,12 @@ use crate::policies::{self, Match};
 impl Forwarding {
     /// Takes up an SA pair; whether it is there.
     pub fn claim(&mut self, claim: &ChildClaim<'_>) -> bool {
-        let same =
-            |orphan: &Orphan| (orphan.spi_in, orphan.spi_out) == (claim.spi_in, claim.spi_out);
-        let Some(at) = self.orphans.iter().position(same) else { return false };
-        let orphan = self.orphans.swap_remove(at);
+        let left = self.orphans.entry(claim.spi_in);
+        let Entry::Occupied(left) = left else { return false };
+        if left.get().spi_out != claim.spi_out {
+            return false;
+        }
+        let orphan = left.remove();
         if !self.claim_peer(claim.ike, orphan.peer) {
             self.end_orphan(&orphan);
             return false;
@@ -42,10 +47,7 @@ impl Forwarding {
             self.reserved.insert(spi_in, slot);
             return;
         }
-        let Some(at) = self.orphans.iter().position(|orphan| orphan.spi_in == spi_in) else {
-            return;
-        };
-        let orphan = self.orphans.swap_remove(at);
+        let Some(orphan) = self.orphans.remove(&spi_in) else { return };
         if self.claim_peer(ike, orphan.peer) {
             self.unfinished.insert(spi_in, orphan);
         } else {
@@ -116,7 +118,7 @@ impl Forwarding {
     /// Ends what nobody has claimed, once every IKE SA is restored. Where some could not be, SAs may be
     /// theirs and stay as orphans.
     pub fn end_unclaimed(&mut self, some_lost: bool) {
-        let claimed: Vec<SlotRef> = self.by_peer.keys().copied().collect();
+        let claimed: HashSet<SlotRef> = self.by_peer.keys().copied().collect();
         let ended = self.end_orphans(|orphan| !some_lost || claimed.contains(&orphan.peer));
         if ended > 0 {
             tracing::info!(ended, "SAs that no IKE SA knows are ended");
@@ -126,10 +128,11 @@ impl Forwarding {
         self.end_waiting(|spi_in, _, _| alone.contains(&spi_in));
         let Some(view) = &mut self.view else { return };
         view.release_unclaimed();
+        let orphans = self.orphans.values().chain(self.unfinished.values());
+        let needed: HashSet<SlotRef> = orphans.map(|orphan| orphan.peer).collect();
         for index in 0..view.region().layout().peer_slots {
             let Some((slot, SlotState::Orphan, _)) = view.peer(index) else { continue };
-            let mut orphans = self.orphans.iter().chain(self.unfinished.values());
-            if orphans.all(|orphan| orphan.peer != slot) {
+            if !needed.contains(&slot) {
                 view.retire_peer(slot);
             }
         }

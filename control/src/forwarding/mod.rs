@@ -12,7 +12,7 @@
 mod claims;
 mod orphans;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use culvert_ike::{ChildId, ChildPath, ChildSa, IkeSaId, InstallError, Instant};
@@ -64,7 +64,8 @@ pub struct Forwarding {
     by_peer: HashMap<SlotRef, IkeSaId>,
     reserved: HashMap<u32, SlotRef>,
     installed: HashMap<u32, Installed>,
-    orphans: Vec<Orphan>,
+    /// By inbound SPI.
+    orphans: BTreeMap<u32, Orphan>,
     /// Orphans that an exchange under way had installed before its process died.
     unfinished: HashMap<u32, Orphan>,
     precedence: HashMap<Match, Precedence>,
@@ -327,7 +328,7 @@ impl Forwarding {
     /// What is due now and then: overwriting retired keys, ending orphans, telling workers what
     /// they had no room for.
     pub fn tend(&mut self, now_ns: u64, dataplane_gone: bool) {
-        if self.orphans.iter().any(|orphan| orphan.deadline_ns <= now_ns) {
+        if self.orphans.values().any(|orphan| orphan.deadline_ns <= now_ns) {
             let ended = self.end_orphans(|orphan| orphan.deadline_ns <= now_ns);
             tracing::info!(ended, "orphaned SAs reached the end of their lifetime");
         }

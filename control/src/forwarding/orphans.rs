@@ -1,6 +1,7 @@
 //! SAs of an earlier control process that no IKE SA is restored for: they forward until their lifetime
 //! ends, unless the same child comes up anew with the same peer, or somebody terminates them.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use culvert_ike::ChildSa;
@@ -34,9 +35,11 @@ impl Forwarding {
     /// Begins with a region's view, once: finds what an earlier control process left.
     pub fn attach(&mut self, mut view: ControlView) {
         let mut orphans = find_orphans(&view);
+        let by_slot: HashMap<SlotRef, u32> =
+            orphans.values().map(|orphan| (orphan.slot, orphan.spi_in)).collect();
         for index in 0..view.region().layout().policy_slots {
             let Some((slot, _, policy)) = view.policy(index) else { continue };
-            let orphan = orphans.iter_mut().find(|orphan| orphan.slot == policy.sa);
+            let orphan = by_slot.get(&policy.sa).and_then(|spi_in| orphans.get_mut(spi_in));
             let Some(orphan) = orphan else {
                 // Its SA went, and the process with it before it could take this too.
                 view.retire_policy(slot);
@@ -55,9 +58,8 @@ impl Forwarding {
     }
 
     /// SA pairs of an earlier control process.
-    #[must_use]
-    pub fn orphans(&self) -> &[Orphan] {
-        &self.orphans
+    pub fn orphans(&self) -> impl ExactSizeIterator<Item = &Orphan> {
+        self.orphans.values()
     }
 
     /// The address that the peer of an orphan has.
@@ -71,10 +73,10 @@ impl Forwarding {
 
     /// Ends those orphans for which `ends` holds; how many.
     pub fn end_orphans(&mut self, ends: impl Fn(&Orphan) -> bool) -> usize {
-        let (ended, left): (Vec<Orphan>, Vec<Orphan>) =
-            std::mem::take(&mut self.orphans).into_iter().partition(|orphan| ends(orphan));
+        let (ended, left): (BTreeMap<u32, Orphan>, BTreeMap<u32, Orphan>) =
+            std::mem::take(&mut self.orphans).into_iter().partition(|(_, orphan)| ends(orphan));
         self.orphans = left;
-        ended.iter().for_each(|orphan| self.end_orphan(orphan));
+        ended.values().for_each(|orphan| self.end_orphan(orphan));
         ended.len()
     }
 
@@ -104,7 +106,7 @@ impl Forwarding {
             forget(&mut self.precedence, found);
         }
         view.retire_sa(orphan.slot);
-        let others = self.orphans.iter().chain(self.unfinished.values());
+        let others = self.orphans.values().chain(self.unfinished.values());
         if !self.by_peer.contains_key(&orphan.peer)
             && others.into_iter().all(|o| o.peer != orphan.peer)
         {
@@ -113,7 +115,8 @@ impl Forwarding {
     }
 }
 
-fn find_orphans(view: &ControlView) -> Vec<Orphan> {
+/// By inbound SPI.
+fn find_orphans(view: &ControlView) -> BTreeMap<u32, Orphan> {
     let sas = (0..view.region().layout().sa_slots).filter_map(|index| view.sa(index));
     let orphans = sas.filter(|(_, state, _)| *state == SlotState::Orphan);
     let describe = |(slot, _, sa): (SlotRef, SlotState, SaConfig)| {
@@ -132,5 +135,5 @@ fn find_orphans(view: &ControlView) -> Vec<Orphan> {
             policies: Vec::new(),
         }
     };
-    orphans.map(describe).collect()
+    orphans.map(describe).map(|orphan| (orphan.spi_in, orphan)).collect()
 }

@@ -25,7 +25,11 @@ fn selectors() -> Vec<TrafficSelector> {
 /// reauthentication: packets are sent into the first `sending` of them. Gives what the next process
 /// finds, and the inbound SPIs.
 fn left_behind(pairs: u32, sending: u32) -> (Forwarding, Vec<u32>) {
-    let region = Arc::new(Region::create(&LAYOUT).expect("memory"));
+    left_behind_in(&LAYOUT, pairs, sending)
+}
+
+fn left_behind_in(layout: &Layout, pairs: u32, sending: u32) -> (Forwarding, Vec<u32>) {
+    let region = Arc::new(Region::create(layout).expect("memory"));
     let mut view = ControlView::new(Arc::clone(&region)).expect("nobody else's");
     let ends = ["192.0.2.1:4500", "192.0.2.2:4500"].map(|end| end.parse().expect("an address"));
     let path = Path {
@@ -121,4 +125,32 @@ fn a_pair_that_nothing_serves_beside_does_not_wait() {
     claim(&mut forwarding, 2, spis[1]);
     forwarding.end_unclaimed(false);
     assert_eq!(used(&forwarding), Some(spis[1]), "the other one is nobody's, and ended");
+}
+
+/// What systemd's watchdog waits for must not grow with the square of what was left.
+#[test]
+fn many_pairs_are_found_and_claimed_in_no_time() {
+    const PAIRS: u32 = 1 << 16;
+    let layout = Layout {
+        sa_slots: PAIRS,
+        policy_slots: PAIRS,
+        peer_slots: PAIRS,
+        ring_bytes: 1 << 25,
+        ..LAYOUT
+    };
+    let (left, spis) = left_behind_in(&layout, PAIRS, PAIRS);
+    let region = Arc::clone(left.view().expect("attached").region());
+    let memory = region.fd().try_clone_to_owned().expect("a descriptor");
+    let next = Arc::new(Region::adopt(memory).expect("the same memory"));
+    let view = ControlView::new(next).expect("the next process");
+    let begin = std::time::Instant::now();
+    let mut forwarding = Forwarding::default();
+    forwarding.attach(view);
+    for (number, spi_in) in (1..).zip(&spis) {
+        claim(&mut forwarding, number, *spi_in);
+    }
+    forwarding.end_unclaimed(false);
+    let took = begin.elapsed();
+    assert!(took < std::time::Duration::from_secs(1), "{took:?}");
+    assert_eq!((forwarding.orphans().len(), forwarding.installed.len()), (0, spis.len()));
 }
