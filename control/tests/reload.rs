@@ -116,6 +116,17 @@ fn sas_whose_identity_fits_no_more_end() {
     eventually("it is gone", || pair.left.sas().is_empty().then_some(()));
 }
 
+/// Names of the DNS ignore case.
+#[test]
+fn sas_stay_when_an_identity_is_only_written_in_another_way() {
+    let pair = up();
+    let other = usual().replace("id = \"a.example\"", "id = \"A.Example\"");
+    let other = other.replace("id = \"b.example\"", "id = \"B.Example\"");
+    let said = reload(&pair.left, &other).expect("reloaded");
+    let stays = "connection other changed; 1 IKE SAs stay and take it up when they are renewed";
+    assert_eq!(said, [stays]);
+}
+
 #[test]
 fn a_child_that_is_gone_from_the_file_goes_with_its_sa() {
     let pair = up();

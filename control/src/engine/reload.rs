@@ -256,7 +256,7 @@ impl Engine {
         report.changed += 1;
         let name = &after.ike.name;
         let fits = |sa: &IkeSnapshot| {
-            sa.local_id.as_ref().is_none_or(|id| *id == after.ike.local_id)
+            sa.local_id.as_ref().is_none_or(|id| id.same_as(&after.ike.local_id))
                 && sa.remote_id.as_ref().is_none_or(|id| after.ike.remote_id.matches(id))
         };
         let (stay, go): (Vec<&IkeSnapshot>, Vec<&IkeSnapshot>) =
