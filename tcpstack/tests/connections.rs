@@ -136,6 +136,23 @@ fn strays_do_not_mute_an_abort() {
     assert_eq!(sent.iter().map(|p| Tcp(p).flags()).collect::<Vec<_>>(), [RST | ACK]);
 }
 
+/// RFC 9293, 3.10.7.1: strays from one network do not mute the RST that another one is due, whose
+/// connection is lost.
+#[test]
+fn strays_do_not_mute_the_reset_of_another_network() {
+    let mut net = Net::perfect();
+    for port in 1..=1000 {
+        net.deliver(B, &Segment { flags: ACK, ..syn(port, 7) }.packet());
+    }
+    net.take(B);
+    assert!(net.stacks[B].stats().resets_suppressed > 0);
+    let source = SocketAddr::from(([198, 51, 100, 9], 4500));
+    let elsewhere = Segment { source, flags: ACK, ack: 99, ..syn(1, 7) };
+    net.deliver(B, &elsewhere.packet());
+    let sent = net.take(B);
+    assert_eq!(sent.iter().map(|p| Tcp(p).flags()).collect::<Vec<_>>(), [RST]);
+}
+
 /// RFC 6528, 3: of two connections of the same ends the later one begins above the other by what the
 /// clock of 4 microseconds has counted; of other ends it says nothing.
 #[test]

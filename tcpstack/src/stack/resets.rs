@@ -7,12 +7,18 @@ use crate::engine::segment::{Flags, Marks, Options, Outgoing, Segment};
 use crate::table::FourTuple;
 use crate::time::Instant;
 
+/// Shares of the RSTs to strays: a source network has one of them. Which it is nobody else knows.
+pub(super) const SHARES: usize = 256;
+
 /// Why a RST is sent. Each reason has a budget of its own, so that who floods us with strays does
 /// not mute what we have to say to our peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// A segment that belongs to nothing (RFC 9293, 3.10.7.1 and 3.10.7.3).
-    Stray,
+    /// A segment that belongs to nothing (RFC 9293, 3.10.7.1 and 3.10.7.3), from a network with this
+    /// share. One budget for all would be muted for all by whoever uses it up, and would show who has a
+    /// connection with us: strays that are forged in a peer's name leave it as it is then
+    /// (CVE-2016-5696).
+    Stray(u8),
     /// A connection that we end at once.
     Abort,
     /// A connection that gives way to a newer one.
@@ -22,30 +28,45 @@ pub(super) enum Cause {
 impl Cause {
     /// RSTs in a second, and at once. A stray's source may be forged: a flood is not answered by a
     /// flood. The others go to peers that have completed a handshake, once for each.
-    fn per_second_max(self) -> u32 {
+    fn per_second_max(self) -> u16 {
         match self {
-            Self::Stray => 200,
+            Self::Stray(_) => 200,
             Self::Abort | Self::Eviction => 2000,
+        }
+    }
+
+    /// The place of its budget.
+    fn budget(self) -> usize {
+        match self {
+            Self::Stray(share) => usize::from(share),
+            Self::Abort => SHARES,
+            Self::Eviction => SHARES + 1,
         }
     }
 }
 
 /// How many RSTs have been sent in a second.
-#[derive(Default)]
 pub(super) struct Budgets {
     second: u64,
-    spent: [u32; 3],
+    spent: [u16; SHARES + 2],
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self { second: 0, spent: [0; SHARES + 2] }
+    }
 }
 
 impl Budgets {
     fn take(&mut self, cause: Cause, now: Instant) -> bool {
         let second = now.micros() / 1_000_000;
         if second != self.second {
-            *self = Self { second, spent: [0; 3] };
+            *self = Self { second, ..Self::default() };
         }
-        let spent = &mut self.spent[cause as usize];
-        *spent += 1;
-        *spent <= cause.per_second_max()
+        let spent = &mut self.spent[cause.budget()];
+        let left = *spent < cause.per_second_max();
+        *spent += u16::from(left);
+        left
     }
 }
 
@@ -83,7 +104,8 @@ impl Stack {
         // RFC 7323, 5.2: the value that came is echoed; ours says nothing.
         let timestamps = segment.options.timestamps.map(|(value, _)| (0, value));
         let marks = self.marks(tuple);
-        self.send_reset((tuple, marks), Reset { seq, ack, timestamps }, Cause::Stray);
+        let cause = Cause::Stray(self.sources.share(tuple.remote.ip()));
+        self.send_reset((tuple, marks), Reset { seq, ack, timestamps }, cause);
     }
 
     fn send_reset(&mut self, (tuple, marks): (&FourTuple, Marks), reset: Reset, cause: Cause) {

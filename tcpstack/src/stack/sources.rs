@@ -8,6 +8,7 @@
 //! been so for longest comes first.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
@@ -43,7 +44,7 @@ impl Prefix {
 #[derive(Clone)]
 struct Keyed(u64, u64);
 
-impl std::hash::BuildHasher for Keyed {
+impl BuildHasher for Keyed {
     type Hasher = SipHasher13;
     fn build_hasher(&self) -> SipHasher13 {
         SipHasher13::new_with_keys(self.0, self.1)
@@ -143,6 +144,12 @@ impl Sources {
     pub(super) fn admits(&self, source: IpAddr) -> bool {
         let network = self.known.get(&Prefix::of(source)).map(|&at| &self.networks[at as usize]);
         network.is_none_or(|network| network.connections < self.limit)
+    }
+
+    /// Which of 256 shares the network of `source` has of what is limited for all together.
+    #[allow(clippy::cast_possible_truncation)] // A part of the hash.
+    pub(super) fn share(&self, source: IpAddr) -> u8 {
+        self.known.hasher().hash_one(Prefix::of(source)) as u8
     }
 
     /// How many strangers there are.
