@@ -93,6 +93,8 @@ counters! {
     IpTooBig = "ip_too_big",
     /// Inner IPv4 packets that were cut into fragments to fit the tunnel.
     Ipv4Fragmented = "ipv4_fragmented",
+    /// Outer IPv6 packets that were sent in fragments, because their path or the link takes no more.
+    OuterIpv6Fragmented = "outer_ipv6_fragmented",
     /// Packets for which there is no route.
     IpNoRoute = "ip_no_route",
     /// Packets whose IP version contradicts the frame's type.

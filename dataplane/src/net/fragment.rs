@@ -1,10 +1,16 @@
 //! IPv4 fragmentation of inner packets before they are sealed (RFC 791, 3.2): a packet that is
 //! longer than the tunnel takes and may be fragmented goes through it in pieces, which the
 //! destination puts together. IPv6 packets and those with DF get a packet-too-big instead.
+//!
+//! IPv6 packets are cut only by their source (RFC 8200, 4.5), so those of the gateway itself.
 
 use super::DropReason;
 use super::checksum::{self, Sum};
-use super::ip::{Header, V4_HEADER_LEN, next_v4_option};
+use super::hash::bits_of;
+use super::ip::{Header, V4_HEADER_LEN, V6_HEADER_LEN, next_v4_option, protocol};
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher;
+use std::net::IpAddr;
 
 /// Smallest MTU to cut for: every link takes it (RFC 791, 3.2), and a piece behind a header of 60
 /// octets still carries eight. It bounds the number of pieces by 8,191.
@@ -15,10 +21,13 @@ const HEADER_MAX: usize = 60;
 /// The flag of options that every fragment carries (RFC 791, 3.1).
 const OPTION_COPIED: u8 = 0x80;
 const MORE_FRAGMENTS: u16 = 0x2000;
+/// Octets of IPv6's fragment header (RFC 8200, 4.5).
+const V6_FRAGMENT_LEN: usize = 8;
 
 /// The pieces of one packet, written out one after the other.
 #[derive(Debug)]
 pub struct Fragments<'a> {
+    v4: bool,
     /// Header of the next piece: with all options the first, with those to be copied the others.
     header: [u8; HEADER_MAX],
     header_len: usize,
@@ -50,6 +59,7 @@ pub fn fragments<'a>(
     own.get_mut(..octets.len()).ok_or(DropReason::IpBadLength)?.copy_from_slice(octets);
     let flags = u16::from_be_bytes([own[6], own[7]]);
     Ok(Fragments {
+        v4: true,
         header: own,
         header_len: octets.len(),
         rest: header.upper(packet),
@@ -57,6 +67,53 @@ pub fn fragments<'a>(
         more: flags & MORE_FRAGMENTS != 0,
         mtu,
     })
+}
+
+/// Identifications of IPv6 packets that a worker fragments: none comes again within 2³² of them, and who
+/// sees those to one address cannot tell those to another (RFC 7739, 5.3).
+pub struct Identifications {
+    hasher: SipHasher13,
+    used: u32,
+}
+
+impl Identifications {
+    /// The seed is random and the worker's own.
+    pub fn new(seed: [u8; 16]) -> Self {
+        Self { hasher: SipHasher13::new_with_key(&seed), used: 0 }
+    }
+
+    /// The next one for a packet to this address.
+    pub fn next(&mut self, destination: IpAddr) -> u32 {
+        self.used = self.used.wrapping_add(1);
+        let mut hasher = self.hasher;
+        hasher.write_u128(bits_of(destination));
+        self.used.wrapping_add(hasher.finish() as u32)
+    }
+}
+
+/// Begins to cut an IPv6 packet that this gateway has made, without extension headers, into pieces of
+/// at most `mtu` octets, under an identification that its source has not used lately.
+///
+/// # Errors
+/// [`DropReason::IpTooBig`] for another packet, or when `mtu` is below [`MTU_MIN`].
+pub fn source_fragments<'a>(
+    packet: &'a [u8],
+    header: &Header,
+    mtu: usize,
+    identification: u32,
+) -> Result<Fragments<'a>, DropReason> {
+    if header.is_v4() || header.header_len != V6_HEADER_LEN || mtu < MTU_MIN {
+        return Err(DropReason::IpTooBig);
+    }
+    let fixed = packet.first_chunk::<V6_HEADER_LEN>().ok_or(DropReason::IpTruncated)?;
+    let mut own = [0; HEADER_MAX];
+    own[..V6_HEADER_LEN].copy_from_slice(fixed);
+    own[6] = protocol::FRAGMENT;
+    own[V6_HEADER_LEN] = header.protocol;
+    own[V6_HEADER_LEN + 4..][..4].copy_from_slice(&identification.to_be_bytes());
+    let header_len = V6_HEADER_LEN + V6_FRAGMENT_LEN;
+    let rest = header.upper(packet);
+    Ok(Fragments { v4: false, header: own, header_len, rest, offset: 0, more: false, mtu })
 }
 
 impl Fragments<'_> {
@@ -86,14 +143,20 @@ impl Fragments<'_> {
         let (head, body) = out.split_at_mut(header_len);
         body.copy_from_slice(data);
         head.copy_from_slice(&self.header[..header_len]);
-        let more = if self.more || !rest.is_empty() { MORE_FRAGMENTS } else { 0 };
-        head[2..4].copy_from_slice(&((header_len + cut) as u16).to_be_bytes());
-        head[6..8].copy_from_slice(&(self.offset | more).to_be_bytes());
-        checksum::fill(Sum::new(), head, 10, false);
-
+        let more = self.more || !rest.is_empty();
+        if self.v4 {
+            let field = self.offset | if more { MORE_FRAGMENTS } else { 0 };
+            head[2..4].copy_from_slice(&((header_len + cut) as u16).to_be_bytes());
+            head[6..8].copy_from_slice(&field.to_be_bytes());
+            checksum::fill(Sum::new(), head, 10, false);
+            self.keep_copied_options();
+        } else {
+            let field = self.offset << 3 | u16::from(more);
+            head[4..6].copy_from_slice(&((V6_FRAGMENT_LEN + cut) as u16).to_be_bytes());
+            head[V6_HEADER_LEN + 2..][..2].copy_from_slice(&field.to_be_bytes());
+        }
         self.rest = rest;
         self.offset += (cut / 8) as u16;
-        self.keep_copied_options();
         Ok(header_len + cut)
     }
 
@@ -208,6 +271,33 @@ mod tests {
         v6[4..7].copy_from_slice(&[0, 8, 59]);
         v6.extend([1; 40]);
         assert_eq!(cut(&v6, 300), too_big);
+    }
+
+    /// RFC 8200, 4.5: the header of each piece names what follows the whole, all have one
+    /// identification, and each but the last carries a multiple of eight octets.
+    #[test]
+    fn own_ipv6_packet_in_pieces() {
+        let data: Vec<u8> = (0..1301u32).map(|octet| octet as u8).collect();
+        let mut packet = vec![0x60, 0, 0, 0, (data.len() >> 8) as u8, data.len() as u8, 50, 64];
+        packet.extend([0x20; 32]);
+        packet.extend(&data);
+        let header = ip::parse(&packet).unwrap();
+        let mut cut = source_fragments(&packet, &header, 1280, 0x0102_0304).unwrap();
+        let (mut out, mut whole) = ([0; 1280], Vec::new());
+        for (place, field) in [(Fragment::First, 1), (Fragment::Later, 1232)] {
+            let len = cut.write_next(&mut out).unwrap().unwrap();
+            let piece = ip::parse(&out[..len]).unwrap();
+            assert_eq!((piece.fragment, piece.protocol, piece.total_len), (place, 50, len));
+            assert_eq!(out[42..44], u16::to_be_bytes(field));
+            assert_eq!((out[6], &out[44..48]), (44, &[1, 2, 3, 4][..]));
+            whole.extend_from_slice(piece.upper(&out));
+        }
+        assert!(cut.write_next(&mut out).is_none());
+        assert_eq!(whole, data);
+        assert!(source_fragments(&packet, &header, MTU_MIN - 1, 0).is_err());
+        assert!(
+            source_fragments(&[0x45; 40], &Header { header_len: 48, ..header }, 1280, 0).is_err()
+        );
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::peer::PeerTable;
 use super::rooms::Rooms;
 use super::sa::SaTable;
 use crate::net::ether::Cast;
+use crate::net::fragment::Identifications;
 use crate::net::icmp::{self, Problem, RateLimit, TooBigLimit};
 use crate::net::ip::Header;
 use crate::net::policy::PolicyTable;
@@ -52,6 +53,8 @@ pub(crate) struct Core<L> {
     pub(crate) big_datagram: Box<[u8]>,
     /// Identification of the last packet that may be fragmented (RFC 6864, 4.1).
     pub(crate) identification: u16,
+    /// Those of IPv6 packets that are fragmented.
+    pub(crate) identifications: Identifications,
 }
 
 impl<L: Link> Core<L> {

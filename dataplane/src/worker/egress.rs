@@ -28,6 +28,26 @@ impl<L: Link> Core<L> {
         }
     }
 
+    /// Sends an outer packet of this gateway's in fragments: over IPv4 as long as the link takes, over
+    /// IPv6 no longer than every path (RFC 8200, 5), so that no router has to speak of one.
+    pub(crate) fn send_cut(&mut self, packet: &[u8], to: IpAddr) -> Result<(), DropReason> {
+        let header = ip::parse(packet)?;
+        let link = self.net.outer.mtu;
+        let (mtu, counter, cut) = if header.is_v4() {
+            (link, Counter::Ipv4Fragmented, fragment::fragments(packet, &header, link))
+        } else {
+            let (mtu, number) = (link.min(ip::V6_MTU_MIN), self.identifications.next(to));
+            let cut = fragment::source_fragments(packet, &header, mtu, number);
+            (mtu, Counter::OuterIpv6Fragmented, cut)
+        };
+        let mut cut = cut?;
+        self.count(counter);
+        while let Some(piece) = self.next_fragment(&mut cut, mtu) {
+            self.send_outer(piece, to);
+        }
+        Ok(())
+    }
+
     /// Sends a forwarded packet to the protected network, in fragments if its link takes no more;
     /// its sender is told where that must not be.
     pub(crate) fn send_inner(&mut self, packet: Mbuf, header: &Header) {

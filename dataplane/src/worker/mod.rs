@@ -65,6 +65,7 @@ use self::sa::SaTable;
 use self::tcp::Tcp;
 use self::transmit::Segments;
 use crate::net::ether::Cast;
+use crate::net::fragment::Identifications;
 use crate::net::icmp::{RateLimit, TooBigLimit};
 use crate::net::ip;
 use crate::net::policy::PolicyTable;
@@ -191,6 +192,7 @@ impl<L: Link> Worker<L> {
             told_limit: RateLimit::default(),
             big_datagram: vec![0; usize::from(u16::MAX)].into_boxed_slice(),
             identification: u16::from_be_bytes([seed[0], seed[1]]),
+            identifications: Identifications::new(table_seed),
             view,
         };
         let message = Vec::with_capacity(usize::from(u16::MAX) + 1);

@@ -348,7 +348,8 @@ impl<L: Link> Core<L> {
         sa.outbound
             .seal_in_place(sequence, content.next_header, esp, inner_len)
             .map_err(|_| Counter::EspSequenceExhausted)?;
-        let outer = self.outer_header(path, sa.peer, content);
+        let peer = sa.peer;
+        let outer = self.outer_header(path, peer, content);
         let written = if in_udp {
             let (source, destination) = (path.local.port(), path.remote.port());
             encap::write_udp(octets, &outer, source, destination, Fill::Zero)
@@ -358,29 +359,26 @@ impl<L: Link> Core<L> {
         match written {
             Ok(()) => {
                 self.count_sealed(slot, inner_len);
-                self.send_sealed(packet, path);
+                self.send_sealed(packet, path, peer);
             }
             Err(reason) => self.drop_for(reason),
         }
         Ok(())
     }
 
-    /// Sends an outer packet, in fragments if its link takes no more. Only a packet in transport mode
-    /// that may be fragmented is so long.
-    fn send_sealed(&mut self, packet: Mbuf, path: &Path) {
-        let mtu = self.net.outer.mtu;
+    /// Sends an outer packet, in fragments if that must be. Over IPv4 only one in transport mode that
+    /// may be fragmented is too long for the link, and for a narrower path its routers cut it. Over
+    /// IPv6 this gateway is the source that has to (RFC 2473, 7.1): the least that an IPv6 host
+    /// sends is longer with what ESP adds.
+    fn send_sealed(&mut self, packet: Mbuf, path: &Path, peer: SlotRef) {
+        let link = self.net.outer.mtu;
+        let peer = self.peers.get(peer).filter(|_| path.local.is_ipv6());
+        let mtu = peer.map_or(link, |peer| peer.mtu.get(self.now_ns, link));
         if packet.len() <= mtu {
             return self.send_outer(packet, path.remote.ip());
         }
-        let cut = ip::parse(packet.data())
-            .and_then(|header| fragment::fragments(packet.data(), &header, mtu));
-        let mut cut = match cut {
-            Ok(cut) => cut,
-            Err(reason) => return self.drop_for(reason),
-        };
-        self.count(Counter::Ipv4Fragmented);
-        while let Some(piece) = self.next_fragment(&mut cut, mtu) {
-            self.send_outer(piece, path.remote.ip());
+        if let Err(reason) = self.send_cut(packet.data(), path.remote.ip()) {
+            self.drop_for(reason);
         }
     }
 

@@ -1,12 +1,13 @@
 //! What a router does to inner packets: hop limits, sizes, and the news about them.
 
-use culvert_dataplane::net::{arp, checksum, ip as ip_format};
+use culvert_dataplane::net::{arp, checksum, ip as ip_format, udp as udp_format};
 use culvert_shm::{Counter, Down, Policy, Prefix, Selector, Transport};
 
 use crate::fixture::{
-    FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, PEER_V4, Told,
+    FAR_V4, FAR_V6, Gateway, HOST_V4, HOST_V6, INNER_V4, INNER_V6, OUTER_V4, OUTER_V6, PEER_V4,
+    PEER_V6, Told,
 };
-use crate::packets::{ip, may_fragment, ping, syn, too_big, udp, with_hop_limit};
+use crate::packets::{ip, may_fragment, ping, syn, too_big, udp, whole_v6, with_hop_limit};
 use crate::peer::{Peer, Sa, Wanted, esp_frame, frames, path, path_between};
 
 fn tunnel() -> (Gateway, Sa) {
@@ -145,6 +146,48 @@ fn the_least_ipv6_packet_passes_a_narrower_path() {
     assert_eq!(inner_of(&sa, packet).len(), least.len());
     let answer = gateway.inner_packets().pop().unwrap();
     assert_eq!(answer[44..48], 1280u32.to_be_bytes());
+}
+
+// RFC 2473, 7.1; RFC 8200, 4.5 and 5: over IPv6 no router cuts what is too long, so that this gateway does
+// where the least packet of an IPv6 host does not fit with what ESP adds.
+#[test]
+fn the_least_ipv6_packet_passes_a_narrow_ipv6_path_in_fragments() {
+    for transport in [Transport::Udp, Transport::Native] {
+        let mut gateway = Gateway::new();
+        let path = path_between(transport, ip(OUTER_V6), ip(PEER_V6));
+        let sa = Sa::install(&mut gateway, Wanted::by(path));
+        let least = ping(HOST_V6, FAR_V6, &[6; 1280 - 48]);
+        gateway.inner_packet(&least);
+        gateway.turn();
+        let lost = gateway.outer_packets();
+        let [lost] = &lost[..] else { panic!("{} packets", lost.len()) };
+        assert!(lost.len() > 1280, "the link is wide");
+        gateway.outer_packet(&too_big("2001:db8:e::1", lost, 1280));
+        let mut identifications = Vec::new();
+        for _ in 0..2 {
+            gateway.inner_packet(&least);
+            gateway.turn();
+            let pieces = gateway.outer_packets();
+            assert_eq!(pieces.len(), 2);
+            assert!(pieces.iter().all(|piece| piece.len() <= 1280));
+            identifications.push(pieces[0][44..48].to_vec());
+            let packet = whole_v6(&pieces);
+            let header = ip_format::parse(&packet).unwrap();
+            let upper = header.upper(&packet);
+            let esp = if transport == Transport::Udp {
+                let parsed = udp_format::parse(upper).unwrap();
+                let strict = udp_format::ZeroChecksum::Refuse;
+                assert!(udp_format::verify(&header, upper, &parsed, strict).is_ok());
+                &upper[8..]
+            } else {
+                assert_eq!(header.protocol, 50);
+                upper
+            };
+            assert_eq!(sa.open(esp).unwrap().1, with_hop_limit(least.clone(), 63));
+        }
+        assert_ne!(identifications[0], identifications[1]);
+        assert_eq!(gateway.count(Counter::OuterIpv6Fragmented), 2);
+    }
 }
 
 // RFC 4301, 8.2; RFC 791, 3.2.

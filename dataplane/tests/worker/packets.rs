@@ -116,6 +116,21 @@ pub(crate) fn first_fragment(mut packet: Vec<u8>) -> Vec<u8> {
     packet
 }
 
+/// Puts the fragments of one IPv6 packet together (RFC 8200, 4.5).
+pub(crate) fn whole_v6(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let mut whole = pieces[0][..40].to_vec();
+    whole[6] = pieces[0][40];
+    for piece in pieces {
+        assert_eq!((piece[6], &piece[44..48]), (44, &pieces[0][44..48]), "one identification");
+        assert_eq!(usize::from(u16::from_be_bytes([piece[42], piece[43]]) & !7), whole.len() - 40);
+        assert_eq!(piece[43] & 1 == 1, piece != pieces.last().unwrap());
+        whole.extend_from_slice(&piece[48..]);
+    }
+    let len = (whole.len() - 40) as u16;
+    whole[4..6].copy_from_slice(&len.to_be_bytes());
+    whole
+}
+
 /// Marks an outer packet "congestion experienced" (RFC 3168, 5).
 pub(crate) fn mark_congestion(packet: &mut [u8]) {
     if packet[0] >> 4 == 4 {
