@@ -8,7 +8,8 @@ mod pair;
 use std::time::Duration;
 
 use culvert_ike::{
-    DownReason, DropReason, EndpointConfig, Event, Path, Received, Secret, message::NotifyType,
+    DownReason, DropReason, EndpointConfig, Event, Path, Received, Secret,
+    message::{Message, NotifyType, Payload},
 };
 use pair::{A, B, Pair, config, mirror};
 
@@ -160,7 +161,7 @@ fn another_major_version_is_answered_with_ours() {
     octets[24..28].copy_from_slice(&28u32.to_be_bytes());
     let dropped = Received::Dropped(DropReason::BadVersion);
     assert_eq!(pair.inject(false, &path, &octets), dropped);
-    let answer = culvert_ike::message::Message::decode(&pair.b.sent[0].2).unwrap();
+    let answer = Message::decode(&pair.b.sent[0].2).unwrap();
     assert!(answer.notify(NotifyType::INVALID_MAJOR_VERSION).is_some());
     assert_eq!((answer.header.major, answer.header.response), (2, true));
     octets[17] = 0x10;
@@ -305,4 +306,27 @@ fn a_refused_stranger_is_not_saved() {
     pair.run(Duration::from_millis(100));
     assert!(pair.b.events.iter().any(|e| matches!(e, Event::Refused { .. })));
     assert_eq!((pair.b.endpoint.len(), pair.b.kept.snapshots.len()), (1, 0));
+}
+
+// RFC 8019, 4.2: what can never come up leaves nothing behind, least of all as much as its sender likes.
+#[test]
+fn a_public_value_of_a_wrong_length_makes_no_half_open_sa() {
+    let mut pair = started(config(), mirror(&config()));
+    pair.net.lose = [1, 0];
+    pair.run(Duration::from_millis(1));
+    let (_, path, octets) = pair.a.sent[0].clone();
+    let seen = Path::udp(path.remote, path.local);
+    for len in [1, 31, 33, 30_000] {
+        let mut message = Message::decode(&octets).unwrap();
+        for payload in &mut message.payloads {
+            if let Payload::Ke(_, public) = payload {
+                public.resize(len, 7);
+            }
+        }
+        let received = pair.inject(false, &seen, &message.encode().unwrap());
+        assert_eq!(received, Received::Dropped(DropReason::BadPayload), "{len}");
+        assert!(pair.b.endpoint.is_empty());
+    }
+    pair.run(seconds(10));
+    pair.assert_child();
 }

@@ -67,7 +67,7 @@ impl Session {
             // RFC 7296, 3.10.1: INVALID_SYNTAX only for what is authentic.
             Err(_) => return Answer::Dropped(DropReason::BadPayload),
         };
-        let Some((offered, (group, _), _)) = init_payloads(&message) else {
+        let Some((offered, (group, public), _)) = init_payloads(&message) else {
             return Answer::Dropped(DropReason::BadPayload);
         };
         let tcp = path.transport == Transport::Tcp;
@@ -88,6 +88,10 @@ impl Session {
             let notify = Payload::notify(NotifyType::INVALID_KE_PAYLOAD, wanted);
             reply_in_clear(cx, path, &message.header, vec![notify]);
             return Answer::Refused;
+        }
+        // No keys will ever be made of it, and nothing is kept for it until then (RFC 8019, 4.2).
+        if public.len() != suite.key_exchange.public_len() {
+            return Answer::Dropped(DropReason::BadPayload);
         }
         candidates.retain(|c| {
             let answer = negotiate::ike_answer(proposal, &suite, &[]);
