@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::tests::{ask, take_sa};
+use crate::config::ConnectionConfig;
 use crate::event::{DownReason, Event};
 use crate::message::{ExchangeType, Message, NotifyType, Payload, SelectorItem};
 use crate::negotiate;
@@ -123,4 +124,76 @@ fn a_cookie2_that_is_none_is_not_given_back() {
         let answer = ask(&mut pair, &mut sa, ExchangeType::INFORMATIONAL, cookie.clone());
         assert_eq!(answer.payloads, if given_back { cookie } else { vec![] }, "{len}");
     }
+}
+
+/// Lets the peer say that it is somewhere else, and gives the cookie that it is asked for, if it is one.
+fn move_peer(pair: &mut Pair, sa: &mut IkeSa, host: u8) -> Option<Payload> {
+    let remote = std::net::SocketAddr::from(([198, 51, 100, host], 4500));
+    let path = crate::Path::udp(pair.b.sa().path.local, remote);
+    let update = vec![Payload::notify(NotifyType::UPDATE_SA_ADDRESSES, [])];
+    let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, update).unwrap();
+    pair.inject(false, &path, &wire.whole);
+    let message = sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap();
+    let asked = message.notifies().find(|n| n.kind == NotifyType::COOKIE2);
+    asked.filter(|_| !message.header.response).cloned().map(Payload::Notify)
+}
+
+// RFC 7296, 2.1: a Delete that gets no answer ends in time, however often its peer moves meanwhile.
+#[test]
+fn a_peer_that_moves_without_end_does_not_outlive_its_delete() {
+    let mut pair = Pair::up(ConnectionConfig { mobike: true, ..config() });
+    let mut sa = take_sa(&mut pair);
+    let (now, ike) = (pair.now, pair.b.sa().id);
+    pair.b.endpoint.terminate(now, ike, &mut pair.b.host).unwrap();
+    for host in 0..200 {
+        if pair.b.endpoint.sas().count() == 0 {
+            return;
+        }
+        move_peer(&mut pair, &mut sa, host);
+        pair.run(Duration::from_secs(3));
+    }
+    panic!("it is still there after ten minutes");
+}
+
+// Nor does a cookie go before the Delete each time (RFC 4555, 3.7).
+#[test]
+fn a_peer_that_moves_without_end_is_told_that_it_is_deleted() {
+    let mut pair = Pair::up(ConnectionConfig { mobike: true, ..config() });
+    let mut sa = take_sa(&mut pair);
+    let (now, ike) = (pair.now, pair.b.sa().id);
+    let mut cookie = move_peer(&mut pair, &mut sa, 1);
+    pair.b.endpoint.terminate(now, ike, &mut pair.b.host).unwrap();
+    let mut asked = 0;
+    while let Some(back) = cookie.filter(|_| asked < 20) {
+        asked += 1;
+        move_peer(&mut pair, &mut sa, 1 + asked);
+        let path = pair.b.sa().path;
+        let answer = sa.response(ExchangeType::INFORMATIONAL, vec![back]).unwrap();
+        pair.inject(false, &path, &answer.whole);
+        let next = sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap();
+        assert!(!next.header.response);
+        cookie = next.notify(NotifyType::COOKIE2).cloned().map(Payload::Notify);
+    }
+    assert_eq!(asked, 1, "the one that was asked for before");
+}
+
+// RFC 4555, 3.5: who moves while it is being told of the end hears of it there, at once.
+#[test]
+fn a_delete_follows_a_peer_that_moves() {
+    let mut pair = Pair::up(ConnectionConfig { mobike: true, ..config() });
+    let mut sa = take_sa(&mut pair);
+    let (now, path, ike) = (pair.now, pair.b.sa().path, pair.b.sa().id);
+    pair.net.udp_blocked = true;
+    pair.b.endpoint.terminate(now, ike, &mut pair.b.host).unwrap();
+    pair.run(Duration::from_millis(1));
+    let elsewhere = crate::Path::udp(path.local, "192.0.2.9:4500".parse().unwrap());
+    let update = vec![Payload::notify(NotifyType::UPDATE_SA_ADDRESSES, [])];
+    let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, update).unwrap();
+    pair.inject(false, &elsewhere, &wire.whole);
+    let deletes = pair.b.sent.iter().filter(|(_, path, octets)| {
+        let message = sa.open(octets).ok().flatten();
+        *path == elsewhere
+            && message.is_some_and(|m| matches!(m.payloads[..], [Payload::Delete(..)]))
+    });
+    assert_eq!(deletes.count(), 1);
 }

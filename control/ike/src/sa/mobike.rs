@@ -348,6 +348,10 @@ impl Session {
 
     /// The peer has moved there.
     fn follow(&mut self, cx: &mut Cx<'_>, path: &Path, found: Nat) {
+        if !matches!(self.phase, Phase::Established) {
+            self.follow_to_the_end(cx, path);
+            return;
+        }
         // Another port of an address that is not checked yet says nothing about the address.
         let elsewhere = self.path.remote.ip() != path.remote.ip() || self.is_unchecked();
         let repeat = path.transport == Transport::Udp && self.path != *path;
@@ -362,6 +366,16 @@ impl Session {
         }
         if repeat {
             self.repeat_elsewhere(cx);
+        }
+    }
+
+    /// The same while the IKE SA is being deleted. The Delete goes there at once, too, but gets no more
+    /// time, nor does a cookie go before it: a peer that moves again and again would never be rid of.
+    fn follow_to_the_end(&mut self, cx: &mut Cx<'_>, path: &Path) {
+        let elsewhere = path.transport == Transport::Udp && self.path != *path;
+        self.move_path(cx, path);
+        if let Some(outstanding) = self.outstanding.as_ref().filter(|_| elsewhere) {
+            cx.send_wire(path, &outstanding.wire);
         }
     }
 
