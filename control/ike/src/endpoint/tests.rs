@@ -444,3 +444,62 @@ fn a_first_pair_waits_until_the_peers_address_is_checked() {
     assert_eq!(answer.payloads, [Payload::notify(NotifyType::TEMPORARY_FAILURE, [])]);
     assert!(pair.b.host.installed.is_empty());
 }
+
+/// An answer that grants the pair which a CREATE_CHILD_SA request asks for.
+fn granted(asked: &Message, spi: u32) -> Vec<Payload> {
+    let net = &config().children[0];
+    let ke = negotiate::ChildKe::Configured(KeyExchange::X25519);
+    let offered = asked.payloads.iter().find_map(|payload| match payload {
+        Payload::Sa(proposals) => negotiate::select_esp(proposals, &net.proposals, ke),
+        _ => None,
+    });
+    let (proposal, suite) = offered.unwrap();
+    let selectors =
+        asked.payloads.iter().filter(|p| matches!(p, Payload::TsI(_) | Payload::TsR(_)));
+    let mut payloads = vec![Payload::Sa(vec![negotiate::esp_answer(proposal, &suite, spi)])];
+    payloads.push(Payload::Nonce(vec![3; 32]));
+    payloads.extend(selectors.cloned());
+    payloads
+}
+
+// The same for one that this side has asked for before the peer moved. What it answers from there, the
+// peer need not have received there.
+#[test]
+fn a_first_pair_that_is_granted_from_an_unchecked_address_waits_for_the_check() {
+    let mut pair = mobile_pair();
+    let (now, id) = (pair.now, pair.a.child().id);
+    pair.a.endpoint.terminate_child(now, id, &mut pair.a.host).unwrap();
+    pair.run(Duration::from_secs(1));
+    let mut sa = take_sa(&mut pair);
+    let (now, b) = (pair.now, &mut pair.b);
+    let (ike, path) = (b.sa().id, b.sa().path);
+    b.endpoint.initiate_child(now, ike, "net", &mut b.host).unwrap();
+    pair.run(Duration::from_millis(1));
+    let last = |pair: &Pair, sa: &mut IkeSa| {
+        let (_, path, octets) = pair.b.sent.last().unwrap();
+        (*path, sa.open(octets).unwrap().unwrap())
+    };
+    let (_, asked) = last(&pair, &mut sa);
+    let victim = crate::Path::udp(path.local, "192.0.2.9:4500".parse().unwrap());
+    let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![update()]).unwrap();
+    pair.inject(false, &victim, &wire.whole);
+    let wire = sa.response(ExchangeType::CREATE_CHILD_SA, granted(&asked, 0x5555)).unwrap();
+    pair.inject(false, &victim, &wire.whole);
+    assert!(pair.b.host.installed.is_empty(), "ESP would go there");
+    // The peer is there after all: the pair that was of no use goes, and another one comes.
+    let (to, check) = last(&pair, &mut sa);
+    let cookie = check.notify(NotifyType::COOKIE2).expect("a cookie goes first").clone();
+    assert_eq!(to, victim);
+    let back = vec![Payload::Notify(cookie)];
+    let wire = sa.response(ExchangeType::INFORMATIONAL, back).unwrap();
+    pair.inject(false, &victim, &wire.whole);
+    let (_, stray) = last(&pair, &mut sa);
+    assert!(matches!(stray.payloads[..], [Payload::Delete(Protocol::ESP, _)]), "{stray:?}");
+    let wire = sa.response(ExchangeType::INFORMATIONAL, vec![]).unwrap();
+    pair.inject(false, &victim, &wire.whole);
+    let (_, asked) = last(&pair, &mut sa);
+    let wire = sa.response(ExchangeType::CREATE_CHILD_SA, granted(&asked, 0x6666)).unwrap();
+    pair.inject(false, &victim, &wire.whole);
+    assert_eq!(pair.b.child().path.remote, victim.remote);
+    assert_eq!(pair.b.host.reserved.len(), 0);
+}

@@ -107,6 +107,10 @@ impl Session {
         mut request: ChildRequest,
         message: &Message,
     ) {
+        if self.brings_unchecked_way(message) {
+            self.ask_again_checked(cx, request);
+            return;
+        }
         let rival = request.rival.take();
         let unwanted = request.wish.replaces.is_some_and(|old| self.is_terminated(old));
         let nonce_r = message.nonce().filter(|_| message.error().is_none());
@@ -136,6 +140,19 @@ impl Session {
             let others = rival.map(|rival| rival.id).filter(|id| *id != kept);
             others.into_iter().chain([kept]).for_each(|id| self.terminate_child(cx, id));
         }
+    }
+
+    /// Whether the answer makes the first pair of an IKE SA, which takes ESP to where the peer says that
+    /// it is, and that is not checked yet (RFC 4555, 3.7).
+    fn brings_unchecked_way(&self, message: &Message) -> bool {
+        self.children.is_empty() && self.is_unchecked() && message.error().is_none()
+    }
+
+    /// The peer has a pair that cannot be used now. Another one is asked for behind the cookie.
+    fn ask_again_checked(&mut self, cx: &mut Cx<'_>, request: ChildRequest) {
+        let wish = ChildWish { replaces: None, ..request.wish };
+        self.push_task(cx, Task::DeleteStray(request.spi_in));
+        self.push_task(cx, Task::Child(wish));
     }
 
     /// Whether somebody has asked for the end of this pair, which a rekey that was under way then is
