@@ -503,3 +503,28 @@ fn a_first_pair_that_is_granted_from_an_unchecked_address_waits_for_the_check() 
     assert_eq!(pair.b.child().path.remote, victim.remote);
     assert_eq!(pair.b.host.reserved.len(), 0);
 }
+
+// A cookie that comes back from where the peer is no more leaves ESP where it is, not where it was.
+#[test]
+fn a_cookie_that_comes_late_lets_esp_go_to_where_tcp_has_shown_the_peer() {
+    let mut pair = mobile_pair();
+    let mut sa = take_sa(&mut pair);
+    let local = pair.b.sa().path.local;
+    let first = crate::Path::udp(local, "192.0.2.9:4500".parse().unwrap());
+    let remote = "192.0.2.10:5000".parse().unwrap();
+    let second = crate::Path::tcp(local, remote, crate::ConnToken(901));
+    let third = crate::Path::udp(local, "192.0.2.10:4500".parse().unwrap());
+    let mut check = None;
+    for path in [first, second, third] {
+        let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![update()]).unwrap();
+        pair.inject(false, &path, &wire.whole);
+        check.get_or_insert_with(|| sa.open(&pair.b.sent.last().unwrap().2).unwrap().unwrap());
+    }
+    let cookie = check.unwrap().notify(NotifyType::COOKIE2).unwrap().clone();
+    let back = vec![Payload::Notify(cookie)];
+    let wire = sa.response(ExchangeType::INFORMATIONAL, back).unwrap();
+    pair.inject(false, &third, &wire.whole);
+    assert_eq!(pair.b.sa().path, third);
+    let esp = pair.b.host.paths.values().next().unwrap();
+    assert_eq!((esp.remote, esp.conn), (third.remote, None));
+}

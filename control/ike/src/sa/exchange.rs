@@ -282,9 +282,7 @@ impl Session {
             Asked::Child(request) => self.handle_child_response(cx, *request, &message),
             Asked::Ike(request) => self.handle_ike_response(cx, *request, &message),
             Asked::Update(digested) => self.handle_update_response(cx, &digested, path, &message),
-            Asked::ReturnCheck(cookie, checked) => {
-                self.handle_return_check(cx, &cookie, &checked, &message);
-            }
+            Asked::ReturnCheck(cookie, _) => self.handle_return_check(cx, &cookie, &message),
         }
         self.pump(cx);
         Received::Accepted

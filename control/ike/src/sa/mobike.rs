@@ -411,13 +411,14 @@ impl Session {
         &mut self,
         cx: &mut Cx<'_>,
         cookie: &[u8],
-        checked: &Path,
         message: &Message,
     ) {
         if message.notify(NotifyType::COOKIE2).is_none_or(|n| n.data != cookie) {
             // RFC 4555, 3.7: "the IKE_SA MUST be closed".
             self.terminate(cx, DownReason::ProtocolError("COOKIE2 did not come back as it was"));
-        } else if self.path == *checked {
+        } else {
+            // It may have moved meanwhile, to where a TCP connection has shown it. Where nothing has, the
+            // next cookie is asked for.
             self.set_child_path(cx);
         }
     }
