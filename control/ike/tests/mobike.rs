@@ -531,3 +531,40 @@ fn a_connection_that_opens_while_udp_is_tried_is_told_of_at_once() {
     assert!(pair.a.sa().path.conn.is_some(), "it is open");
     assert_way(&pair, Transport::Tcp);
 }
+
+// RFC 4555, 3.5: all pairs of addresses are tried anew when the peer has been heard between, if only by
+// what it asked itself: a rekey of the IKE SA, which takes back what waited for an answer.
+#[test]
+fn the_other_pairs_are_tried_again_after_a_rekey_by_the_peer() {
+    let mut a = mobile();
+    a.transport = TransportChoice::Udp;
+    a.dpd_delay = Some(seconds(10));
+    a.additional_addrs = vec![ELSEWHERE.parse().unwrap()];
+    // All were tried by then; or another one is being tried.
+    for rekeyed_at in [70, 42] {
+        let b = ConnectionConfig { dpd_delay: None, ..mirror(&a) };
+        let mut pair = Pair::new(a.clone(), b);
+        pair.initiate();
+        pair.run(seconds(1));
+        let own = pair.a.sa().path;
+        pair.net.udp_blocked = true;
+        pair.run(seconds(rekeyed_at));
+        let elsewhere = |(_, path, _): &&(culvert_ike::Instant, culvert_ike::Path, Vec<u8>)| {
+            path.local.ip().to_string() == ELSEWHERE
+        };
+        assert!(pair.a.sent.iter().any(|sent| elsewhere(&sent)), "{rekeyed_at} s");
+        pair.net.udp_blocked = false;
+        pair.net.cut_off = Some(ELSEWHERE.parse().unwrap());
+        let (now, ike) = (pair.now, pair.b.sa().id);
+        pair.b.endpoint.rekey_ike(now, ike, &mut pair.b.host).unwrap();
+        pair.run(seconds(1));
+        let tried = pair.a.sent.iter().filter(elsewhere).count();
+        pair.run(seconds(8));
+        assert_eq!(pair.a.sent.iter().filter(elsewhere).count(), tried, "the present way is good");
+        assert_eq!(pair.a.sa().path, own);
+        pair.net.cut_off = Some(pair::A.parse().unwrap());
+        pair.run(seconds(60));
+        assert_eq!(pair.a.sa().path.local.ip().to_string(), ELSEWHERE, "{rekeyed_at} s");
+        assert_way(&pair, Transport::Native);
+    }
+}

@@ -41,6 +41,14 @@ impl Session {
         true
     }
 
+    /// What got no answer is not asked any more, and the peer was heard: the present way is as good as
+    /// before. The next request without an answer goes by all pairs once more.
+    pub(super) fn stop_looking(&mut self) {
+        if std::mem::take(&mut self.tried) > 0 {
+            self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+        }
+    }
+
     /// The pairs of addresses besides the present one, by which the peer may be reached.
     fn elsewhere(&self, cx: &mut Cx<'_>) -> Vec<Path> {
         let Some(connection) = self.connection.as_ref() else { return Vec::new() };

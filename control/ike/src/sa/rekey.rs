@@ -243,6 +243,7 @@ impl Session {
         }
         // At most a liveness check is under way; the peer has just proved that it lives.
         self.outstanding = None;
+        self.stop_looking();
         self.succeed(cx, made.sa, false);
         self.pump(cx);
     }
@@ -256,6 +257,7 @@ impl Session {
         };
         let Some(rival) = rival else { return false };
         self.outstanding = None;
+        self.stop_looking();
         self.succeed(cx, rival.sa, false);
         true
     }
