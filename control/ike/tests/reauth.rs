@@ -368,3 +368,18 @@ fn an_attempt_that_takes_long_does_not_deny_the_ike_sa_that_the_peer_has_begun()
     assert_eq!((count(&pair.a), count(&pair.b)), (2, 2));
     assert_eq!(pair.a.host.installed.len(), pair.b.host.installed.len());
 }
+
+// RFC 4478, 3: "A zero value signifies that the Initial exchange should begin immediately". A responder
+// that says so in each of them is not called without a pause.
+#[test]
+fn a_responder_that_allows_no_time_is_not_called_in_a_loop() {
+    let a = ConnectionConfig { unique: Uniqueness::No, ..config() };
+    let b = ConnectionConfig { reauth_time: Some(Duration::ZERO), ..mirror(&a) };
+    let mut pair = Pair::new(a, b);
+    pair.initiate();
+    pair.run(seconds(60));
+    let begun =
+        pair.a.events.iter().filter(|e| matches!(e, Event::Reauthenticating { .. })).count();
+    assert!((4..=6).contains(&begun), "{begun} times in a minute");
+    pair.assert_child();
+}

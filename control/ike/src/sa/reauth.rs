@@ -18,6 +18,9 @@ const MARGIN: u32 = 10;
 /// How long after the time that it allows a responder ends the IKE SA: a reauthentication under way may
 /// be done.
 const GRACE: Duration = Duration::from_secs(60);
+/// The shortest time that is heeded of those that a responder allows in IKE_AUTH: with less, who is
+/// authenticated would authenticate again at once, for ever.
+const SOONEST: Duration = Duration::from_secs(10);
 /// Wait after a reauthentication that failed; doubled after each further one, up to [`RETRY_MAX`].
 const RETRY: Duration = Duration::from_secs(60);
 const RETRY_MAX: Duration = Duration::from_secs(3600);
@@ -56,7 +59,8 @@ impl Session {
             self.reauth_at = own.map(|time| cx.now + time + GRACE);
             return;
         }
-        let time = own.into_iter().chain(allowed_lifetime(message)).min();
+        let allowed = allowed_lifetime(message).map(|time| time.max(SOONEST));
+        let time = own.into_iter().chain(allowed).min();
         self.reauth_at = time.map(|time| cx.now + time);
     }
 
