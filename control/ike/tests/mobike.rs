@@ -568,3 +568,39 @@ fn the_other_pairs_are_tried_again_after_a_rekey_by_the_peer() {
         assert_way(&pair, Transport::Native);
     }
 }
+
+// RFC 4555, 3.5: the responder has asked for new keys, and the initiator moved before it got the answer.
+// It does not know the new IKE SA, and must hear on the old one where the initiator is.
+#[test]
+fn a_rekey_whose_answer_was_lost_with_its_address_is_finished_at_the_next() {
+    let further: IpAddr = ELSEWHERE.parse().unwrap();
+    for (transport, asked_for) in
+        [(TransportChoice::Udp, true), (TransportChoice::Udp, false), (TransportChoice::Auto, true)]
+    {
+        let mut a = mobile();
+        a.transport = transport;
+        a.dpd_delay = Some(seconds(10));
+        a.additional_addrs = vec![further];
+        let b = ConnectionConfig { dpd_delay: None, ..mirror(&a) };
+        let mut pair = Pair::new(a, b);
+        pair.initiate();
+        pair.run(seconds(1));
+        pair.net.tcp_refused = true;
+        let (now, ike) = (pair.now, pair.b.sa().id);
+        pair.b.endpoint.rekey_ike(now, ike, &mut pair.b.host).unwrap();
+        pair.run(Duration::from_millis(5));
+        pair.net.lose = [1, 0];
+        pair.run(Duration::from_millis(10));
+        pair.net.cut_off = Some(pair::A.parse().unwrap());
+        if asked_for {
+            move_a(&mut pair, elsewhere());
+        }
+        pair.run(seconds(100));
+        let rekeyed =
+            |side: &Side| side.events.iter().any(|e| matches!(e, Event::IkeRekeyed { .. }));
+        assert!(rekeyed(&pair.a) && rekeyed(&pair.b), "{transport:?} {asked_for}");
+        assert_eq!(pair.a.sa().spi_i, pair.b.sa().spi_i);
+        assert_eq!(pair.a.sa().path.local.ip(), further);
+        assert_way(&pair, Transport::Native);
+    }
+}

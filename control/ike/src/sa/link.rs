@@ -127,7 +127,12 @@ impl Session {
         let again = outstanding.via.unwrap_or(self.path).transport == Transport::Udp
             && outstanding.sent <= self.retransmission().tries;
         if again {
+            let path = outstanding.via.unwrap_or(self.path);
             self.transmit(cx);
+            if self.initiator {
+                self.ask_retired(cx, &path);
+                self.check_retired(cx);
+            }
             return;
         }
         match self.phase {

@@ -71,11 +71,15 @@ impl Session {
     /// Repeats Deletes over UDP, and forgets what is over.
     pub(super) fn check_retired(&mut self, cx: &mut Cx<'_>) {
         self.retired.retain(|r| r.until > cx.now);
-        let (path, detached, tries) = (self.path, self.is_detached(), self.retransmission());
+        let (own, detached, tries) = (self.path, self.is_detached(), self.retransmission());
+        let tried = self.outstanding.as_ref().and_then(|o| o.via);
         for delete in self.retired.iter_mut().filter_map(|r| r.delete.as_mut()) {
             if delete.due.is_none_or(|due| due > cx.now) {
                 continue;
             }
+            // What asks goes the way that is tried.
+            let tried = tried.filter(|_| delete.asks);
+            let (path, detached) = (tried.unwrap_or(own), detached && tried.is_none());
             delete.sent = delete.sent.saturating_add(1);
             // RFC 9329, 6.2: no repetition over TCP.
             let again = path.transport == Transport::Udp && delete.sent <= tries.tries;
@@ -94,9 +98,10 @@ impl Session {
         self.check_retired(cx);
     }
 
-    /// A TCP connection follows one that was lost. The peer that has begun a rekey may not have got the
-    /// answer, does not know the IKE SA that followed, and repeats its request only on a connection of
-    /// which it has heard (RFC 9329, 6.1 and 6.2). So it is asked something on the old one too.
+    /// A TCP connection follows one that was lost, or this side has moved and gets no answer. The peer that
+    /// has begun a rekey may not have got the answer, does not know the IKE SA that followed, and repeats
+    /// its request only where it has heard of this side (RFC 9329, 6.1 and 6.2; RFC 4555, 3.5). So it is
+    /// asked something on the old one too.
     pub(super) fn ask_retired(&mut self, cx: &Cx<'_>, path: &Path) {
         let may_move = self.may_move();
         let encap = self.connection.as_ref().is_some_and(|c| c.encap);
