@@ -27,7 +27,6 @@ const V6_FRAGMENT_LEN: usize = 8;
 /// The pieces of one packet, written out one after the other.
 #[derive(Debug)]
 pub struct Fragments<'a> {
-    v4: bool,
     /// Header of the next piece: with all options the first, with those to be copied the others.
     header: [u8; HEADER_MAX],
     header_len: usize,
@@ -59,7 +58,6 @@ pub fn fragments<'a>(
     own.get_mut(..octets.len()).ok_or(DropReason::IpBadLength)?.copy_from_slice(octets);
     let flags = u16::from_be_bytes([own[6], own[7]]);
     Ok(Fragments {
-        v4: true,
         header: own,
         header_len: octets.len(),
         rest: header.upper(packet),
@@ -113,7 +111,7 @@ pub fn source_fragments<'a>(
     own[V6_HEADER_LEN + 4..][..4].copy_from_slice(&identification.to_be_bytes());
     let header_len = V6_HEADER_LEN + V6_FRAGMENT_LEN;
     let rest = header.upper(packet);
-    Ok(Fragments { v4: false, header: own, header_len, rest, offset: 0, more: false, mtu })
+    Ok(Fragments { header: own, header_len, rest, offset: 0, more: false, mtu })
 }
 
 impl Fragments<'_> {
@@ -144,7 +142,7 @@ impl Fragments<'_> {
         body.copy_from_slice(data);
         head.copy_from_slice(&self.header[..header_len]);
         let more = self.more || !rest.is_empty();
-        if self.v4 {
+        if self.is_v4() {
             let field = self.offset | if more { MORE_FRAGMENTS } else { 0 };
             head[2..4].copy_from_slice(&((header_len + cut) as u16).to_be_bytes());
             head[6..8].copy_from_slice(&field.to_be_bytes());
@@ -158,6 +156,10 @@ impl Fragments<'_> {
         self.rest = rest;
         self.offset += (cut / 8) as u16;
         Ok(header_len + cut)
+    }
+
+    fn is_v4(&self) -> bool {
+        self.header[0] >> 4 == 4
     }
 
     /// Leaves only the options in the header that every fragment carries, padded with the end of

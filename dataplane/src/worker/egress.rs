@@ -42,10 +42,15 @@ impl<L: Link> Core<L> {
         };
         let mut cut = cut?;
         self.count(counter);
-        while let Some(piece) = self.next_fragment(&mut cut, mtu) {
+        self.send_pieces(&mut cut, mtu, to);
+        Ok(())
+    }
+
+    /// Sends the pieces of an outer packet, each of at most `mtu` octets.
+    pub(crate) fn send_pieces(&mut self, cut: &mut Fragments<'_>, mtu: usize, to: IpAddr) {
+        while let Some(piece) = self.next_fragment(cut, mtu) {
             self.send_outer(piece, to);
         }
-        Ok(())
     }
 
     /// Sends a forwarded packet to the protected network, in fragments if its link takes no more;

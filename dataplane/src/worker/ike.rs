@@ -73,9 +73,7 @@ impl<L: Link> Core<L> {
         self.write_datagram((path, dscp), marker, message, out)?;
         let header = ip::parse(out).map_err(|_| Counter::IkeTooBig)?;
         let mut cut = fragment::fragments(out, &header, mtu).map_err(|_| Counter::IkeTooBig)?;
-        while let Some(piece) = self.next_fragment(&mut cut, mtu) {
-            self.send_outer(piece, path.remote.ip());
-        }
+        self.send_pieces(&mut cut, mtu, path.remote.ip());
         Ok(())
     }
 

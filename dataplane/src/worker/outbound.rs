@@ -372,8 +372,11 @@ impl<L: Link> Core<L> {
     /// sends is longer with what ESP adds.
     fn send_sealed(&mut self, packet: Mbuf, path: &Path, peer: SlotRef) {
         let link = self.net.outer.mtu;
-        let peer = self.peers.get(peer).filter(|_| path.local.is_ipv6());
-        let mtu = peer.map_or(link, |peer| peer.mtu.get(self.now_ns, link));
+        let mtu = if path.local.is_ipv4() {
+            link
+        } else {
+            self.peers.get(peer).map_or(link, |peer| peer.mtu.get(self.now_ns, link))
+        };
         if packet.len() <= mtu {
             return self.send_outer(packet, path.remote.ip());
         }
