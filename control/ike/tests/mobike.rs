@@ -421,13 +421,20 @@ fn the_peers_further_address_is_taken_when_the_first_does_not_answer() {
     assert_way(&pair, Transport::Native);
 }
 
+/// A gateway with a further address, which looks after its peer every 10 s.
+fn of_two_addresses() -> ConnectionConfig {
+    ConnectionConfig {
+        transport: TransportChoice::Udp,
+        dpd_delay: Some(seconds(10)),
+        additional_addrs: vec![ELSEWHERE.parse().unwrap()],
+        ..mobile()
+    }
+}
+
 // RFC 4555, 3.5: this gateway's own further addresses, too.
 #[test]
 fn an_own_further_address_is_taken_when_the_first_is_cut_off() {
-    let mut a = mobile();
-    a.transport = TransportChoice::Udp;
-    a.dpd_delay = Some(seconds(10));
-    a.additional_addrs = vec![ELSEWHERE.parse().unwrap()];
+    let a = of_two_addresses();
     let mut pair = Pair::up(a);
     pair.net.cut_off = Some(pair::A.parse().unwrap());
     pair.run(seconds(60));
@@ -439,10 +446,7 @@ fn an_own_further_address_is_taken_when_the_first_is_cut_off() {
 #[test]
 fn a_peer_that_answers_nowhere_is_given_up_and_one_that_comes_back_is_not() {
     for back in [true, false] {
-        let mut a = mobile();
-        a.transport = TransportChoice::Udp;
-        a.dpd_delay = Some(seconds(10));
-        a.additional_addrs = vec![ELSEWHERE.parse().unwrap()];
+        let a = of_two_addresses();
         let mut b = mirror(&a);
         b.dpd_delay = None;
         let mut pair = Pair::new(a, b);
@@ -536,10 +540,7 @@ fn a_connection_that_opens_while_udp_is_tried_is_told_of_at_once() {
 // what it asked itself: a rekey of the IKE SA, which takes back what waited for an answer.
 #[test]
 fn the_other_pairs_are_tried_again_after_a_rekey_by_the_peer() {
-    let mut a = mobile();
-    a.transport = TransportChoice::Udp;
-    a.dpd_delay = Some(seconds(10));
-    a.additional_addrs = vec![ELSEWHERE.parse().unwrap()];
+    let a = of_two_addresses();
     // All were tried by then; or another one is being tried.
     for rekeyed_at in [70, 42] {
         let b = ConnectionConfig { dpd_delay: None, ..mirror(&a) };
@@ -577,10 +578,7 @@ fn a_rekey_whose_answer_was_lost_with_its_address_is_finished_at_the_next() {
     for (transport, asked_for) in
         [(TransportChoice::Udp, true), (TransportChoice::Udp, false), (TransportChoice::Auto, true)]
     {
-        let mut a = mobile();
-        a.transport = transport;
-        a.dpd_delay = Some(seconds(10));
-        a.additional_addrs = vec![further];
+        let a = ConnectionConfig { transport, ..of_two_addresses() };
         let b = ConnectionConfig { dpd_delay: None, ..mirror(&a) };
         let mut pair = Pair::new(a, b);
         pair.initiate();

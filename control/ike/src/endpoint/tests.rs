@@ -421,14 +421,20 @@ fn a_pair_that_the_peer_has_not_got_and_that_is_to_go_is_not_asked_for_again() {
     assert!(pair.a.host.installed.is_empty() && pair.a.host.reserved.is_empty());
 }
 
-// The same for the first pair of an IKE SA that has none, which brings its way along.
-#[test]
-fn a_first_pair_waits_until_the_peers_address_is_checked() {
+/// A mobile pair whose IKE SA has no CHILD SA, and the IKE SA of `a`, for a peer that may do anything.
+fn childless_mobile_pair() -> (Pair, IkeSa) {
     let mut pair = mobile_pair();
     let (now, id) = (pair.now, pair.a.child().id);
     pair.a.endpoint.terminate_child(now, id, &mut pair.a.host).unwrap();
     pair.run(Duration::from_secs(1));
-    let mut sa = take_sa(&mut pair);
+    let sa = take_sa(&mut pair);
+    (pair, sa)
+}
+
+// The same for the first pair of an IKE SA that has none, which brings its way along.
+#[test]
+fn a_first_pair_waits_until_the_peers_address_is_checked() {
+    let (mut pair, mut sa) = childless_mobile_pair();
     let path = pair.b.sa().path;
     let victim = crate::Path::udp(path.local, "192.0.2.9:4500".parse().unwrap());
     let (_, wire) = sa.request(ExchangeType::INFORMATIONAL, vec![update()]).unwrap();
@@ -466,11 +472,7 @@ fn granted(asked: &Message, spi: u32) -> Vec<Payload> {
 // peer need not have received there.
 #[test]
 fn a_first_pair_that_is_granted_from_an_unchecked_address_waits_for_the_check() {
-    let mut pair = mobile_pair();
-    let (now, id) = (pair.now, pair.a.child().id);
-    pair.a.endpoint.terminate_child(now, id, &mut pair.a.host).unwrap();
-    pair.run(Duration::from_secs(1));
-    let mut sa = take_sa(&mut pair);
+    let (mut pair, mut sa) = childless_mobile_pair();
     let (now, b) = (pair.now, &mut pair.b);
     let (ike, path) = (b.sa().id, b.sa().path);
     b.endpoint.initiate_child(now, ike, "net", &mut b.host).unwrap();

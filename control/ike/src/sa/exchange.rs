@@ -35,7 +35,8 @@ pub(crate) enum Asked {
     Ike(Box<IkeRequest>),
     /// To follow to another path, with the NAT digests of this one.
     Update(Path),
-    /// A cookie back from this path.
+    /// A cookie back. The path, to which it was sent, is read by nobody: it goes with the next form of
+    /// what is saved.
     ReturnCheck(Vec<u8>, Path),
     /// To note this gateway's further addresses.
     Addresses,

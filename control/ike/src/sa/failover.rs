@@ -8,7 +8,6 @@
 
 use std::net::IpAddr;
 
-use super::exchange::Task;
 use super::mobike::MOVE_TRIES;
 use super::{Cx, Session};
 use crate::path::{Path, Transport};
@@ -36,16 +35,17 @@ impl Session {
             return false;
         };
         (outstanding.via, outstanding.sent) = (None, tries);
-        self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+        self.forget_updates();
         self.transmit(cx);
         true
     }
 
     /// What got no answer is not asked any more, and the peer was heard: the present way is as good as
     /// before. The next request without an answer goes by all pairs once more.
-    pub(super) fn stop_looking(&mut self) {
+    pub(super) fn withdraw_request(&mut self) {
+        self.outstanding = None;
         if std::mem::take(&mut self.tried) > 0 {
-            self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+            self.forget_updates();
         }
     }
 

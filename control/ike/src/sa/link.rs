@@ -334,8 +334,7 @@ impl Session {
                 }
                 if self.may_move() {
                     // RFC 9329, 6.1 and 7.1: with MOBIKE the peer is told in so many words.
-                    self.tasks.retain(|task| !matches!(task, Task::Update(_)));
-                    self.tasks.push_front(Task::Update(None));
+                    self.replace_update(None);
                     self.pump(cx);
                     return;
                 }

@@ -178,8 +178,13 @@ impl Session {
 
     /// The next thing to be asked is UPDATE_SA_ADDRESSES, this one only.
     pub(super) fn replace_update(&mut self, via: Option<Path>) {
-        self.tasks.retain(|task| !matches!(task, Task::Update(_)));
+        self.forget_updates();
         self.tasks.push_front(Task::Update(via));
+    }
+
+    /// UPDATE_SA_ADDRESSES is not asked any more.
+    pub(super) fn forget_updates(&mut self) {
+        self.tasks.retain(|task| !matches!(task, Task::Update(_)));
     }
 
     /// When UDP is tried again from TCP.

@@ -242,8 +242,7 @@ impl Session {
             return;
         }
         // At most a liveness check is under way; the peer has just proved that it lives.
-        self.outstanding = None;
-        self.stop_looking();
+        self.withdraw_request();
         self.succeed(cx, made.sa, false);
         self.pump(cx);
     }
@@ -256,8 +255,7 @@ impl Session {
             _ => None,
         };
         let Some(rival) = rival else { return false };
-        self.outstanding = None;
-        self.stop_looking();
+        self.withdraw_request();
         self.succeed(cx, rival.sa, false);
         true
     }
