@@ -8,7 +8,7 @@ use crate::table::FourTuple;
 use crate::time::Instant;
 
 /// Shares of the RSTs to strays: a source network has one of them. Which it is nobody else knows.
-pub(super) const SHARES: usize = 256;
+const SHARES: usize = 256;
 
 /// Why a RST is sent. Each reason has a budget of its own, so that who floods us with strays does
 /// not mute what we have to say to our peers.
@@ -64,9 +64,8 @@ impl Budgets {
             *self = Self { second, ..Self::default() };
         }
         let spent = &mut self.spent[cause.budget()];
-        let left = *spent < cause.per_second_max();
-        *spent += u16::from(left);
-        left
+        *spent = spent.saturating_add(1);
+        *spent <= cause.per_second_max()
     }
 }
 
